@@ -1,0 +1,185 @@
+"""Caption lists on disk: Karpathy-style json and the released ``*_precomp`` text lists.
+
+Everything is held as Karpathy records, one a picture::
+
+    {'filename': 'airport_1.jpg', 'imgid': 0, 'split': 'train', 'sentids': [0, 1],
+     'sentences': [{'raw': 'many planes are parked .', 'imgid': 0, 'sentid': 0}, ...]}
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+from galr_mm.datasets.vocabulary import words_of
+
+SPLITS = ('train', 'val', 'test')
+HOW_TO_GET_DATA = 'docs/datasets.md says where each data set comes from and how its folder is laid out'
+
+
+class CleanRecords(NamedTuple):
+    """Records of one split without blank captions, and what was left out."""
+
+    records: list[dict]
+    blank_captions: int
+    dropped_pictures: list[str]
+
+    def summary(self) -> str:
+        """One line for a log; empty when nothing was left out."""
+        if not self.blank_captions:
+            return ''
+        text = f'{self.blank_captions} blank captions dropped'
+        if self.dropped_pictures:
+            text += f'; {len(self.dropped_pictures)} pictures without any caption dropped: '
+            text += ', '.join(self.dropped_pictures)
+        return text
+
+
+def load_karpathy(path: str | Path) -> list[dict]:
+    """Read and check a Karpathy-style json file.
+
+    Raises:
+        FileNotFoundError: when there is no such file.
+        ValueError: when it is not json, or a record lacks a field or holds a value of the wrong kind.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f'no caption file at {path}; {HOW_TO_GET_DATA}')
+    try:
+        content = json.loads(path.read_text(encoding='utf-8'))
+        records = content['images']
+    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} is not a Karpathy-style json with a list 'images': {error!r}") from error
+    for number, record in enumerate(records):
+        problem = _record_problem(record)
+        if problem:
+            raise ValueError(f'{path}: images[{number}] {problem}')
+    return records
+
+
+def _record_problem(record: object) -> str:
+    if not isinstance(record, dict):
+        return f'is {record!r}, expected a dict'
+    for key in ('filename', 'split', 'sentences'):
+        if key not in record:
+            return f"({record.get('filename', 'no filename')}) has no '{key}'"
+    if record['split'] not in (*SPLITS, 'restval'):
+        return f"({record['filename']}) has split {record['split']!r}, expected one of {SPLITS} or 'restval'"
+    if not isinstance(record['sentences'], list) or not all(
+        isinstance(s, dict) and isinstance(s.get('raw'), str) for s in record['sentences']
+    ):
+        return f"({record['filename']}) needs sentences=[{{'raw': str, ...}}, ...]"
+    return ''
+
+
+def read_precomp(folder: str | Path) -> list[dict]:
+    """Read the released lists ``{train,val,test}_filename.txt`` and ``{...}_caps.txt`` of a folder.
+
+    A file-name list has one line a picture (its captions then follow each other, the same number for each) or one line
+    a caption.
+
+    Raises:
+        FileNotFoundError: when a list of the pair is missing, or no pair is there.
+        ValueError: when the numbers of lines do not fit each other; names both files and their lengths.
+    """
+    folder = Path(folder)
+    records: list[dict] = []
+    for split in SPLITS:
+        names_path, caps_path = folder / f'{split}_filename.txt', folder / f'{split}_caps.txt'
+        if not names_path.exists() and not caps_path.exists():
+            continue
+        for path in (names_path, caps_path):
+            if not path.is_file():
+                raise FileNotFoundError(f'{path} is missing; {HOW_TO_GET_DATA}')
+        names, captions = _lines(names_path), _lines(caps_path)
+        for name, texts in _group(names, captions, names_path, caps_path).items():
+            records.append(_record(name, split, texts))
+    if not records:
+        raise FileNotFoundError(f'{folder} holds no train_filename.txt, train_caps.txt, ...; {HOW_TO_GET_DATA}')
+    return number_records(records)
+
+
+def _lines(path: Path) -> list[str]:
+    # split by hand: a blank caption line counts, and some lists hold characters str.splitlines would break at
+    text = path.read_text(encoding='utf-8')
+    return [line.rstrip('\r') for line in text.removesuffix('\n').split('\n')] if text else []
+
+
+def _group(names: list[str], captions: list[str], names_path: Path, caps_path: Path) -> dict[str, list[str]]:
+    lengths = f'{names_path} has {len(names)} lines and {caps_path} has {len(captions)}'
+    if not names or not captions:
+        raise ValueError(f'an empty list: {lengths}')
+    if len(captions) % len(names):
+        raise ValueError(
+            f'{lengths}: expected the same number (one line a caption) or a multiple of it (one line a picture)'
+        )
+    each = len(captions) // len(names)
+    if each > 1 and len(set(names)) < len(names):
+        raise ValueError(f'{lengths}: one line a picture, but some pictures are listed more than once')
+    grouped: dict[str, list[str]] = {}
+    for number, caption in enumerate(captions):
+        grouped.setdefault(names[number // each].strip(), []).append(caption)
+    return grouped
+
+
+def _record(name: str, split: str, texts: Iterable[str]) -> dict:
+    return {'filename': name, 'split': split, 'sentences': [{'raw': text.strip()} for text in texts]}
+
+
+def number_records(records: list[dict]) -> list[dict]:
+    """Give pictures and sentences the running numbers of the Karpathy format."""
+    sentid = 0
+    for imgid, record in enumerate(records):
+        record['imgid'] = imgid
+        for sentence in record['sentences']:
+            sentence.update(imgid=imgid, sentid=sentid)
+            sentid += 1
+        record['sentids'] = [sentence['sentid'] for sentence in record['sentences']]
+    return records
+
+
+def clean_split(records: list[dict], split: str, source: str | Path) -> CleanRecords:
+    """Records of one split without captions that hold no word.
+
+    In training a picture left without a caption is dropped. In val and test nothing may silently leave the protocol.
+
+    Raises:
+        ValueError: when a val or test picture is left without a caption, or the split is empty; names ``source``.
+    """
+    blank, dropped, kept = 0, [], []
+    for record in records:
+        if record['split'] != split and not (split == 'train' and record['split'] == 'restval'):
+            continue
+        sentences = [s for s in record['sentences'] if words_of(s['raw'])]
+        blank += len(record['sentences']) - len(sentences)
+        if sentences:
+            kept.append({**record, 'sentences': sentences})
+        else:
+            dropped.append(record['filename'])
+    if dropped and split != 'train':
+        raise ValueError(
+            f'{source}: {len(dropped)} {split} pictures have no caption that holds a word: {", ".join(dropped[:10])}; '
+            'evaluation would no longer be on the published split'
+        )
+    if not kept:
+        splits = sorted({record['split'] for record in records})
+        raise ValueError(f'{source} holds no picture of split {split!r}; its splits are {splits}. {HOW_TO_GET_DATA}')
+    return CleanRecords(kept, blank, dropped)
+
+
+def draw_val(records: list[dict], fraction: float, seed: int) -> int:
+    """Move a seeded random ``fraction`` of the training pictures to split 'val', in place; returns how many.
+
+    Raises:
+        ValueError: when ``fraction`` is not between 0 and 1.
+    """
+    if not 0 < fraction < 1:
+        raise ValueError(f'the fraction of training pictures for val must lie between 0 and 1, got {fraction}')
+    train = sorted((r for r in records if r['split'] == 'train'), key=lambda r: r['filename'])
+    chosen = random.Random(seed).sample(train, round(fraction * len(train)))
+    for record in chosen:
+        record['split'] = 'val'
+    return len(chosen)

@@ -1,0 +1,177 @@
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from mmengine.dataset import BaseDataset
+from mmengine.logging import print_log
+
+from galr_mm.datasets.captions import HOW_TO_GET_DATA, SPLITS, clean_split, load_karpathy
+from galr_mm.datasets.vocabulary import words_of
+from galr_mm.proposals import ProposalSet
+from galr_mm.registry import DATASETS
+
+
+@DATASETS.register_module()
+class ImageTextDataset(BaseDataset):
+    """Pictures with their captions, from a Karpathy-style json.
+
+    RSICD, RSITMD, UCM-captions and Sydney-captions are published in this form;
+    ``tools/dataset_converters/convert_captions.py`` turns the released text lists into it.
+
+    In training a sample is one caption: ``img_path``, ``text``, ``image_id``, ``text_id``, ``caption_id``. In test mode
+    it is one picture with all its captions: ``text`` (list), ``text_id`` / ``gt_text_id`` / ``gt_image_id`` /
+    ``caption_id`` (lists). Captions of equal words share a ``caption_id``. With proposals a sample also holds
+    ``gt_bboxes``, ``gt_bboxes_labels`` and ``proposal_scores``, the first under the name that mmcv's transforms move
+    along with the picture.
+
+    Args:
+        ann_file: the json file, relative to ``data_root``.
+        split: 'train', 'val' or 'test'.
+        data_prefix: ``dict(img_path=...)``, the folder of the pictures, relative to ``data_root``.
+        proposal_file: COCO json of proposals, relative to ``data_root``. 'auto' takes ``proposals.json`` where it
+            exists; None takes none.
+        max_proposals: keep the best-scored so many of each picture.
+        sentence_vectors: a .npy (sentences, D), row = ``sentid``; samples then hold vectors instead of words.
+        **kwargs: of mmengine's BaseDataset.
+
+    Raises:
+        FileNotFoundError: when the captions, a picture or a named proposal file is missing.
+        ValueError: when a file is malformed, the split is empty, or a val / test picture has no caption.
+    """
+
+    def __init__(
+        self,
+        ann_file: str,
+        split: str,
+        data_prefix: dict | None = None,
+        proposal_file: str | None = 'auto',
+        max_proposals: int | None = 100,
+        sentence_vectors: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        if split not in SPLITS:
+            raise ValueError(f'split is {split!r}, expected one of {SPLITS}')
+        self.split = split
+        self.proposal_file = proposal_file
+        self.max_proposals = max_proposals
+        self.sentence_vectors = sentence_vectors
+        self.proposals: ProposalSet | None = None
+        super().__init__(ann_file=ann_file, data_prefix=data_prefix or dict(img_path='images'), **kwargs)
+
+    def load_data_list(self) -> list[dict]:
+        """Read captions and proposals and check that every picture is there."""
+        clean = clean_split(load_karpathy(self.ann_file), self.split, self.ann_file)
+        if clean.blank_captions:
+            print_log(f'{self.ann_file} ({self.split}): {clean.summary()}', 'current')
+        folder = self.data_prefix['img_path']
+        missing = missing_files([record['filename'] for record in clean.records], folder)
+        if missing:
+            raise FileNotFoundError(
+                f'{len(missing)} of {len(clean.records)} {self.split} pictures of {self.ann_file} are not in {folder}: '
+                f'{", ".join(missing[:5])}{", ..." if len(missing) > 5 else ""}. {HOW_TO_GET_DATA}; '
+                'tools/dataset_converters/convert_captions.py --images mends names of another file type'
+            )
+        self._load_proposals([record['filename'] for record in clean.records])
+        vectors = self._load_vectors(clean.records)
+
+        samples, text_id, captions = [], 0, {}
+        for image_id, record in enumerate(clean.records):
+            sentences = record['sentences']
+            text_ids = list(range(text_id, text_id + len(sentences)))
+            text_id += len(sentences)
+            texts = [s['raw'] if vectors is None else vectors[s['sentid']] for s in sentences]
+            caption_ids = [captions.setdefault(' '.join(words_of(s['raw'])), len(captions)) for s in sentences]
+            picture = dict(img_path=os.path.join(folder, record['filename']), file_name=record['filename'])
+            if self.test_mode:
+                samples.append(
+                    dict(
+                        picture,
+                        image_id=image_id,
+                        text=texts,
+                        text_id=text_ids,
+                        gt_text_id=text_ids,
+                        gt_image_id=[image_id] * len(texts),
+                        caption_id=caption_ids,
+                    )
+                )
+            else:
+                samples += [
+                    dict(picture, image_id=image_id, text=text, text_id=number, caption_id=caption_id)
+                    for text, number, caption_id in zip(texts, text_ids, caption_ids, strict=True)
+                ]
+        self.img_size, self.text_size = len(clean.records), text_id
+        self._metainfo.update(
+            split=self.split, num_images=self.img_size, num_texts=self.text_size, ann_file=self.ann_file
+        )
+        return samples
+
+    def _load_proposals(self, file_names: list[str]) -> None:
+        if self.proposal_file is None:
+            return
+        root = Path(self.data_root or '.')
+        path = root / ('proposals.json' if self.proposal_file == 'auto' else self.proposal_file)
+        if self.proposal_file == 'auto' and not path.is_file():
+            print_log(
+                f'{self.split}: no proposals at {path}, so pictures come without objects. Make them with `python '
+                f'tools/extract_proposals.py DET_CONFIG DET_CKPT {self.data_prefix["img_path"]} --out {path}`',
+                'current',
+            )
+            return
+        self.proposals = ProposalSet(path, self.max_proposals)
+        absent = sum(name not in self.proposals for name in file_names)
+        if absent == len(file_names):
+            raise ValueError(f'{path} knows none of the {absent} {self.split} pictures, such as {file_names[0]!r}')
+        print_log(f'{self.split}: proposals from {path}; {absent} of {len(file_names)} pictures are not in it', 'current')
+        self._metainfo['proposal_classes'] = self.proposals.classes
+
+    def _load_vectors(self, records: list[dict]) -> np.ndarray | None:
+        if self.sentence_vectors is None:
+            return None
+        path = Path(self.data_root or '.') / self.sentence_vectors
+        if not path.is_file():
+            raise FileNotFoundError(f'no sentence vectors at {path}')
+        vectors = np.load(path, mmap_mode='r', allow_pickle=False)
+        last = max(s['sentid'] for record in records for s in record['sentences'])
+        if vectors.ndim != 2 or len(vectors) <= last:
+            raise ValueError(f'{path} has shape {vectors.shape}, expected (more than {last}, D): one row a sentid')
+        return np.asarray(vectors, dtype=np.float32)
+
+    def get_data_info(self, idx: int) -> dict:
+        """Sample ``idx`` before the pipeline, with its proposals."""
+        sample = super().get_data_info(idx)
+        if self.proposals is not None:
+            found = self.proposals.get(sample['file_name'])
+            if found is None:
+                none = np.zeros((0,), np.float32)
+                sample.update(gt_bboxes=none.reshape(0, 4), proposal_scores=none, gt_bboxes_labels=none.astype(np.int64))
+            else:
+                sample.update(
+                    gt_bboxes=found.bboxes.copy(),
+                    proposal_scores=found.scores.copy(),
+                    gt_bboxes_labels=found.labels.copy(),
+                    proposal_img_shape=found.img_shape,
+                )
+        return sample
+
+
+def missing_files(names: list[str], folder: str) -> list[str]:
+    """Names that are not in ``folder``; one listing a sub-folder, not one look-up a picture.
+
+    Raises:
+        FileNotFoundError: when the folder is not there.
+    """
+    if not os.path.isdir(folder):
+        raise FileNotFoundError(f'no picture folder at {folder}. {HOW_TO_GET_DATA}')
+    listings: dict[str, set[str]] = {}
+    missing = []
+    for name in names:
+        parent, base = os.path.split(name)
+        if parent not in listings:
+            path = os.path.join(folder, parent)
+            listings[parent] = set(os.listdir(path)) if os.path.isdir(path) else set()
+        if base not in listings[parent]:
+            missing.append(name)
+    return missing

@@ -1,0 +1,46 @@
+from __future__ import annotations
+
+import numpy as np
+from mmcv.transforms import LoadImageFromFile
+
+from galr_mm.registry import TRANSFORMS
+
+
+@TRANSFORMS.register_module()
+class LoadPicture(LoadImageFromFile):
+    """mmcv's LoadImageFromFile that names the picture it cannot read and fits proposals to the picture's size.
+
+    Proposals may have been found on a picture of another resolution; their boxes are scaled to this one's.
+
+    Required Keys:
+
+    - img_path
+    - gt_bboxes, proposal_img_shape (optional)
+
+    Modified Keys:
+
+    - gt_bboxes (optional)
+
+    Added Keys:
+
+    - img, img_shape, ori_shape
+
+    Raises:
+        OSError: when the file cannot be read or decoded; names it.
+    """
+
+    def transform(self, results: dict) -> dict:
+        """Load one picture as BGR uint8 (H, W, 3)."""
+        path = results['img_path']
+        try:
+            results = super().transform(results)
+        except Exception as error:
+            raise OSError(
+                f'cannot read the picture {path} ({type(error).__name__}: {error}); '
+                'tools/dataset_converters/verify_dataset.py CONFIG lists all pictures of a set that cannot be read'
+            ) from error
+        if 'proposal_img_shape' in results:
+            height, width = results.pop('proposal_img_shape')
+            scale = np.asarray(results['img_shape'][::-1], np.float32) / np.asarray((width, height), np.float32)
+            results['gt_bboxes'] = results['gt_bboxes'] * np.tile(scale, 2)
+        return results

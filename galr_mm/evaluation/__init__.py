@@ -1,0 +1,24 @@
+from galr_mm.evaluation.evaluator import RetrievalEvaluator
+from galr_mm.evaluation.functional import (
+    multivariate_rerank,
+    product_rerank,
+    recall_at_k,
+    retrieval_ranks,
+    reverse_rank_rerank,
+)
+from galr_mm.evaluation.metrics import RecallAtK
+from galr_mm.evaluation.rerankers import MultivariateRerank, ProductRerank, ReverseRankRerank, build_rerankers
+
+__all__ = [
+    'MultivariateRerank',
+    'ProductRerank',
+    'RecallAtK',
+    'RetrievalEvaluator',
+    'ReverseRankRerank',
+    'build_rerankers',
+    'multivariate_rerank',
+    'product_rerank',
+    'recall_at_k',
+    'retrieval_ranks',
+    'reverse_rank_rerank',
+]

@@ -1,0 +1,66 @@
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+def check_finite(similarity: Tensor) -> None:
+    """Raise ValueError that says how many numbers are NaN or infinite, and where the first is."""
+    bad = ~similarity.isfinite()
+    if bad.any():
+        row, column = bad.nonzero()[0].tolist()
+        raise ValueError(
+            f'{int(bad.sum())} of {bad.numel()} similarities are NaN or infinite, the first at row {row}, column {column}'
+        )
+
+
+def retrieval_ranks(similarity: Tensor, positives: Tensor) -> Tensor:
+    """0-based rank of the best-placed right answer of each query; equal similarities are ordered by lower index.
+
+    Shapes:
+        - similarity: (Q, N), rows are queries
+        - positives: bool (Q, N)
+        - output: int64 (Q,), -1 for a query without any right answer
+
+    Raises:
+        ValueError: when the shapes differ or a similarity is NaN or infinite.
+
+    >>> retrieval_ranks(torch.tensor([[0.9, 0.5, 0.9], [0.1, 0.2, 0.3]]), torch.tensor([[0, 0, 1], [0, 0, 1]]).bool())
+    tensor([1, 0])
+    """
+    if similarity.shape != positives.shape or similarity.ndim != 2:
+        raise ValueError(
+            f'expected similarity and positives of one shape (Q, N), got {tuple(similarity.shape)} and '
+            f'{tuple(positives.shape)}'
+        )
+    check_finite(similarity)
+    if similarity.shape[1] == 0:
+        return torch.full((len(similarity),), -1, device=similarity.device)
+    index = torch.arange(similarity.shape[1], device=similarity.device)
+    best = similarity.masked_fill(~positives, -torch.inf).amax(dim=1, keepdim=True)  # Q, 1
+    tied = similarity == best
+    first = torch.where(tied & positives, index, similarity.shape[1]).amin(dim=1, keepdim=True)
+    ranks = (similarity > best).sum(1) + (tied & (index < first)).sum(1)
+    return torch.where(positives.any(1), ranks, -1)
+
+
+def recall_at_k(similarity: Tensor, positives: Tensor, topk: Sequence[int] = (1, 5, 10)) -> dict[int, float]:
+    """Share in percent of the queries with a right answer among the k best: the R@k of cross-modal retrieval.
+
+    A picture query scores if ANY of its captions is in the top k, a caption query if its picture is. Queries without
+    any right answer (pictures without captions) do not count.
+
+    Shapes:
+        - similarity: (Q, N), rows are queries
+        - positives: bool (Q, N)
+
+    Raises:
+        ValueError: when no query has a right answer, or as in :func:`retrieval_ranks`.
+    """
+    ranks = retrieval_ranks(similarity, positives)
+    ranks = ranks[ranks >= 0]
+    if not len(ranks):
+        raise ValueError(f'none of the {len(similarity)} queries has a right answer')
+    return {k: 100.0 * (ranks < k).double().mean().item() for k in topk}

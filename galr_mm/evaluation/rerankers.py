@@ -1,0 +1,106 @@
+"""Registered re-rankers: callables RetrievalScores -> RetrievalScores, thin shells around ``functional/rerank.py``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+from torch import Tensor
+
+from galr_mm.evaluation.functional import multivariate_rerank, product_rerank, reverse_rank_rerank
+from galr_mm.registry import RERANKERS
+from galr_mm.structures import RetrievalScores
+
+Reranker = Callable[[RetrievalScores], RetrievalScores]
+# what `rerank=<name>` stands for
+PRESETS = {
+    'mr': 'galr_mm.MultivariateRerank',
+    'rr': 'galr_mm.ReverseRankRerank',
+    'product': 'galr_mm.ProductRerank',
+}
+OFF = (None, 'none', 'None', False)
+
+
+class MatrixRerank:
+    """Base of re-rankers that apply one function of a matrix (rows are queries) to both directions.
+
+    Args:
+        **options: keyword arguments of the function.
+    """
+
+    function: Callable[..., Tensor]
+
+    def __init__(self, **options: Any) -> None:
+        self.options = options
+
+    def __call__(self, scores: RetrievalScores) -> RetrievalScores:
+        """Re-rank both directions of the raw scores."""
+        function = type(self).function
+        return replace(
+            scores,
+            i2t=function(scores.i2t, reverse_similarity=scores.t2i, **self.options),
+            t2i=function(scores.t2i, reverse_similarity=scores.i2t, **self.options),
+        )
+
+    def __repr__(self) -> str:
+        return f'{type(self).__name__}({", ".join(f"{k}={v!r}" for k, v in self.options.items())})'
+
+
+@RERANKERS.register_module()
+class MultivariateRerank(MatrixRerank):
+    """:func:`galr_mm.evaluation.multivariate_rerank` in both directions; ``rerank=mr``."""
+
+    function = multivariate_rerank
+
+
+@RERANKERS.register_module()
+class ReverseRankRerank(MatrixRerank):
+    """:func:`galr_mm.evaluation.reverse_rank_rerank` in both directions; ``rerank=rr``."""
+
+    function = reverse_rank_rerank
+
+
+@RERANKERS.register_module()
+class ProductRerank(MatrixRerank):
+    """:func:`galr_mm.evaluation.product_rerank` in both directions; ``rerank=product``."""
+
+    function = product_rerank
+
+
+def build_rerankers(rerank: Any, rerank_cfg: Mapping[str, Mapping] | None = None) -> dict[str, Reranker]:
+    """Re-rankers by the prefix their metrics get.
+
+    Args:
+        rerank: None, 'none' or False: none. A preset ('mr', 'rr', 'product'), a registered name, a
+            ``dict(type=..., ...)``, or a list of these.
+        rerank_cfg: parameters of presets, e.g. ``dict(mr=dict(k=20))``.
+
+    Raises:
+        KeyError: for a name that is neither a preset nor registered; lists what there is.
+        ValueError: for another kind of value, a name given twice, or parameters the re-ranker does not take.
+
+    >>> build_rerankers('mr', dict(mr=dict(k=20)))
+    {'mr': MultivariateRerank(k=20)}
+    """
+    if rerank in OFF:
+        return {}
+    entries = rerank if isinstance(rerank, (list, tuple)) else [rerank]
+    built: dict[str, Reranker] = {}
+    for entry in entries:
+        if isinstance(entry, str):
+            prefix, config = entry, {'type': PRESETS.get(entry, entry), **(rerank_cfg or {}).get(entry, {})}
+        elif isinstance(entry, Mapping) and isinstance(entry.get('type'), str):
+            config = dict(entry)
+            prefix = config.pop('prefix', next((p for p, t in PRESETS.items() if t == entry['type']), entry['type']))
+        else:
+            raise ValueError(f'rerank is {rerank!r}, expected a name, dict(type=...), or a list of these')
+        if prefix in built:
+            raise ValueError(f'rerank names {prefix!r} twice; give one a dict with another prefix=...')
+        if RERANKERS.get(config['type']) is None:
+            raise KeyError(
+                f'rerank={config["type"]!r} is not known; there are {", ".join(PRESETS)} and the registered '
+                f'{", ".join(sorted(RERANKERS.module_dict))}'
+            )
+        built[prefix] = RERANKERS.build(config)
+    return built

@@ -1,0 +1,3 @@
+from galr_mm.models.fusion.midf import MIDF
+
+__all__ = ['MIDF']

@@ -1,0 +1,43 @@
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from galr_mm.models.losses.triplet import duplicate_pairs
+from galr_mm.registry import MODELS
+
+
+@MODELS.register_module()
+class ContrastiveLoss(nn.Module):
+    """Symmetric softmax cross entropy over the batch with a learnt temperature (InfoNCE, as in CLIP).
+
+    Args:
+        temperature: the start value.
+        max_scale: upper bound of 1 / temperature.
+        mask_duplicates: leave pairs of the same picture or of equal captions out of the negatives.
+
+    Shapes:
+        - image_feat, text_feat: (B, D), L2-normalised
+        - image_ids, caption_ids: int64 (B,)
+    """
+
+    def __init__(self, temperature: float = 0.07, max_scale: float = 100.0, mask_duplicates: bool = True) -> None:
+        super().__init__()
+        self.log_scale = nn.Parameter(torch.tensor(math.log(1 / temperature)))
+        self.max_scale = max_scale
+        self.mask_duplicates = mask_duplicates
+
+    def forward(
+        self, image_feat: Tensor, text_feat: Tensor, image_ids: Tensor, caption_ids: Tensor
+    ) -> dict[str, Tensor]:
+        """Loss of a batch of matching pairs, and the temperature in use."""
+        scale = self.log_scale.exp().clamp(max=self.max_scale)
+        logits = scale * image_feat @ text_feat.t()
+        if self.mask_duplicates:
+            logits = logits.masked_fill(duplicate_pairs(image_ids, caption_ids), torch.finfo(logits.dtype).min)
+        target = torch.arange(len(logits), device=logits.device)
+        loss = (F.cross_entropy(logits, target) + F.cross_entropy(logits.t(), target)) / 2
+        return {'loss_contrastive': loss, 'temperature': 1 / scale.detach()}

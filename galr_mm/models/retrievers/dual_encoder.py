@@ -1,0 +1,192 @@
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from mmengine.dist import all_gather_object, get_world_size
+from mmengine.model import BaseModel
+from mmpretrain.structures import DataSample
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from galr_mm.datasets.vocabulary import words_of
+from galr_mm.registry import MODELS
+from galr_mm.structures import ObjectGraph
+
+
+def build(config: dict | nn.Module | None, **defaults: Any) -> nn.Module | None:
+    """Build a part from its config; a part that is built already (or None) is passed through."""
+    if config is None or isinstance(config, nn.Module):
+        return config
+    return MODELS.build(config, default_args=defaults)
+
+
+@MODELS.register_module()
+class DualEncoder(BaseModel):
+    """A picture tower and a text tower whose L2-normalised outputs are compared by their dot product.
+
+    It runs under mmengine's plain loops with :class:`galr_mm.RetrievalEvaluator`, and under mmpretrain's
+    ``RetrievalTestLoop`` and its two retrieval inferencers.
+
+    Args:
+        backbone: gives feature maps; any mmpretrain or mmdet backbone.
+        visual: makes one vector of them (:class:`galr_mm.MVSA`, :class:`galr_mm.GlobalPool`).
+        text_encoder: :class:`galr_mm.BiGRUEncoder` or another that takes a list of captions.
+        loss: :class:`galr_mm.TripletLoss` or :class:`galr_mm.ContrastiveLoss`; needed for training only.
+    """
+
+    def __init__(
+        self,
+        backbone: dict | nn.Module,
+        visual: dict | nn.Module,
+        text_encoder: dict | nn.Module,
+        loss: dict | nn.Module | None = None,
+        data_preprocessor: dict | nn.Module | None = None,
+        init_cfg: dict | None = None,
+    ) -> None:
+        super().__init__(data_preprocessor, init_cfg)
+        self.backbone = build(backbone)
+        self.visual = build(visual)
+        self.text_encoder = build(text_encoder)
+        self.loss_module = build(loss)
+
+    def forward(
+        self, images: Tensor | None = None, data_samples: list[DataSample] | None = None, mode: str = 'tensor'
+    ) -> dict[str, Tensor] | list[DataSample]:
+        """Run one of three modes: 'tensor' gives features, 'loss' losses, 'predict' samples with their features."""
+        if mode == 'tensor':
+            return self.extract_feat(images, data_samples)
+        if mode == 'loss':
+            return self.loss(images, data_samples)
+        if mode == 'predict':
+            return self.predict(images, data_samples)
+        raise RuntimeError(f"mode is {mode!r}, expected 'tensor', 'loss' or 'predict'")
+
+    def encode_image(self, images: Tensor, graph: ObjectGraph | None = None) -> Tensor:
+        """L2-normalised features (B, D) of normalised pictures (B, 3, H, W); ``graph`` has no part in this model."""
+        return F.normalize(self.visual(self.backbone(images)).embedding, dim=-1)
+
+    def encode_text(self, texts: Sequence[str] | Tensor) -> Tensor:
+        """L2-normalised features (T, D) of captions, given in the form the text encoder takes."""
+        return F.normalize(self.text_encoder(texts), dim=-1)
+
+    def build_graph(self, images: Tensor, data_samples: list[DataSample] | None) -> ObjectGraph | None:
+        """Object graphs of a batch, for models that have a local branch."""
+        return None
+
+    def extract_feat(
+        self, images: Tensor | None = None, data_samples: list[DataSample] | None = None
+    ) -> dict[str, Tensor]:
+        """``image_feat`` (B, D) of the pictures and ``text_feat`` (T, D) of all captions, where there are any."""
+        feats = {}
+        if images is not None:
+            feats['image_feat'] = self.encode_image(images, self.build_graph(images, data_samples))
+        texts = [text for sample in data_samples or [] for text in texts_of(sample)]
+        if texts:
+            feats['text_feat'] = self.encode_text(texts)
+        return feats
+
+    def loss(self, images: Tensor, data_samples: list[DataSample]) -> dict[str, Tensor]:
+        """Losses of a batch with one caption a picture."""
+        if self.loss_module is None:
+            raise RuntimeError('training needs a loss, e.g. loss=dict(type="galr_mm.ContrastiveLoss")')
+        feats = self.extract_feat(images, data_samples)
+        image_feat, text_feat = feats['image_feat'], feats['text_feat']
+        if len(image_feat) != len(text_feat):
+            raise ValueError(f'training takes one caption a picture, got {len(image_feat)} pictures and {len(text_feat)} captions')  # fmt: skip # noqa: E501
+        image_ids, caption_ids = pair_ids(data_samples)
+        return self.loss_module(image_feat, text_feat, image_ids.to(image_feat.device), caption_ids.to(image_feat.device))
+
+    def predict(self, images: Tensor | None, data_samples: list[DataSample]) -> list[DataSample]:
+        """Each sample with ``image_feat`` (D,) and ``text_feat`` (n, D) of its n captions, as far as it has them."""
+        feats = self.extract_feat(images, data_samples)
+        start = 0
+        for number, sample in enumerate(data_samples):
+            if 'image_feat' in feats:
+                sample.image_feat = feats['image_feat'][number]
+            count = len(texts_of(sample))
+            if count:
+                sample.text_feat = feats['text_feat'][start : start + count]
+            start += count
+        return data_samples
+
+    def predict_all(
+        self,
+        feats: dict[str, Tensor],
+        data_samples: list[DataSample] | None,
+        num_images: int | None = None,
+        num_texts: int | None = None,
+        cal_i2t: bool = True,
+        cal_t2i: bool = True,
+    ) -> tuple[list[DataSample], ...]:
+        """Score this process's queries against the whole gallery: mmpretrain's retrieval contract.
+
+        Args:
+            feats: what :meth:`extract_feat` gave for this process's samples, concatenated.
+            data_samples: those samples.
+            num_images: pictures of the whole gallery, without those that pad the last process's share.
+            num_texts: likewise captions.
+            cal_i2t: whether to score pictures against captions.
+            cal_t2i: whether to score captions against pictures.
+        """
+        results = []
+        if cal_i2t:
+            scores = feats['image_feat'] @ gather_rows(feats['text_feat'])[:num_texts].t()
+            samples = data_samples or [DataSample() for _ in scores]
+            results.append([_prediction(s, row, s.get('gt_text_id')) for s, row in zip(samples, scores, strict=True)])
+        if cal_t2i:
+            scores = feats['text_feat'] @ gather_rows(feats['image_feat'])[:num_images].t()
+            queries = [
+                (DataSample(text=text), s.gt_image_id[i] if 'gt_image_id' in s else None)
+                for s in data_samples or []
+                for i, text in enumerate(texts_of(s))
+            ] or [(DataSample(), None) for _ in scores]
+            results.append([_prediction(s, row, label) for (s, label), row in zip(queries, scores, strict=True)])
+        return tuple(results)
+
+
+def texts_of(sample: DataSample) -> list:
+    """Captions of a sample: none, one or a list."""
+    text = sample.get('text')
+    if text is None:
+        return []
+    return list(text) if isinstance(text, (list, tuple)) else [text]
+
+
+def pair_ids(data_samples: list[DataSample]) -> tuple[Tensor, Tensor]:
+    """Numbers (B,) and (B,) that are equal for equal pictures and for equal captions.
+
+    Samples of a foreign data set may lack ``image_id`` (each then counts as a picture of its own) or ``caption_id``
+    (then the words decide).
+    """
+    numbers: dict = {}
+    images, captions = [], []
+    for position, sample in enumerate(data_samples):
+        image = sample.get('image_id')
+        images.append(numbers.setdefault(('image', position if image is None else int(image), image is None), len(numbers)))
+        caption = sample.get('caption_id')
+        if caption is None:
+            text = texts_of(sample)[0]
+            caption = ' '.join(words_of(text)) if isinstance(text, str) else position
+        captions.append(numbers.setdefault(('caption', caption), len(numbers)))
+    return torch.tensor(images), torch.tensor(captions)
+
+
+def gather_rows(rows: Tensor) -> Tensor:
+    """Rows of all processes, in the order of their ranks; the numbers of rows may differ."""
+    if get_world_size() == 1:
+        return rows
+    return torch.cat([part.to(rows.device) for part in all_gather_object(rows.cpu())])
+
+
+def _prediction(sample: DataSample, scores: Tensor, label: Any) -> DataSample:
+    # a fresh sample: DataSample freezes the length of its scores at the first call
+    result = DataSample(metainfo=sample.metainfo)
+    if 'text' in sample:
+        result.text = sample.text
+    if label is not None:
+        result.gt_label = label
+    result.set_pred_score(scores)
+    result.set_pred_label(scores.argmax(keepdim=True))
+    return result

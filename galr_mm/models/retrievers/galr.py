@@ -1,0 +1,96 @@
+from __future__ import annotations
+
+import logging
+
+from mmengine.logging import print_log
+from mmengine.structures import InstanceData
+from mmpretrain.structures import DataSample
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from galr_mm.models.retrievers.dual_encoder import DualEncoder, build
+from galr_mm.registry import MODELS
+from galr_mm.structures import ObjectGraph
+
+
+@MODELS.register_module()
+class GaLR(DualEncoder):
+    """Global and local retrieval (Yuan et al., IEEE TGRS 2022, doi 10.1109/TGRS.2022.3163706).
+
+    The picture tower has two branches: backbone -> MVSA, and proposals -> DREA -> GCN; MIDF fuses them. A fusion mode
+    that uses one branch only leaves the other unbuilt.
+
+    Args:
+        backbone: gives feature maps, from fine to coarse.
+        visual: the global encoder over them, :class:`galr_mm.MVSA`.
+        drea: proposals -> object graph, :class:`galr_mm.DREA`.
+        gcn: object graph -> vector, :class:`galr_mm.GCN`; in_channels and num_nodes follow from ``drea``.
+        fusion: :class:`galr_mm.MIDF`; the widths of the tokens follow from ``visual`` and ``gcn``.
+        text_encoder: :class:`galr_mm.BiGRUEncoder` or another.
+        loss: see :class:`galr_mm.DualEncoder`.
+    """
+
+    def __init__(
+        self,
+        backbone: dict | nn.Module,
+        visual: dict | nn.Module,
+        drea: dict | nn.Module,
+        gcn: dict | nn.Module,
+        fusion: dict | nn.Module,
+        text_encoder: dict | nn.Module,
+        loss: dict | nn.Module | None = None,
+        data_preprocessor: dict | nn.Module | None = None,
+        init_cfg: dict | None = None,
+    ) -> None:
+        super().__init__(backbone, visual, text_encoder, loss, data_preprocessor, init_cfg)
+        self.drea = build(drea)
+        self.gcn = build(gcn, in_channels=self.drea.num_features, num_nodes=self.drea.num_nodes)
+        self.fusion = build(
+            fusion, global_channels=self.visual.token_channels, local_channels=self.gcn.token_channels
+        )
+        if not self.fusion.uses_local:
+            self.drea = self.gcn = None
+        if not self.fusion.uses_global:
+            self.backbone = self.visual = None
+        self._said_constant = False
+
+    def encode_image(self, images: Tensor, graph: ObjectGraph | None = None) -> Tensor:
+        """L2-normalised features (B, D) of normalised pictures (B, 3, H, W) and their object graphs.
+
+        Without graphs no picture has objects: the local branch is a constant.
+        """
+        v_g = g_tokens = v_l = l_tokens = mask = None
+        if self.fusion.uses_global:
+            v_g, g_tokens = self.visual(self.backbone(images))
+        if self.fusion.uses_local:
+            if graph is None:
+                graph = ObjectGraph.empty(len(images), self.drea.num_nodes, self.drea.num_features, like=images)
+            v_l, l_tokens = self.gcn(graph)
+            mask = graph.mask
+        return F.normalize(self.fusion(v_g, v_l, g_tokens, l_tokens, mask), dim=-1)
+
+    def build_graph(self, images: Tensor, data_samples: list[DataSample] | None) -> ObjectGraph | None:
+        """Object graphs from the proposals that the samples bring; None when no sample brings any."""
+        if not self.fusion.uses_local:
+            return None
+        found = [sample.get('proposals') for sample in data_samples or []]
+        if all(proposals is None for proposals in found):
+            self._say_constant()
+            return None
+        none = InstanceData(
+            bboxes=images.new_zeros(0, 4), scores=images.new_zeros(0), labels=images.new_zeros(0).long()
+        )
+        shapes = [sample.get('img_shape', images.shape[-2:])[:2] for sample in data_samples]
+        return self.drea([none if proposals is None else proposals for proposals in found], shapes)
+
+    def _say_constant(self) -> None:
+        if self._said_constant:
+            return
+        self._said_constant = True
+        print_log(
+            'NO PROPOSALS: the local branch of GaLR is a constant, this is the global branch only. Make proposals with '
+            '`python tools/extract_proposals.py DET_CONFIG DET_CKPT IMAGES --out DATA_ROOT/proposals.json`; '
+            'data sets take that file by themselves. (model.fusion.mode=global_only trains without the local branch.)',
+            'current',
+            logging.WARNING,
+        )

@@ -1,0 +1,4 @@
+from galr_mm.models.text.bigru import BiGRUEncoder
+from galr_mm.models.text.sentence_vector import SentenceVectorProjection
+
+__all__ = ['BiGRUEncoder', 'SentenceVectorProjection']

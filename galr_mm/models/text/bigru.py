@@ -1,0 +1,97 @@
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from mmengine.logging import print_log
+from mmengine.model import BaseModule
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence, pad_sequence
+
+from galr_mm.datasets.vocabulary import Vocabulary
+from galr_mm.registry import MODELS
+
+
+@MODELS.register_module()
+class BiGRUEncoder(BaseModule):
+    """Word embedding, bidirectional GRU, mean of directions and of words, then an MLP (GaLR Sec. III-B, figure).
+
+    Args:
+        vocabulary: a vocabulary or the path of one; its fingerprint travels with the weights, and loading weights that
+            were trained with another vocabulary is an error.
+        embed_dim: width of the output.
+        word_dim: width of the word embedding.
+        hidden_dim: width of the GRU, of each direction.
+        dropout: on the word embedding and in the MLP.
+        word_vectors: text file of ready vectors, ``word v1 v2 ...`` a line (GloVe, word2vec and fastText have this
+            form), to start the embedding from; its width must be ``word_dim``.
+
+    Shapes:
+        - input: list of T captions, or int64 (T, L) word numbers padded with 0
+        - output: (T, embed_dim), not normalised
+    """
+
+    def __init__(
+        self,
+        vocabulary: str | Vocabulary,
+        embed_dim: int = 512,
+        word_dim: int = 300,
+        hidden_dim: int = 512,
+        dropout: float = 0.0,
+        word_vectors: str | None = None,
+        init_cfg: dict | None = None,
+    ) -> None:
+        super().__init__(init_cfg)
+        self.vocabulary = vocabulary if isinstance(vocabulary, Vocabulary) else Vocabulary.load(vocabulary)
+        self.embedding = nn.Embedding(len(self.vocabulary), word_dim, padding_idx=Vocabulary.pad)
+        if word_vectors is not None:
+            self._load_word_vectors(Path(word_vectors))
+        self.gru = nn.GRU(word_dim, hidden_dim, batch_first=True, bidirectional=True)
+        self.mlp = nn.Sequential(nn.Linear(hidden_dim, hidden_dim), nn.ReLU(), nn.Dropout(dropout), nn.Linear(hidden_dim, embed_dim))  # fmt: skip # noqa: E501
+        self.dropout = nn.Dropout(dropout)
+        self.register_buffer('vocabulary_fingerprint', torch.tensor(self.vocabulary.fingerprint))
+
+    def _load_word_vectors(self, path: Path) -> None:
+        if not path.is_file():
+            raise FileNotFoundError(f'no word vectors at {path}')
+        numbers = {word: number for number, word in enumerate(self.vocabulary.words)}
+        width, found = self.embedding.embedding_dim, 0
+        with path.open(encoding='utf-8') as lines, torch.no_grad():
+            for line_number, line in enumerate(lines):
+                word, *values = line.rstrip().split(' ')
+                if line_number == 0 and len(values) == 1:  # word2vec and fastText: "<words> <width>"
+                    continue
+                if len(values) != width:
+                    raise ValueError(f'{path} line {line_number + 1} holds {len(values)} numbers, expected word_dim={width}')
+                if word in numbers:
+                    self.embedding.weight[numbers[word]] = torch.tensor([float(v) for v in values])
+                    found += 1
+        print_log(f'word vectors for {found} of {len(self.vocabulary) - 2} words from {path}', 'current')
+
+    def tokenize(self, texts: Sequence[str]) -> Tensor:
+        """Word numbers of captions, int64 (T, L), padded with 0."""
+        ids = [torch.tensor(self.vocabulary.encode(text)) for text in texts]
+        return pad_sequence(ids, batch_first=True, padding_value=Vocabulary.pad)
+
+    def forward(self, texts: Sequence[str] | Tensor) -> Tensor:
+        """Encode captions."""
+        ids = texts if isinstance(texts, Tensor) else self.tokenize(texts)
+        ids = ids.to(self.embedding.weight.device)
+        mask = ids != Vocabulary.pad  # T, L
+        lengths = mask.sum(1).clamp(min=1)
+        words = self.dropout(self.embedding(ids))
+        packed = pack_padded_sequence(words, lengths.cpu(), batch_first=True, enforce_sorted=False)
+        out, _ = pad_packed_sequence(self.gru(packed)[0], batch_first=True, total_length=ids.shape[1])
+        out = out.unflatten(-1, (2, -1)).mean(-2)  # T, L, H: mean of the directions
+        pooled = out.sum(1) / lengths[:, None]  # padding is zero after unpacking
+        return self.mlp(pooled)
+
+    def _load_from_state_dict(self, state_dict: dict, prefix: str, *args) -> None:
+        theirs = state_dict.get(f'{prefix}vocabulary_fingerprint')
+        if theirs is not None and int(theirs) != self.vocabulary.fingerprint:
+            raise ValueError(
+                f'the weights were trained with another vocabulary than the one in use ({len(self.vocabulary)} words): '
+                'point text_encoder.vocabulary at the file of that training'
+            )
+        super()._load_from_state_dict(state_dict, prefix, *args)

@@ -1,0 +1,3 @@
+from galr_mm.proposals.proposal_set import ProposalSet
+
+__all__ = ['ProposalSet']

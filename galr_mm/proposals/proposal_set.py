@@ -1,0 +1,94 @@
+"""Proposals on disk: one COCO json, readable by pycocotools, from any detector of any framework."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+
+class PictureProposals(NamedTuple):
+    """Objects of one picture, by falling score.
+
+    Shapes:
+        - bboxes: float32 (n, 4), xyxy in pixels of a picture of size ``img_shape`` (height, width)
+        - scores: float32 (n,)
+        - labels: int64 (n,), positions in the list of classes
+    """
+
+    bboxes: np.ndarray
+    scores: np.ndarray
+    labels: np.ndarray
+    img_shape: tuple[int, int]
+
+
+class ProposalSet:
+    """Proposals of many pictures, looked up by file name.
+
+    The file is a COCO json: ``images`` with file_name, width, height; ``categories``; ``annotations`` with image_id,
+    category_id, bbox (xywh in pixels) and score. An annotation without a score counts as certain (1.0), so that a file
+    of annotated boxes serves as well.
+
+    Args:
+        path: the json file.
+        max_per_image: keep the best-scored so many of each picture; all when None.
+    """
+
+    def __init__(self, path: str | Path, max_per_image: int | None = None) -> None:
+        self.path = Path(path)
+        content = self._read()
+        self.classes = tuple(c['name'] for c in content['categories'])
+        label_of = {c['id']: label for label, c in enumerate(content['categories'])}
+        boxes: dict[int, list[tuple]] = {image['id']: [] for image in content['images']}
+        for annotation in content['annotations']:
+            try:
+                x, y, w, h = annotation['bbox']
+                row = (x, y, x + w, y + h, annotation.get('score', 1.0), label_of[annotation['category_id']])
+                boxes[annotation['image_id']].append(row)
+            except (KeyError, TypeError, ValueError) as error:
+                raise ValueError(
+                    f'{self.path}: annotation {annotation} needs bbox=[x, y, w, h], and an image_id and category_id '
+                    f'that are listed in the file ({error!r})'
+                ) from error
+        self._pictures: dict[str, PictureProposals] = {}
+        for image in content['images']:
+            rows = np.asarray(sorted(boxes[image['id']], key=lambda row: -row[4]), dtype=np.float64).reshape(-1, 6)
+            rows = rows[:max_per_image]
+            self._pictures[image['file_name']] = PictureProposals(
+                rows[:, :4].astype(np.float32),
+                rows[:, 4].astype(np.float32),
+                rows[:, 5].astype(np.int64),
+                (int(image['height']), int(image['width'])),
+            )
+
+    def _read(self) -> dict:
+        if not self.path.is_file():
+            raise FileNotFoundError(
+                f'no proposals at {self.path}; make them with '
+                f'`python tools/extract_proposals.py DET_CONFIG DET_CKPT IMAGES --out {self.path}`'
+            )
+        try:
+            content = json.loads(self.path.read_text(encoding='utf-8'))
+            for key, fields in {'images': ('id', 'file_name', 'width', 'height'), 'categories': ('id', 'name')}.items():
+                for entry in content[key]:
+                    for field in fields:
+                        entry[field]
+            content['annotations']
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(
+                f'{self.path} is not a COCO json with images (id, file_name, width, height), categories (id, name) and '
+                f'annotations: {error!r}'
+            ) from error
+        return content
+
+    def __len__(self) -> int:
+        return len(self._pictures)
+
+    def __contains__(self, file_name: str) -> bool:
+        return file_name in self._pictures
+
+    def get(self, file_name: str) -> PictureProposals | None:
+        """Proposals of a picture; None when the file says nothing of it."""
+        return self._pictures.get(file_name)

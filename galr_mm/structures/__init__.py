@@ -1,0 +1,4 @@
+from galr_mm.structures.object_graph import ObjectGraph
+from galr_mm.structures.retrieval_scores import RetrievalScores
+
+__all__ = ['ObjectGraph', 'RetrievalScores']

@@ -1,0 +1,71 @@
+"""What the command-line tools share."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+
+from mmengine.config import Config, DictAction
+
+from galr_mm.utils.install_check import require_working_mmcv
+
+RERANK_HOOK = dict(type='galr_mm.RerankHook')
+
+
+def add_common_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the flags that training and testing share."""
+    parser.add_argument('config', help='config file')
+    parser.add_argument('--work-dir', help='where logs and checkpoints go (default: work_dirs/<config name>)')
+    parser.add_argument('--amp', action='store_true', help='automatic mixed precision')
+    parser.add_argument('--no-pin-memory', action='store_true', help='switch pin_memory off in all data loaders')
+    parser.add_argument(
+        '--no-persistent-workers', action='store_true', help='switch persistent_workers off in all data loaders'
+    )
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=DictAction,
+        metavar='KEY=VALUE',
+        help='settings merged into the config before anything else looks at it, e.g. rerank=mr rerank_cfg.mr.k=20',
+    )
+    parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none')
+    # torch.distributed.launch passes this one; torchrun sets the environment variable
+    parser.add_argument('--local_rank', '--local-rank', type=int, default=0)
+
+
+def load_config(args: argparse.Namespace) -> Config:
+    """Load a config, merge ``--cfg-options`` at once, then apply the shared flags.
+
+    Raises:
+        SystemExit: when the config does not exist or mmcv's compiled ops are broken for the installed torch.
+    """
+    require_working_mmcv()
+    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+    if not Path(args.config).is_file():
+        raise SystemExit(f'no config at {args.config}')
+    cfg = Config.fromfile(args.config)
+    if args.cfg_options:
+        cfg.merge_from_dict(args.cfg_options)
+    cfg.launcher = args.launcher
+    if args.work_dir:
+        cfg.work_dir = args.work_dir
+    elif cfg.get('work_dir') is None:
+        cfg.work_dir = str(Path('work_dirs') / Path(args.config).stem)
+    for name in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
+        loader = cfg.get(name)
+        if loader is None:
+            continue
+        if args.no_pin_memory:
+            loader.pin_memory = False
+        if args.no_persistent_workers or not loader.get('num_workers', 0):
+            loader.persistent_workers = False
+    ensure_rerank_hook(cfg)
+    return cfg
+
+
+def ensure_rerank_hook(cfg: Config) -> None:
+    """Add RerankHook where ``rerank`` is set and a child config's own ``custom_hooks`` replaced ours."""
+    hooks = cfg.get('custom_hooks') or []
+    if 'rerank' in cfg and not any('RerankHook' in str(hook.get('type')) for hook in hooks):
+        cfg.custom_hooks = [*hooks, dict(RERANK_HOOK)]

@@ -1,0 +1,54 @@
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import mmcv
+import numpy as np
+
+RIGHT, WRONG, BOX = '#1a9641', '#bbbbbb', '#ffd92f'
+
+
+class Hit(NamedTuple):
+    """One picture of a ranked list; ``boxes`` (n, 4) xyxy in pixels, or None."""
+
+    img_path: str
+    score: float
+    right: bool
+    boxes: np.ndarray | None = None
+
+
+def draw_ranked_hits(rows: Sequence[tuple[str, Sequence[Hit]]], path: str | Path, title: str = '') -> None:
+    """Draw a sheet to a PNG: a caption a row, its best pictures from left to right, right answers framed in green.
+
+    Works without a display.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from matplotlib.patches import Rectangle
+
+    topk = max(len(hits) for _, hits in rows)
+    figure = Figure(figsize=(2.1 * (topk + 1.3), 2.25 * len(rows) + 0.5), layout='constrained')
+    canvas = FigureCanvasAgg(figure)
+    axes = figure.subplots(len(rows), topk + 1, squeeze=False, width_ratios=[1.3] + [1] * topk)
+    for (caption, hits), line in zip(rows, axes, strict=True):
+        for axis in line:
+            axis.set_xticks([])
+            axis.set_yticks([])
+            axis.spines[:].set_visible(False)
+        line[0].text(0, 0.5, textwrap.fill(caption, 26), va='center', fontsize=9, transform=line[0].transAxes)
+        for rank, (hit, axis) in enumerate(zip(hits, line[1:], strict=False), start=1):
+            axis.imshow(mmcv.imread(hit.img_path, channel_order='rgb'))
+            for x1, y1, x2, y2 in hit.boxes if hit.boxes is not None else ():
+                axis.add_patch(Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, edgecolor=BOX, linewidth=1))
+            axis.spines[:].set(visible=True, color=RIGHT if hit.right else WRONG, linewidth=4 if hit.right else 1)
+            mark = '  right' if hit.right else ''
+            axis.set_title(f'{rank}.  {hit.score:.3f}{mark}', fontsize=8, color=RIGHT if hit.right else 'black')
+    figure.suptitle(f'{title}: captions and their best pictures, right answers framed in green'.lstrip(': '), fontsize=10)
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f'.{path.name}.part')
+    canvas.print_figure(part, format='png', dpi=90)
+    part.replace(path)

@@ -1,0 +1,53 @@
+"""Test a checkpoint: ``python tools/test.py CONFIG CHECKPOINT [--cfg-options rerank=mr] [flags]``."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from mmengine.config import Config
+from mmengine.registry import RUNNERS
+from mmengine.runner import Runner
+
+from galr_mm.utils.cli import add_common_arguments, load_config
+
+
+def parse_args() -> argparse.Namespace:
+    """Flags of mmpretrain's tool of the same name, as far as they make sense for retrieval."""
+    parser = argparse.ArgumentParser(description='Test a model')
+    add_common_arguments(parser)
+    parser.add_argument('checkpoint', help='checkpoint file')
+    parser.add_argument('--out', help='.npz for the scores of both directions, raw and re-ranked, with ids')
+    parser.add_argument('--show-dir', help='folder for sheets of captions with their best pictures')
+    return parser.parse_args()
+
+
+def merge_args(cfg: Config, args: argparse.Namespace) -> Config:
+    """Derive runner settings from the flags, on top of a config that already holds ``--cfg-options``."""
+    if not Path(args.checkpoint).is_file():
+        raise SystemExit(f'no checkpoint at {args.checkpoint}')
+    cfg.load_from = args.checkpoint
+    if args.amp:
+        cfg.test_cfg.fp16 = True
+    if args.out or args.show_dir:
+        if 'RetrievalEvaluator' not in str(cfg.test_evaluator.get('type')):
+            raise SystemExit("--out and --show-dir need test_evaluator=dict(type='galr_mm.RetrievalEvaluator', ...)")
+    if args.out:
+        if Path(args.out).suffix != '.npz':
+            raise SystemExit(f'--out is {args.out}, expected a name that ends in .npz')
+        cfg.test_evaluator.out_file = args.out
+    if args.show_dir:
+        cfg.custom_hooks = [*(cfg.get('custom_hooks') or []), dict(type='galr_mm.RankedHitsHook', out_dir=args.show_dir)]
+    return cfg
+
+
+def main() -> None:
+    """Run the test."""
+    args = parse_args()
+    cfg = merge_args(load_config(args), args)
+    runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+    runner.test()
+
+
+if __name__ == '__main__':
+    main()
