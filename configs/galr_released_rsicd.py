@@ -4,7 +4,9 @@ Its sentence vectors come as ``data/rsicd/skip_thoughts.npy``, (captions, 2400),
 converted by tools/model_converters/released_galr.py.
 """
 
-_base_ = ['./_base_/datasets/rsicd.py', './_base_/default_runtime.py']
+_base_ = ['./_base_/datasets/image_text_256px.py', './_base_/default_runtime.py']
+
+data_root = '{{$GALR_DATA_ROOT:data}}/rsicd/'
 
 model = dict(
     type='galr_mm.GaLR',
@@ -17,10 +19,10 @@ model = dict(
     text_encoder=dict(type='galr_mm.SentenceVectorProjection', in_dim=2400),
     loss=dict(type='galr_mm.TripletLoss', margin=0.2, negatives='all', mask_duplicates=False),
 )
-vectors = dict(sentence_vectors='skip_thoughts.npy')
-train_dataloader = dict(dataset=vectors)
-val_dataloader = dict(dataset=vectors)
-test_dataloader = dict(dataset=vectors)
+dataset = dict(data_root=data_root, ann_file='dataset_rsicd.json', sentence_vectors='skip_thoughts.npy')
+train_dataloader = dict(dataset=dataset)
+val_dataloader = dict(dataset=dataset)
+test_dataloader = dict(dataset=dataset)
 
 optim_wrapper = dict(type='OptimWrapper', optimizer=dict(type='Adam', lr=2e-4))
 auto_scale_lr = dict(enable=False, base_batch_size=100)

@@ -1,5 +1,6 @@
 from galr_mm.evaluation.evaluator import RetrievalEvaluator
 from galr_mm.evaluation.functional import (
+    chance_recall_at_k,
     multivariate_rerank,
     product_rerank,
     recall_at_k,
@@ -16,6 +17,7 @@ __all__ = [
     'RetrievalEvaluator',
     'ReverseRankRerank',
     'build_rerankers',
+    'chance_recall_at_k',
     'multivariate_rerank',
     'product_rerank',
     'recall_at_k',

@@ -104,6 +104,9 @@ class RetrievalEvaluator(Evaluator):
         for prefix in self.scores:
             key = f'{prefix}/' if prefix else ''
             rows.append((prefix or 'raw', [f'{metrics[key + name]:.2f}' for name in names]))
+        chance = {k: v for metric in self.metrics if hasattr(metric, 'chance') for k, v in metric.chance(raw).items()}
+        if chance:
+            rows.append(('chance', [f'{chance[name]:.2f}' if name in chance else '' for name in names]))
         width = max(len(label) for label, _ in rows)
         table = '\n'.join(f'{label:<{width}}  ' + '  '.join(f'{cell:>8}' for cell in cells) for label, cells in rows)
         rules = '; '.join(m.tie_rule for m in self.metrics if hasattr(m, 'tie_rule'))

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from galr_mm.evaluation.functional import recall_at_k
+from galr_mm.evaluation.functional import chance_recall_at_k, recall_at_k
 from galr_mm.registry import METRICS
 from galr_mm.structures import RetrievalScores
 
@@ -30,11 +30,15 @@ class RecallAtK:
 
     def __call__(self, scores: RetrievalScores) -> dict[str, float]:
         """Names ``i2t/R@k``, ``t2i/R@k`` and ``mR``, the mean of all of them."""
-        result = {}
-        for name, matrix, positives in (
-            ('i2t', scores.i2t, scores.positives),
-            ('t2i', scores.t2i, scores.positives.t()),
-        ):
-            result |= {f'{name}/R@{k}': value for k, value in recall_at_k(matrix, positives, self.topk).items()}
-        result['mR'] = sum(result.values()) / len(result)
-        return result
+        return self._both(recall_at_k(scores.i2t, scores.positives, self.topk),
+                          recall_at_k(scores.t2i, scores.positives.t(), self.topk))  # fmt: skip
+
+    def chance(self, scores: RetrievalScores) -> dict[str, float]:
+        """The same names for a random ranking."""
+        return self._both(chance_recall_at_k(scores.positives, self.topk),
+                          chance_recall_at_k(scores.positives.t(), self.topk))  # fmt: skip
+
+    @staticmethod
+    def _both(i2t: dict[int, float], t2i: dict[int, float]) -> dict[str, float]:
+        result = {f'{name}/R@{k}': v for name, recalls in (('i2t', i2t), ('t2i', t2i)) for k, v in recalls.items()}
+        return result | {'mR': sum(result.values()) / len(result)}

@@ -6,6 +6,7 @@ import argparse
 import os
 from pathlib import Path
 
+import torch
 from mmengine.config import Config, DictAction
 
 from galr_mm.utils.install_check import require_working_mmcv
@@ -61,7 +62,16 @@ def load_config(args: argparse.Namespace) -> Config:
         if args.no_persistent_workers or not loader.get('num_workers', 0):
             loader.persistent_workers = False
     ensure_rerank_hook(cfg)
+    if args.launcher == 'pytorch' and not torch.cuda.is_available():
+        prepare_cpu_processes(cfg)
     return cfg
+
+
+def prepare_cpu_processes(cfg: Config) -> None:
+    """Let torchrun's processes work without a GPU, which mmengine's own start-up cannot: it always selects one."""
+    if not torch.distributed.is_initialized():
+        torch.distributed.init_process_group('gloo')
+    cfg.setdefault('model_wrapper_cfg', dict(type='MMDistributedDataParallel', device_ids=None))
 
 
 def ensure_rerank_hook(cfg: Config) -> None:

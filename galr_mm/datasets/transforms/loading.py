@@ -36,7 +36,7 @@ class LoadPicture(LoadImageFromFile):
             results = super().transform(results)
         except Exception as error:
             raise OSError(
-                f'cannot read the picture {path} ({type(error).__name__}: {error}); '
+                f'cannot read the picture {path} ({type(error).__name__}: {" ".join(str(error).split())}); '
                 'tools/dataset_converters/verify_dataset.py CONFIG lists all pictures of a set that cannot be read'
             ) from error
         if 'proposal_img_shape' in results:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -64,3 +65,19 @@ def recall_at_k(similarity: Tensor, positives: Tensor, topk: Sequence[int] = (1,
     if not len(ranks):
         raise ValueError(f'none of the {len(similarity)} queries has a right answer')
     return {k: 100.0 * (ranks < k).double().mean().item() for k in topk}
+
+
+def chance_recall_at_k(positives: Tensor, topk: Sequence[int] = (1, 5, 10)) -> dict[int, float]:
+    r"""Expected R@k in percent of a random ranking: the mean over queries of :math:`1 - \binom{N-p}{k} / \binom{N}{k}`.
+
+    Shapes:
+        - positives: bool (Q, N), p right answers of each query among N
+
+    >>> chance_recall_at_k(torch.eye(4).bool(), topk=(1, 2))
+    {1: 25.0, 2: 50.0}
+    """
+    size = positives.shape[1]
+    right = positives.sum(1)
+    counts = right[right > 0].tolist()
+    miss = {(p, k): math.comb(size - p, min(k, size)) / math.comb(size, min(k, size)) for p in set(counts) for k in topk}
+    return {k: 100.0 * sum(1 - miss[p, k] for p in counts) / len(counts) for k in topk}

@@ -1,0 +1,55 @@
+# Two commands do everything on a fresh machine: `make demo` and `make test`.
+PYTHON ?= python3
+BIN := .venv/bin
+PY := $(BIN)/python
+DEMO := work_dirs/demo
+DETECTOR := configs/detection/rtmdet-tiny_mini.py
+
+.PHONY: setup demo test lint format clean-demo
+.DELETE_ON_ERROR:
+
+$(PY):
+	$(PYTHON) -m venv .venv
+
+# another torch: make setup TORCH="torch==2.11.0 torchvision==0.26.0" [TORCH_INDEX=<index URL>]
+setup: $(PY)
+	@$(PY) tools/setup_env.py $(if $(TORCH),--torch "$(TORCH)") $(if $(TORCH_INDEX),--torch-index "$(TORCH_INDEX)")
+
+# each step leaves a file, so an interrupted demo goes on where it stopped; `make clean-demo` starts it again
+demo: setup $(DEMO)/galr/trained
+	@echo "== test on the held-out split, raw and re-ranked"
+	$(PY) tools/test.py configs/galr_mini.py $$(cat $(DEMO)/galr/trained) --work-dir $(DEMO)/test
+	$(PY) tools/test.py configs/galr_mini.py $$(cat $(DEMO)/galr/trained) --work-dir $(DEMO)/test_mr \
+		--show-dir $(DEMO) --out $(DEMO)/scores.npz --cfg-options rerank=mr
+	@echo "== the sheet of captions with their best pictures: $(DEMO)/mr_hits.png (raw: $(DEMO)/raw_hits.png)"
+
+data/mini/dataset_mini.json: tools/dataset_converters/make_mini_dataset.py
+	@echo "== draw the mini data set"
+	$(PY) tools/dataset_converters/make_mini_dataset.py --out data/mini
+
+$(DEMO)/detector/epoch_10.pth: data/mini/dataset_mini.json
+	@echo "== train a small detector on its boxes (about 4 minutes)"
+	$(PY) tools/train.py $(DETECTOR) --work-dir $(DEMO)/detector
+
+data/mini/proposals.json: $(DEMO)/detector/epoch_10.pth
+	@echo "== extract proposals with it"
+	$(PY) tools/extract_proposals.py $(DETECTOR) $< data/mini/dataset_mini.json --out $@ --overwrite
+
+$(DEMO)/galr/trained: data/mini/proposals.json configs/galr_mini.py
+	@echo "== train GaLR (about 6 minutes)"
+	$(PY) tools/train.py configs/galr_mini.py --work-dir $(DEMO)/galr
+	@ls $(DEMO)/galr/best_mR_*.pth > $@
+
+clean-demo:
+	rm -rf $(DEMO) data/mini
+
+test: setup
+	$(PY) -m pytest
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: setup
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .

@@ -1,0 +1,126 @@
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from galr_mm.datasets import ImageTextDataset
+from tests.conftest import SMALL, run_tool
+
+
+def build(root, split='train', **options):
+    return ImageTextDataset('dataset_mini.json', split, data_root=str(root), **options)
+
+
+def edit(mini, target, change):
+    """A copy of the set whose records went through ``change``."""
+    target.mkdir()
+    (target / 'images').symlink_to(mini / 'images')
+    for name in ('vocabulary.json', 'instances_train.json'):
+        shutil.copy(mini / name, target)
+    content = json.loads((mini / 'dataset_mini.json').read_text())
+    change(content['images'])
+    (target / 'dataset_mini.json').write_text(json.dumps(content))
+    return target
+
+
+def test_train_samples(mini):
+    dataset = build(mini)
+    assert (dataset.img_size, dataset.text_size, len(dataset)) == (SMALL['train'], 5 * SMALL['train'], 5 * SMALL['train'])
+    sample = dataset[7]
+    assert (sample['image_id'], sample['text_id']) == (1, 7)
+    assert isinstance(sample['text'], str)
+    assert 'gt_bboxes' not in sample
+
+
+def test_test_samples(mini):
+    dataset = build(mini, 'test', test_mode=True)
+    assert len(dataset) == SMALL['test']
+    sample = dataset[2]
+    assert len(sample['text']) == 5
+    assert sample['gt_text_id'] == [10, 11, 12, 13, 14]
+    assert sample['gt_image_id'] == [2] * 5
+    assert dataset.metainfo['split'] == 'test'
+
+
+def test_equal_captions_share_an_id(mini, tmp_path):
+    def change(records):
+        records[0]['sentences'][0]['raw'] = 'The same words.'
+        records[1]['sentences'][3]['raw'] = 'the SAME words'
+
+    dataset = build(edit(mini, tmp_path / 'set', change))
+    assert dataset[0]['caption_id'] == dataset[8]['caption_id'] != dataset[1]['caption_id']
+
+
+def test_proposals_come_with_samples(mini):
+    dataset = build(mini, proposal_file='instances_train.json')
+    boxes = [dataset[i]['gt_bboxes'] for i in range(0, len(dataset), 5)]
+    coco = json.loads((mini / 'instances_train.json').read_text())
+    assert sum(map(len, boxes)) == len(coco['annotations'])
+    assert dataset.metainfo['proposal_classes'][0] == 'airplane'
+    boxes[0][:] = -1  # a sample is a copy
+    assert not len(boxes[0]) or dataset[0]['gt_bboxes'].min() >= 0
+
+
+def test_auto_takes_proposals_json(mini, tmp_path, caplog):
+    root = edit(mini, tmp_path / 'set', lambda records: None)
+    assert build(root).proposals is None
+    shutil.copy(root / 'instances_train.json', root / 'proposals.json')
+    assert build(root).proposals is not None
+    assert build(root, proposal_file=None).proposals is None
+
+
+def test_named_proposals_must_exist(mini):
+    with pytest.raises(FileNotFoundError, match='extract_proposals.py'):
+        build(mini, proposal_file='nowhere.json')
+
+
+def test_proposals_of_another_set(mini):
+    with pytest.raises(ValueError, match='knows none of the 8 val pictures'):
+        build(mini, 'val', proposal_file='instances_train.json')
+
+
+def test_missing_picture_and_folder(mini, tmp_path):
+    root = edit(mini, tmp_path / 'set', lambda records: records[3].update(filename='gone.jpg'))
+    with pytest.raises(FileNotFoundError, match=r'1 of 24 train pictures .* gone.jpg.*docs/datasets.md'):
+        build(root)
+    with pytest.raises(FileNotFoundError, match='no picture folder'):
+        build(root, data_prefix=dict(img_path='nowhere'))
+    with pytest.raises(FileNotFoundError, match='no caption file at .*none.json'):
+        ImageTextDataset('none.json', 'train', data_root=str(root))
+
+
+def test_unknown_split(mini):
+    with pytest.raises(ValueError, match="split is 'dev'"):
+        build(mini, 'dev')
+
+
+def test_sentence_vectors(mini, tmp_path):
+    root = edit(mini, tmp_path / 'set', lambda records: None)
+    vectors = np.random.default_rng(0).normal(size=(5 * sum(SMALL.values()), 7)).astype(np.float32)
+    np.save(root / 'vectors.npy', vectors)
+    dataset = build(root, 'test', test_mode=True, sentence_vectors='vectors.npy')
+    first = 5 * (SMALL['train'] + SMALL['val'])
+    np.testing.assert_array_equal(dataset[1]['text'][2], vectors[first + 7])
+    np.save(root / 'vectors.npy', vectors[:10])
+    with pytest.raises(ValueError, match=r'shape \(10, 7\)'):
+        build(root, 'test', sentence_vectors='vectors.npy')
+
+
+def test_verify_lists_all_problems(mini, mini_config, tmp_path):
+    clean = run_tool('tools/dataset_converters/verify_dataset.py', mini_config)
+    assert '0 problems' in clean.stdout
+
+    root = tmp_path / 'set'
+    shutil.copytree(mini, root)
+    (root / 'images/train_0001.jpg').unlink()
+    (root / 'images/train_0002.jpg').write_bytes(b'no picture')
+    cut = root / 'images/val_0003.jpg'
+    cut.write_bytes(cut.read_bytes()[:3000])
+    (root / 'vocabulary.json').write_text('{}')
+    config = tmp_path / 'broken.py'
+    config.write_text(mini_config.read_text().replace(f"'{mini}/'", f"'{root}/'"))
+    done = run_tool('tools/dataset_converters/verify_dataset.py', config, check=False)
+    assert done.returncode == 1
+    for word in ('missing', 'train_0001.jpg', 'train_0002.jpg', 'val_0003.jpg', 'vocabulary.json', '4 problems'):
+        assert word in done.stdout

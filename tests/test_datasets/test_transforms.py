@@ -1,0 +1,132 @@
+import cv2
+import numpy as np
+import pytest
+import torch
+from mmcv.transforms import RandomFlip, Resize
+
+from galr_mm.datasets.transforms import LoadPicture, PackRetrievalInputs, RandomCrop, RandomRotate
+from galr_mm.datasets.transforms.geometric import rotate_boxes
+
+
+def picture(boxes, shape=(120, 160)):
+    """A black picture whose boxes are painted, each in its own colour."""
+    img = np.zeros((*shape, 3), np.uint8)
+    for number, (x1, y1, x2, y2) in enumerate(boxes):
+        img[y1:y2, x1:x2] = 80 * (number + 1)
+    boxes = np.array(boxes, np.float32).reshape(-1, 4)
+    return dict(
+        img=img,
+        img_shape=shape,
+        gt_bboxes=boxes,
+        gt_bboxes_labels=np.arange(len(boxes)),
+        proposal_scores=np.linspace(1, 0.5, len(boxes), dtype=np.float32),
+    )
+
+
+def painted(img, number):
+    """Box of what is painted in the colour of box ``number``."""
+    ys, xs = np.nonzero(np.abs(img[..., 0].astype(int) - 80 * (number + 1)) < 30)
+    return np.array([xs.min(), ys.min(), xs.max() + 1, ys.max() + 1])
+
+
+BOXES = [(20, 30, 60, 50), (90, 60, 130, 110)]
+
+
+@pytest.mark.parametrize(
+    'transform',
+    [
+        Resize(scale=(240, 90), interpolation='nearest'),
+        RandomFlip(prob=1.0, direction='horizontal'),
+        RandomFlip(prob=1.0, direction='vertical'),
+        RandomFlip(prob=1.0, direction='diagonal'),
+        RandomRotate((90, 90)),
+        RandomRotate((180, 180)),
+        RandomCrop((118, 150)),
+    ],
+    ids=lambda t: repr(t)[:40],
+)
+def test_boxes_follow_the_picture(transform):
+    np.random.seed(0)
+    result = transform(picture(BOXES))
+    for label, box in zip(result['gt_bboxes_labels'], result['gt_bboxes'], strict=True):
+        np.testing.assert_allclose(box, painted(result['img'], label), atol=1.6)
+    assert len(result['gt_bboxes']) == 2
+
+
+@pytest.mark.parametrize('angle', [10, 37, 80])
+def test_rotated_hull_holds_the_object(angle):
+    result = RandomRotate((angle, angle))(picture([(60, 50, 90, 70)]))
+    box, inside = result['gt_bboxes'][0], painted(result['img'], 0)
+    assert (box[:2] <= inside[:2] + 2).all()
+    assert (box[2:] >= inside[2:] - 2).all()
+    assert np.abs(box - inside).max() < 4
+
+
+def test_rotation_by_nothing():
+    boxes = np.array(BOXES, np.float32)
+    np.testing.assert_allclose(rotate_boxes(boxes, 0.0, (120, 160)), boxes, atol=1e-4)
+
+
+def test_objects_that_leave_are_dropped_together():
+    result = picture([(0, 0, 10, 10), (100, 80, 150, 115)])
+    crop = RandomCrop(60)
+    crop._draw_corner = lambda h, w: (60, 100)
+    result = crop(result)
+    assert result['gt_bboxes'].tolist() == [[0, 20, 50, 55]]
+    assert result['gt_bboxes_labels'].tolist() == [1]
+    assert result['proposal_scores'].tolist() == [0.5]
+    assert result['img_shape'] == (60, 60)
+
+
+def test_crop_pads_small_pictures():
+    result = RandomCrop(200)(picture(BOXES))
+    assert result['img'].shape == (200, 200, 3)
+    np.testing.assert_array_equal(result['gt_bboxes'], np.array(BOXES, np.float32))
+
+
+@pytest.mark.parametrize('transform', [RandomRotate((0, 90)), RandomCrop(64), RandomFlip(prob=1.0)])
+def test_pictures_without_boxes(transform):
+    empty = transform(picture([]))
+    assert empty['gt_bboxes'].shape == (0, 4)
+    plain = transform(dict(img=np.zeros((80, 80, 3), np.uint8), img_shape=(80, 80)))
+    assert 'gt_bboxes' not in plain
+
+
+def test_wrong_settings():
+    with pytest.raises(ValueError, match='crop_size is 0'):
+        RandomCrop(0)
+    with pytest.raises(ValueError, match='angle_range'):
+        RandomRotate((90, 0))
+
+
+def test_load_scales_boxes_of_another_resolution(tmp_path):
+    cv2.imwrite(str(tmp_path / 'a.png'), np.zeros((100, 200, 3), np.uint8))
+    sample = dict(
+        img_path=str(tmp_path / 'a.png'), gt_bboxes=np.array([[1, 2, 3, 4]], np.float32), proposal_img_shape=(50, 50)
+    )
+    assert LoadPicture()(sample)['gt_bboxes'].tolist() == [[4, 4, 12, 8]]
+
+
+@pytest.mark.parametrize('content', [b'', b'not a picture'])
+def test_unreadable_picture_is_named(tmp_path, content):
+    (tmp_path / 'bad.jpg').write_bytes(content)
+    with pytest.raises(OSError, match=r'bad.jpg.*verify_dataset'):
+        LoadPicture()(dict(img_path=str(tmp_path / 'bad.jpg')))
+
+
+def test_pack():
+    sample = picture(BOXES) | dict(text='two planes', text_id=3, caption_id=2, image_id=1, img_path='a.jpg')
+    packed = PackRetrievalInputs()(sample)
+    assert packed['inputs'].shape == (3, 120, 160)
+    assert packed['inputs'].dtype == torch.uint8
+    data = packed['data_samples']
+    assert (data.text, data.image_id, data.img_shape) == ('two planes', 1, (120, 160))
+    assert data.proposals.bboxes.shape == (2, 4)
+    assert data.proposals.labels.tolist() == [0, 1]
+
+
+def test_pack_takes_what_is_there():
+    assert 'inputs' not in PackRetrievalInputs()(dict(text='a query'))
+    gallery = PackRetrievalInputs()(dict(img=np.zeros((4, 4, 3), np.uint8)))
+    assert 'text' not in gallery['data_samples']
+    assert 'proposals' not in gallery['data_samples']

@@ -1,0 +1,66 @@
+import pytest
+import torch
+
+from galr_mm.datasets import Vocabulary
+from galr_mm.models import BiGRUEncoder, SentenceVectorProjection
+
+CAPTIONS = ['a plane', 'two white ships in the harbor', 'a', '']
+
+
+@pytest.fixture
+def vocabulary():
+    return Vocabulary.from_captions(CAPTIONS)
+
+
+@pytest.fixture
+def encoder(vocabulary):
+    torch.manual_seed(0)
+    return BiGRUEncoder(vocabulary, embed_dim=16, word_dim=12, hidden_dim=10).eval()
+
+
+def test_padding_plays_no_part(encoder):
+    together = encoder(CAPTIONS)
+    assert together.shape == (4, 16)
+    for caption, feat in zip(CAPTIONS, together, strict=True):
+        torch.testing.assert_close(encoder([caption])[0], feat)
+
+
+def test_ids_and_words_agree(encoder):
+    ids = encoder.tokenize(CAPTIONS)
+    assert ids.shape == (4, 6)
+    torch.testing.assert_close(encoder(ids), encoder(CAPTIONS))
+
+
+def test_mean_of_directions_and_words(encoder):
+    ids = torch.tensor([encoder.vocabulary.encode(CAPTIONS[1])])
+    out, _ = encoder.gru(encoder.embedding(ids))
+    pooled = (out[0, :, :10] + out[0, :, 10:]).mean(0) / 2
+    torch.testing.assert_close(encoder([CAPTIONS[1]])[0], encoder.mlp(pooled))
+
+
+def test_another_vocabulary_is_refused(encoder):
+    other = BiGRUEncoder(Vocabulary.from_captions(['b c d e f g h']), embed_dim=16, word_dim=12, hidden_dim=10)
+    with pytest.raises(ValueError, match='another vocabulary'):
+        other.load_state_dict(encoder.state_dict(), strict=False)
+    other = BiGRUEncoder(encoder.vocabulary, embed_dim=16, word_dim=12, hidden_dim=10)
+    other.load_state_dict(encoder.state_dict())
+    torch.testing.assert_close(other.eval()(CAPTIONS), encoder(CAPTIONS))
+
+
+def test_word_vectors(vocabulary, tmp_path):
+    path = tmp_path / 'vectors.txt'
+    path.write_text('2 3\nplane 1 2 3\nzeppelin 4 5 6\n')
+    encoder = BiGRUEncoder(vocabulary, word_dim=3, word_vectors=str(path))
+    assert encoder.embedding.weight[vocabulary.words.index('plane')].tolist() == [1, 2, 3]
+    with pytest.raises(ValueError, match=r'line 2 holds 3 numbers, expected word_dim=4'):
+        BiGRUEncoder(vocabulary, word_dim=4, word_vectors=str(path))
+    with pytest.raises(FileNotFoundError, match='nowhere'):
+        BiGRUEncoder(vocabulary, word_vectors='nowhere')
+
+
+def test_sentence_vectors():
+    module, vectors = SentenceVectorProjection(20, 8), torch.randn(3, 20)
+    torch.testing.assert_close(module(vectors), module.fc(vectors).relu())
+    torch.testing.assert_close(module(list(vectors.numpy())), module(vectors))
+    with pytest.raises(TypeError, match=r'20 numbers, not words'):
+        module(['a plane'])

@@ -1,0 +1,44 @@
+"""Everything builds by scoped name, in a fresh process, whatever the default scope."""
+
+import pytest
+
+from tests.conftest import run_tool
+
+SCRIPT = """
+import sys
+from mmengine.registry import DATASETS, EVALUATOR, FUNCTIONS, HOOKS, METRICS, MODELS, TRANSFORMS, init_default_scope
+init_default_scope(sys.argv[1])
+folder = sys.argv[2]
+backbone = dict(type='mmpretrain.ResNet', depth=18, out_indices=(0, 1, 2, 3))
+text = dict(type='galr_mm.BiGRUEncoder', vocabulary=folder + '/vocabulary.json')
+pipeline = [dict(type='galr_mm.LoadPicture'), dict(type='Resize', scale=(64, 64)), dict(type='galr_mm.RandomRotate'),
+            dict(type='galr_mm.RandomCrop', crop_size=32), dict(type='galr_mm.PackRetrievalInputs')]
+built = [
+    MODELS.build(dict(type='galr_mm.MIDF')),
+    MODELS.build(dict(type='galr_mm.GaLR', backbone=backbone, visual=dict(type='galr_mm.MVSA'), text_encoder=text,
+                      drea=dict(type='galr_mm.DREA', num_classes=6), gcn=dict(type='galr_mm.GCN'),
+                      fusion=dict(type='galr_mm.MIDF'))),
+    HOOKS.build(dict(type='galr_mm.RerankHook')),
+    EVALUATOR.build(dict(type='galr_mm.RetrievalEvaluator', metrics=[dict(type='galr_mm.RecallAtK')])),
+    METRICS.build(dict(type='galr_mm.RecallAtK')),
+    FUNCTIONS.build(dict(type='galr_mm.MultivariateRerank', k=5)),
+    DATASETS.build(dict(type='galr_mm.ImageTextDataset', data_root=folder, ann_file='dataset_mini.json', split='train',
+                        pipeline=pipeline)),
+    TRANSFORMS.build(dict(type='galr_mm.RandomCrop', crop_size=8)),
+]
+assert built[-2][0]['inputs'].shape == (3, 32, 32)
+print(','.join(type(b).__name__ for b in built))
+"""
+
+
+@pytest.mark.parametrize('scope', ['mmengine', 'mmpretrain', 'mmdet'])
+def test_scoped_names(scope, mini):
+    done = run_tool('-c', SCRIPT, scope, mini)
+    names = 'MIDF,GaLR,RerankHook,RetrievalEvaluator,RecallAtK,MultivariateRerank,ImageTextDataset,RandomCrop'
+    assert done.stdout.strip().splitlines()[-1] == names
+
+
+def test_import_is_light():
+    heavy = 'torch_geometric mmdet open_clip mmpretrain'.split()
+    code = f'import sys, galr_mm, galr_mm.registry; print([m for m in {heavy} if m in sys.modules])'
+    assert run_tool('-c', code).stdout.strip() == '[]'
