@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -32,6 +33,7 @@ class MatrixRerank:
     function: Callable[..., Tensor]
 
     def __init__(self, **options: Any) -> None:
+        inspect.signature(type(self).function).bind(None, **options)  # a wrong name fails here, not after the test
         self.options = options
 
     def __call__(self, scores: RetrievalScores) -> RetrievalScores:
@@ -97,10 +99,13 @@ def build_rerankers(rerank: Any, rerank_cfg: Mapping[str, Mapping] | None = None
             raise ValueError(f'rerank is {rerank!r}, expected a name, dict(type=...), or a list of these')
         if prefix in built:
             raise ValueError(f'rerank names {prefix!r} twice; give one a dict with another prefix=...')
-        if RERANKERS.get(config['type']) is None:
+        # looked up here, not through RERANKERS.build, which would search the registry of the default scope
+        reranker = RERANKERS.get(config['type'])
+        if reranker is None:
             raise KeyError(
                 f'rerank={config["type"]!r} is not known; there are {", ".join(PRESETS)} and the registered '
                 f'{", ".join(sorted(RERANKERS.module_dict))}'
             )
-        built[prefix] = RERANKERS.build(config)
+        config.pop('type')
+        built[prefix] = reranker(**config)
     return built

@@ -79,3 +79,10 @@ def ensure_rerank_hook(cfg: Config) -> None:
     hooks = cfg.get('custom_hooks') or []
     if 'rerank' in cfg and not any('RerankHook' in str(hook.get('type')) for hook in hooks):
         cfg.custom_hooks = [*hooks, dict(RERANK_HOOK)]
+
+
+def close_processes() -> None:
+    """Leave a distributed run together: a process that ends while others still talk to it makes them abort."""
+    if torch.distributed.is_initialized():
+        torch.distributed.barrier()
+        torch.distributed.destroy_process_group()

@@ -1,0 +1,57 @@
+import pytest
+import torch
+
+from galr_mm.evaluation import MultivariateRerank, ProductRerank, ReverseRankRerank, build_rerankers, multivariate_rerank
+from galr_mm.registry import RERANKERS
+from galr_mm.structures import RetrievalScores
+
+
+@pytest.mark.parametrize('off', [None, 'none', 'None', False, []])
+def test_off(off):
+    assert build_rerankers(off) == {}
+
+
+def test_presets_and_their_parameters():
+    built = build_rerankers(['mr', 'rr', 'product'], dict(mr=dict(k=20)))
+    assert [type(r) for r in built.values()] == [MultivariateRerank, ReverseRankRerank, ProductRerank]
+    assert built['mr'].options == {'k': 20}
+
+
+def test_dict_and_own():
+    @RERANKERS.register_module(force=True)
+    class Flip:
+        def __call__(self, scores):
+            return RetrievalScores(-scores.i2t, -scores.t2i, scores.positives)
+
+    built = build_rerankers([dict(type='galr_mm.MultivariateRerank', k=3), dict(type='Flip', prefix='flip')])
+    assert list(built) == ['mr', 'flip']
+    scores = RetrievalScores.from_matrix(torch.rand(4, 20))
+    assert torch.equal(built['flip'](scores).i2t, -scores.i2t)
+
+
+def test_unknown_name_lists_what_there_is():
+    with pytest.raises(KeyError, match=r'foo.*mr, rr, product.*MultivariateRerank'):
+        build_rerankers('foo')
+
+
+@pytest.mark.parametrize('value', [3, True, dict(k=3), [['mr']]])
+def test_other_values(value):
+    with pytest.raises(ValueError, match='expected a name'):
+        build_rerankers(value)
+
+
+def test_twice():
+    with pytest.raises(ValueError, match='twice'):
+        build_rerankers(['mr', 'mr'])
+
+
+def test_unknown_parameter_fails_at_once():
+    with pytest.raises(TypeError, match='kk'):
+        build_rerankers('mr', dict(mr=dict(kk=3)))
+
+
+def test_both_directions():
+    scores = RetrievalScores.from_matrix(torch.rand(6, 30))
+    out = MultivariateRerank(k=4)(scores)
+    torch.testing.assert_close(out.i2t, multivariate_rerank(scores.i2t, 4))
+    torch.testing.assert_close(out.t2i, multivariate_rerank(scores.t2i, 4))

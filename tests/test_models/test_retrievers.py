@@ -1,0 +1,175 @@
+import logging
+
+import pytest
+import torch
+from mmengine.registry import DefaultScope
+from mmengine.structures import InstanceData
+from mmpretrain.structures import DataSample
+
+from galr_mm.datasets import Vocabulary
+from galr_mm.models.fusion.midf import MODES
+from galr_mm.registry import MODELS
+from galr_mm.structures import ObjectGraph
+
+VOCABULARY = Vocabulary.from_captions(['a white plane near two ships'])
+BACKBONE = dict(type='mmpretrain.ResNet', depth=18, out_indices=(0, 1, 2, 3))
+TEXT = dict(type='galr_mm.BiGRUEncoder', vocabulary=VOCABULARY, word_dim=16, hidden_dim=16)
+
+
+def galr(mode='paper', **options):
+    torch.manual_seed(0)
+    config = dict(
+        type='galr_mm.GaLR',
+        backbone=BACKBONE,
+        visual=dict(type='galr_mm.MVSA'),
+        drea=dict(type='galr_mm.DREA', num_classes=3, num_nodes=4),
+        gcn=dict(type='galr_mm.GCN'),
+        fusion=dict(type='galr_mm.MIDF', mode=mode),
+        text_encoder=TEXT,
+        loss=dict(type='galr_mm.ContrastiveLoss'),
+    )
+    return MODELS.build(config | options)
+
+
+def dual_encoder():
+    return MODELS.build(
+        dict(type='galr_mm.DualEncoder', backbone=BACKBONE, visual=dict(type='galr_mm.GlobalPool'), text_encoder=TEXT,
+             loss=dict(type='galr_mm.TripletLoss'))
+    )  # fmt: skip
+
+
+def batch(count=3, texts=1, boxes=2):
+    torch.manual_seed(1)
+    samples = []
+    for i in range(count):
+        sample = DataSample(metainfo=dict(image_id=i, img_shape=(64, 64)))
+        captions = [f'a plane {"near " * (i + t)}ships' for t in range(texts)]
+        ids = list(range(i * texts, (i + 1) * texts))
+        sample.text, sample.text_id = (captions, ids) if texts != 1 else (captions[0], ids[0])
+        sample.gt_text_id, sample.gt_image_id = ids, [i] * texts
+        if boxes is not None:
+            corner = torch.rand(boxes, 2) * 30
+            sample.proposals = InstanceData(
+                bboxes=torch.cat([corner, corner + 10 + i], 1), scores=torch.rand(boxes), labels=torch.arange(boxes)
+            )
+        samples.append(sample)
+    return torch.randn(count, 3, 64, 64), samples
+
+
+@pytest.mark.parametrize('mode', MODES)
+def test_every_mode_trains(mode):
+    model = galr(mode)
+    losses = model(*batch(), mode='loss')
+    losses['loss_contrastive'].backward()
+    without = [name for name, p in model.named_parameters() if p.grad is None]
+    assert without == []
+    assert (model.backbone is None) == (mode == 'local_only')
+    assert (model.gcn is None) == (mode == 'global_only')
+
+
+def test_features_are_normalised_and_follow_the_objects():
+    model = galr().eval()
+    images, samples = batch(texts=5)
+    feats = model(images, samples, mode='tensor')
+    assert feats['image_feat'].shape == (3, 512)
+    assert feats['text_feat'].shape == (15, 512)
+    for feat in feats.values():
+        torch.testing.assert_close(feat.norm(dim=-1), torch.ones(len(feat)))
+    samples[1].proposals = samples[1].proposals[:0]  # a picture with no detection
+    other = model(images, samples, mode='tensor')['image_feat']
+    torch.testing.assert_close(other[0], feats['image_feat'][0])
+    assert not torch.allclose(other[1], feats['image_feat'][1])
+    del samples[1].proposals  # a picture that the proposal file does not know
+    torch.testing.assert_close(model(images, samples, mode='tensor')['image_feat'], other)
+
+
+def test_graph_given_by_hand():
+    model = galr().eval()
+    images, samples = batch()
+    graph = model.drea([s.proposals for s in samples], [(64, 64)] * 3)
+    torch.testing.assert_close(model.encode_image(images, graph), model.extract_feat(images, samples)['image_feat'])
+    empty = ObjectGraph.empty(3, 4, 8, like=images)
+    torch.testing.assert_close(model.encode_image(images), model.encode_image(images, empty))
+
+
+def test_no_proposals_is_said_once(caplog):
+    model = galr().eval()
+    with caplog.at_level(logging.WARNING):
+        for _ in range(3):
+            model(*batch(boxes=None), mode='tensor')
+    said = [r for r in caplog.records if 'NO PROPOSALS' in r.message]
+    assert len(said) <= 1  # the logger may not propagate; the flag tells
+    assert model._said_constant
+    assert not galr('global_only')._said_constant
+
+
+@pytest.mark.parametrize('build', [galr, dual_encoder])
+def test_parts_of_a_sample_may_be_missing(build):
+    model = build().eval()
+    images, samples = batch()
+    assert set(model(images, None, mode='tensor')) == {'image_feat'}
+    assert set(model(images, [DataSample() for _ in images], mode='tensor')) == {'image_feat'}
+    assert set(model(None, [DataSample(text='a query')], mode='tensor')) == {'text_feat'}
+    assert model(images, [DataSample() for _ in images], mode='predict')[0].image_feat.shape == (512,)
+
+
+def test_predict_gives_each_sample_its_own():
+    model = galr().eval()
+    images, samples = batch(texts=2)
+    feats = model(images, samples, mode='tensor')
+    out = model(images, samples, mode='predict')
+    torch.testing.assert_close(torch.stack([s.image_feat for s in out]), feats['image_feat'])
+    torch.testing.assert_close(torch.cat([s.text_feat for s in out]), feats['text_feat'])
+
+
+def test_predict_all_is_mmpretrains_contract():
+    model = galr().eval()
+    images, samples = batch(texts=2)
+    feats = model(images, samples, mode='tensor')
+    i2t, t2i = model.predict_all(feats, samples, num_images=3, num_texts=6)
+    similarity = feats['image_feat'] @ feats['text_feat'].t()
+    torch.testing.assert_close(torch.stack([s.pred_score for s in i2t]), similarity)
+    torch.testing.assert_close(torch.stack([s.pred_score for s in t2i]), similarity.t())
+    assert [s.gt_label for s in i2t] == [[0, 1], [2, 3], [4, 5]]
+    assert [int(s.gt_label) for s in t2i] == [0, 0, 1, 1, 2, 2]
+    assert len(model.predict_all(feats, None, cal_i2t=False)) == 1
+
+
+def test_runs_in_mmpretrains_retrieval_loop(mini, tmp_path):
+    """Features, loop and metric of the sister package on our data set and model."""
+    from mmengine.runner import Runner
+
+    pipeline = [dict(type='galr_mm.LoadPicture'), dict(type='Resize', scale=(64, 64)), dict(type='galr_mm.PackRetrievalInputs')]  # fmt: skip # noqa: E501
+    runner = Runner(
+        model=galr(
+            drea=dict(type='galr_mm.DREA', num_classes=6),
+            data_preprocessor=dict(type='mmpretrain.MultiModalDataPreprocessor', mean=[127.0] * 3, std=[60.0] * 3),
+        ),
+        work_dir=str(tmp_path),
+        test_dataloader=dict(
+            batch_size=4,
+            sampler=dict(type='mmpretrain.SequentialSampler', subsample_type='sequential'),
+            collate_fn=dict(type='default_collate'),
+            dataset=dict(
+                type='galr_mm.ImageTextDataset', data_root=str(mini), ann_file='dataset_mini.json', split='test',
+                test_mode=True, pipeline=pipeline,
+            ),
+        ),
+        test_cfg=dict(type='mmpretrain.RetrievalTestLoop'),
+        test_evaluator=dict(type='mmpretrain.RetrievalRecall', topk=(1, 5)),
+        experiment_name='mmpretrain_loop',
+        default_scope='mmpretrain',
+    )  # fmt: skip
+    metrics = runner.test()
+    assert {'i2t/retrieval/Recall@5', 't2i/retrieval/Recall@5'} <= set(metrics)
+    DefaultScope.get_instance('after_mmpretrain', scope_name='mmengine')
+
+
+def test_unknown_mode_and_missing_loss():
+    model = galr(loss=None)
+    with pytest.raises(RuntimeError, match="'train', expected"):
+        model(*batch(), mode='train')
+    with pytest.raises(RuntimeError, match='needs a loss'):
+        model(*batch(), mode='loss')
+    with pytest.raises(ValueError, match='one caption a picture'):
+        galr()(*batch(texts=2), mode='loss')
