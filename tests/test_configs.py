@@ -12,7 +12,34 @@ from tests.conftest import ROOT
 RETRIEVAL = sorted((ROOT / 'configs').glob('*.py'))
 DETECTION = sorted((ROOT / 'configs/detection').glob('*.py'))
 # unscoped names that live in mmengine's and mmcv's own (root) registries
-ROOT_NAMES = {'LoadImageFromFile', 'Resize', 'RandomFlip', 'RandomResize', 'OptimWrapper', 'AdamW', 'Adam', 'DefaultSampler', 'default_collate', 'Visualizer', 'LocalVisBackend', 'LogProcessor', 'EpochBasedTrainLoop', 'ValLoop', 'TestLoop', 'IterTimerHook', 'LoggerHook', 'ParamSchedulerHook', 'CheckpointHook', 'DistSamplerSeedHook', 'LinearLR', 'CosineAnnealingLR', 'StepLR', 'BN', 'SiLU', 'nms'}  # fmt: skip # noqa: E501
+ROOT_NAMES = {
+    'LoadImageFromFile',
+    'Resize',
+    'RandomFlip',
+    'RandomResize',
+    'OptimWrapper',
+    'AdamW',
+    'Adam',
+    'DefaultSampler',
+    'default_collate',
+    'Visualizer',
+    'LocalVisBackend',
+    'LogProcessor',
+    'EpochBasedTrainLoop',
+    'ValLoop',
+    'TestLoop',
+    'IterTimerHook',
+    'LoggerHook',
+    'ParamSchedulerHook',
+    'CheckpointHook',
+    'DistSamplerSeedHook',
+    'LinearLR',
+    'CosineAnnealingLR',
+    'StepLR',
+    'BN',
+    'SiLU',
+    'nms',
+}
 
 
 def names(node):

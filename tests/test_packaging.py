@@ -1,5 +1,6 @@
 """The built wheel holds what an installed package needs, as real files."""
 
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -11,8 +12,13 @@ from tests.conftest import ROOT
 
 @pytest.fixture(scope='module')
 def wheel(tmp_path_factory):
-    folder = tmp_path_factory.mktemp('wheel')
-    command = [sys.executable, '-m', 'pip', 'wheel', '--no-deps', '--no-build-isolation', '-q', '-w', folder, ROOT]
+    # from a copy: setuptools would leave its build folder in the checkout, and take stale files from it
+    source, folder = tmp_path_factory.mktemp('source'), tmp_path_factory.mktemp('wheel')
+    for name in ('galr_mm', 'configs', 'tools'):
+        shutil.copytree(ROOT / name, source / name, symlinks=True, ignore=shutil.ignore_patterns('__pycache__'))
+    for name in ('setup.cfg', 'pyproject.toml', 'README.md', 'LICENSE', 'model-index.yml'):
+        shutil.copy(ROOT / name, source)
+    command = [sys.executable, '-m', 'pip', 'wheel', '--no-deps', '--no-build-isolation', '-q', '-w', folder, source]
     subprocess.run(command, check=True, capture_output=True)
     (path,) = folder.glob('galr_mm-*.whl')
     with zipfile.ZipFile(path) as archive:

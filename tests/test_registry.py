@@ -39,6 +39,6 @@ def test_scoped_names(scope, mini):
 
 
 def test_import_is_light():
-    heavy = 'torch_geometric mmdet open_clip mmpretrain'.split()
+    heavy = ['torch_geometric', 'mmdet', 'open_clip', 'mmpretrain']
     code = f'import sys, galr_mm, galr_mm.registry; print([m for m in {heavy} if m in sys.modules])'
     assert run_tool('-c', code).stdout.strip() == '[]'

@@ -29,15 +29,17 @@ def merge_args(cfg: Config, args: argparse.Namespace) -> Config:
     cfg.load_from = args.checkpoint
     if args.amp:
         cfg.test_cfg.fp16 = True
-    if args.out or args.show_dir:
-        if 'RetrievalEvaluator' not in str(cfg.test_evaluator.get('type')):
-            raise SystemExit("--out and --show-dir need test_evaluator=dict(type='galr_mm.RetrievalEvaluator', ...)")
+    if (args.out or args.show_dir) and 'RetrievalEvaluator' not in str(cfg.test_evaluator.get('type')):
+        raise SystemExit("--out and --show-dir need test_evaluator=dict(type='galr_mm.RetrievalEvaluator', ...)")
     if args.out:
         if Path(args.out).suffix != '.npz':
             raise SystemExit(f'--out is {args.out}, expected a name that ends in .npz')
         cfg.test_evaluator.out_file = args.out
     if args.show_dir:
-        cfg.custom_hooks = [*(cfg.get('custom_hooks') or []), dict(type='galr_mm.RankedHitsHook', out_dir=args.show_dir)]
+        cfg.custom_hooks = [
+            *(cfg.get('custom_hooks') or []),
+            dict(type='galr_mm.RankedHitsHook', out_dir=args.show_dir),
+        ]
     return cfg
 
 

@@ -124,7 +124,9 @@ class ImageTextDataset(BaseDataset):
         absent = sum(name not in self.proposals for name in file_names)
         if absent == len(file_names):
             raise ValueError(f'{path} knows none of the {absent} {self.split} pictures, such as {file_names[0]!r}')
-        print_log(f'{self.split}: proposals from {path}; {absent} of {len(file_names)} pictures are not in it', 'current')
+        print_log(
+            f'{self.split}: proposals from {path}; {absent} of {len(file_names)} pictures are not in it', 'current'
+        )
         self._metainfo['proposal_classes'] = self.proposals.classes
 
     def _load_vectors(self, records: list[dict]) -> np.ndarray | None:
@@ -146,7 +148,9 @@ class ImageTextDataset(BaseDataset):
             found = self.proposals.get(sample['file_name'])
             if found is None:
                 none = np.zeros((0,), np.float32)
-                sample.update(gt_bboxes=none.reshape(0, 4), proposal_scores=none, gt_bboxes_labels=none.astype(np.int64))
+                sample.update(
+                    gt_bboxes=none.reshape(0, 4), proposal_scores=none, gt_bboxes_labels=none.astype(np.int64)
+                )
             else:
                 sample.update(
                     gt_bboxes=found.bboxes.copy(),

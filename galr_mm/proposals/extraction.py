@@ -12,7 +12,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from mmengine.config import Config
 from mmengine.dataset import Compose, pseudo_collate
@@ -113,13 +112,14 @@ def detect(
             result = next(results)
             height, width = result.ori_shape[:2]
             found = result.pred_instances
-            order = found.scores.argsort(descending=True, stable=True)
-            order = order[found.scores[order] >= score_thr][:max_per_image]
-            boxes = found.bboxes[order].cpu().numpy().astype(np.float64)
-            boxes[:, 0::2] = boxes[:, 0::2].clip(0, width)
-            boxes[:, 1::2] = boxes[:, 1::2].clip(0, height)
-            boxes[:, 2:] -= boxes[:, :2]
-            rows = zip(boxes.round(2).tolist(), found.scores[order].tolist(), found.labels[order].tolist(), strict=True)
+            limit = found.bboxes.new_tensor([width, height, width, height])
+            found.bboxes = found.bboxes.clamp(min=0).minimum(limit)
+            visible = (found.bboxes[:, 2:] > found.bboxes[:, :2]).all(1)
+            found = found[visible & (found.scores >= score_thr)]
+            found = found[found.scores.argsort(descending=True, stable=True)][:max_per_image]
+            boxes = found.bboxes.double()
+            boxes = torch.cat([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], dim=1).round(decimals=2)
+            rows = zip(boxes.tolist(), found.scores.tolist(), found.labels.tolist(), strict=True)
             yield {
                 'file_name': item['name'],
                 'height': height,
@@ -168,7 +168,8 @@ def extract_proposals(
     partial.parent.mkdir(parents=True, exist_ok=True)
     # rewritten without a last line that was cut off
     write_text(partial, ''.join(json.dumps(row) + '\n' for row in [header, *done.values()]))
-    with partial.open('a', encoding='utf-8') as file, tqdm(total=len(names), initial=len(names) - len(todo), unit='picture') as bar:  # fmt: skip # noqa: E501
+    bar = tqdm(total=len(names), initial=len(names) - len(todo), unit='picture')
+    with partial.open('a', encoding='utf-8') as file, bar:
         pictures = Pictures(root, todo, pipeline)
         for record in detect(model, pictures, score_thr, max_per_image, batch_size, num_workers):
             file.write(json.dumps(record) + '\n')
@@ -198,7 +199,8 @@ def _read_partial(partial: Path, header: dict) -> dict[str, dict]:
     different = [key for key in header if rows[0].get(key) != header[key]]
     if different:
         raise FileExistsError(
-            f'{partial} was begun with another {", ".join(different)}; delete it to start again, or choose another --out'
+            f'{partial} was begun with another {", ".join(different)}; delete it to start again, or choose another '
+            '--out'
         )
     return {row['file_name']: row for row in rows[1:]}
 
@@ -210,9 +212,7 @@ def to_coco(records: Sequence[dict], classes: Sequence[str], info: dict) -> dict
         if 'error' in record:
             continue
         image_id = len(images) + 1
-        images.append(
-            dict(id=image_id, file_name=record['file_name'], height=record['height'], width=record['width'])
-        )
+        images.append(dict(id=image_id, file_name=record['file_name'], height=record['height'], width=record['width']))
         for x, y, w, h, score, label in record['objects']:
             annotations.append(
                 dict(

@@ -41,6 +41,9 @@ class RetrievalScores:
         """A matrix (I, I * n) whose captions ``n * i`` to ``n * i + n - 1`` describe picture ``i``."""
         images, texts = i2t.shape
         if texts != images * captions_per_image:
-            raise ValueError(f'{images} pictures with {captions_per_image} captions each need {images * captions_per_image} columns, got {texts}')  # fmt: skip # noqa: E501
+            raise ValueError(
+                f'{images} pictures with {captions_per_image} captions each need {images * captions_per_image} columns, '
+                f'got {texts}'
+            )
         owner = torch.arange(texts, device=i2t.device) // captions_per_image
         return cls(i2t, i2t.t(), owner[None] == torch.arange(images, device=i2t.device)[:, None])

@@ -10,7 +10,16 @@ import galr_mm
 from galr_mm.utils.install_check import OPENMMLAB, REBUILD_MMCV, mixed_lines, mmcv_ops_error, version_of
 
 OPTIONAL = {'mmdet': 'detect', 'open_clip': 'clip'}
-OTHERS = ('torch', 'torchvision', 'torch-geometric', 'open_clip_torch', 'pycocotools', 'numpy', 'opencv-python', 'transformers')  # fmt: skip # noqa: E501
+OTHERS = (
+    'torch',
+    'torchvision',
+    'torch-geometric',
+    'open_clip_torch',
+    'pycocotools',
+    'numpy',
+    'opencv-python',
+    'transformers',
+)
 
 
 def report() -> tuple[list[str], list[str]]:

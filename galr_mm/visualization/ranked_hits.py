@@ -46,7 +46,9 @@ def draw_ranked_hits(rows: Sequence[tuple[str, Sequence[Hit]]], path: str | Path
             axis.spines[:].set(visible=True, color=RIGHT if hit.right else WRONG, linewidth=4 if hit.right else 1)
             mark = '  right' if hit.right else ''
             axis.set_title(f'{rank}.  {hit.score:.3f}{mark}', fontsize=8, color=RIGHT if hit.right else 'black')
-    figure.suptitle(f'{title}: captions and their best pictures, right answers framed in green'.lstrip(': '), fontsize=10)
+    figure.suptitle(
+        f'{title}: captions and their best pictures, right answers framed in green'.lstrip(': '), fontsize=10
+    )
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f'.{path.name}.part')

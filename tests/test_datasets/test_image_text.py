@@ -26,7 +26,11 @@ def edit(mini, target, change):
 
 def test_train_samples(mini):
     dataset = build(mini)
-    assert (dataset.img_size, dataset.text_size, len(dataset)) == (SMALL['train'], 5 * SMALL['train'], 5 * SMALL['train'])
+    assert (dataset.img_size, dataset.text_size, len(dataset)) == (
+        SMALL['train'],
+        5 * SMALL['train'],
+        5 * SMALL['train'],
+    )
     sample = dataset[7]
     assert (sample['image_id'], sample['text_id']) == (1, 7)
     assert isinstance(sample['text'], str)

@@ -77,7 +77,13 @@ def test_raw_and_reranked_side_by_side(tmp_path):
     assert {k: v for k, v in metrics.items() if k in raw} == raw
     assert set(metrics) == set(raw) | {f'{p}/{k}' for p in ('mr', 'rr') for k in raw}
     report = ev.report(metrics)
-    for word in ("split 'test' of x.json", '6 pictures, 30 captions', 'lower index', 'chance', 'MultivariateRerank(k=4)'):
+    for word in (
+        "split 'test' of x.json",
+        '6 pictures, 30 captions',
+        'lower index',
+        'chance',
+        'MultivariateRerank(k=4)',
+    ):
         assert word in report
     with np.load(tmp_path / 'out.npz') as saved:
         assert {'i2t', 't2i', 'mr/i2t', 'mr/t2i', 'rr/i2t', 'positives', 'image_ids', 'text_ids', 'texts'} <= set(saved)
@@ -116,5 +122,3 @@ def test_scores_check_their_shapes():
         RetrievalScores(torch.rand(2, 3), torch.rand(2, 3), torch.ones(2, 3).bool())
     with pytest.raises(ValueError, match='2 pictures with 5 captions each need 10 columns, got 9'):
         RetrievalScores.from_matrix(torch.rand(2, 9))
-
-

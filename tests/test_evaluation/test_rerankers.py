@@ -1,7 +1,13 @@
 import pytest
 import torch
 
-from galr_mm.evaluation import MultivariateRerank, ProductRerank, ReverseRankRerank, build_rerankers, multivariate_rerank
+from galr_mm.evaluation import (
+    MultivariateRerank,
+    ProductRerank,
+    ReverseRankRerank,
+    build_rerankers,
+    multivariate_rerank,
+)
 from galr_mm.registry import RERANKERS
 from galr_mm.structures import RetrievalScores
 

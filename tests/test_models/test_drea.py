@@ -211,7 +211,12 @@ def test_labels_out_of_range(label):
 
 @pytest.mark.parametrize(
     ('options', 'match'),
-    [(dict(adj='l2'), "'l2'"), (dict(enhancement=True), 'True'), (dict(num_nodes=0), 'num_nodes'), (dict(similarity='x'), "'x'")],
+    [
+        (dict(adj='l2'), "'l2'"),
+        (dict(enhancement=True), 'True'),
+        (dict(num_nodes=0), 'num_nodes'),
+        (dict(similarity='x'), "'x'"),
+    ],
 )
 def test_wrong_options(options, match):
     with pytest.raises(ValueError, match=match):

@@ -30,7 +30,9 @@ def test_triplet_against_loops(negatives, masked):
     s = image @ text.t()
     ignore = torch.rand(6, 6) < 0.3 if masked else torch.zeros(6, 6).bool()
     value = triplet_loss(s, 0.2, negatives, ignore if masked else None)
-    assert value.item() == pytest.approx(slow_triplet(s.tolist(), 0.2, negatives == 'hardest', ignore.tolist()), rel=1e-5)
+    assert value.item() == pytest.approx(
+        slow_triplet(s.tolist(), 0.2, negatives == 'hardest', ignore.tolist()), rel=1e-5
+    )
 
 
 def test_duplicate_pairs():

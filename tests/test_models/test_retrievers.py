@@ -139,7 +139,11 @@ def test_runs_in_mmpretrains_retrieval_loop(mini, tmp_path):
     """Features, loop and metric of the sister package on our data set and model."""
     from mmengine.runner import Runner
 
-    pipeline = [dict(type='galr_mm.LoadPicture'), dict(type='Resize', scale=(64, 64)), dict(type='galr_mm.PackRetrievalInputs')]  # fmt: skip # noqa: E501
+    pipeline = [
+        dict(type='galr_mm.LoadPicture'),
+        dict(type='Resize', scale=(64, 64)),
+        dict(type='galr_mm.PackRetrievalInputs'),
+    ]
     runner = Runner(
         model=galr(
             drea=dict(type='galr_mm.DREA', num_classes=6),

@@ -36,6 +36,8 @@ def detector(tmp_path_factory):
     for layer in model.bbox_head.rtm_cls:
         torch.nn.init.normal_(layer.weight, std=0.1)
         torch.nn.init.zeros_(layer.bias)
+    for layer in model.bbox_head.rtm_reg:
+        torch.nn.init.constant_(layer.bias, 2.0)  # boxes of four strides
     path = tmp_path_factory.mktemp('detector') / 'detector.pth'
     classes = Config.fromfile(CONFIG).metainfo.classes
     torch.save({'state_dict': model.state_dict(), 'meta': {'dataset_meta': {'classes': classes}}}, path)
@@ -60,6 +62,7 @@ def test_coco_json(whole, mini):
         assert 0 <= x <= x + w <= 256.01
         assert 0 <= y <= y + h <= 256.01
         assert annotation['score'] >= 0.3
+        assert min(w, h) > 0
     assert max(len(coco.getAnnIds(i)) for i in coco.imgs) <= 10
     assert not out.with_name(out.name + '.partial.jsonl').exists()
 
@@ -75,6 +78,7 @@ def test_boxes_are_those_of_mmdets_own_inference(whole, detector, mini):
             expected = inference_detector(model, str(mini / 'images' / name)).pred_instances
             found = proposals.get(name)
             count = len(found.scores)
+            assert count > 0
             np.testing.assert_allclose(found.scores, expected.scores[:count].numpy(), atol=1e-3)
             np.testing.assert_allclose(found.bboxes, expected.bboxes[:count].numpy().clip(0, 256), atol=0.1)
 
@@ -82,7 +86,17 @@ def test_boxes_are_those_of_mmdets_own_inference(whole, detector, mini):
 def test_killed_run_goes_on(whole, detector, mini, tmp_path):
     out = tmp_path / 'proposals.json'
     command = [sys.executable, 'tools/extract_proposals.py', CONFIG, detector, mini / 'images', '--out', out]
-    command = [*map(str, command), '--score-thr', '0.3', '--max-per-image', '10', '--batch-size', '1', '--num-workers', '0']
+    command = [
+        *map(str, command),
+        '--score-thr',
+        '0.3',
+        '--max-per-image',
+        '10',
+        '--batch-size',
+        '1',
+        '--num-workers',
+        '0',
+    ]
     env = {**os.environ, 'OMP_NUM_THREADS': '1'}
     partial = out.with_name(out.name + '.partial.jsonl')
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=ROOT, env=env)
@@ -158,5 +172,3 @@ def test_bad_sources(tmp_path, make, match):
 def _write(path, text):
     path.write_text(text)
     return path
-
-

@@ -42,7 +42,9 @@ def test_boxes_scores_labels(tmp_path):
 
 
 def test_max_per_image(tmp_path):
-    assert ProposalSet(save(tmp_path, content()), max_per_image=2).get('a.jpg').scores.tolist() == pytest.approx([1, 0.9])
+    assert ProposalSet(save(tmp_path, content()), max_per_image=2).get('a.jpg').scores.tolist() == pytest.approx(
+        [1, 0.9]
+    )
 
 
 @pytest.mark.parametrize(

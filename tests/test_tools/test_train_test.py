@@ -57,7 +57,18 @@ def test_raw_and_mr_and_outputs(mini_config, checkpoint, tmp_path):
     assert 'mr' not in re.findall(r'^(\w+) +\d', plain.stdout, re.M)
     options = ['--cfg-options', 'rerank=mr', 'rerank_cfg.mr.k=7']
     out, show = tmp_path / 'scores.npz', tmp_path / 'show'
-    done = run_tool('tools/test.py', mini_config, checkpoint, '--work-dir', tmp_path / 'mr', '--out', out, '--show-dir', show, *options)  # fmt: skip # noqa: E501
+    done = run_tool(
+        'tools/test.py',
+        mini_config,
+        checkpoint,
+        '--work-dir',
+        tmp_path / 'mr',
+        '--out',
+        out,
+        '--show-dir',
+        show,
+        *options,
+    )
     log = done.stdout + done.stderr
     assert 'MultivariateRerank(k=7)' in log
     assert f"split 'test' of {mini_config.parent}".split('/configs')[0] in log
@@ -76,7 +87,9 @@ def test_raw_and_mr_and_outputs(mini_config, checkpoint, tmp_path):
 
 
 def test_unknown_reranker_fails_before_the_first_batch(mini_config, checkpoint, tmp_path):
-    done = run_tool('tools/test.py', mini_config, checkpoint, '--work-dir', tmp_path, '--cfg-options', 'rerank=foo', check=False)  # fmt: skip # noqa: E501
+    done = run_tool(
+        'tools/test.py', mini_config, checkpoint, '--work-dir', tmp_path, '--cfg-options', 'rerank=foo', check=False
+    )
     assert done.returncode != 0
     assert 'mr, rr, product' in done.stderr
     assert 'Epoch(test)' not in done.stdout
@@ -91,11 +104,22 @@ def test_hook_is_added_where_a_config_replaced_it(mini_config, checkpoint, tmp_p
 
 def test_two_processes_give_the_numbers_of_one(mini_config, checkpoint, tmp_path):
     """11 pictures in two processes: one is padding."""
-    one = run_tool('tools/test.py', mini_config, checkpoint, '--work-dir', tmp_path / 'one', '--cfg-options', 'rerank=mr')
+    one = run_tool(
+        'tools/test.py', mini_config, checkpoint, '--work-dir', tmp_path / 'one', '--cfg-options', 'rerank=mr'
+    )
     assert one.returncode == 0
     env = {**os.environ, 'OMP_NUM_THREADS': '1', 'PORT': '29611'}
     env['PATH'] = f'{os.path.dirname(sys.executable)}:{env["PATH"]}'
-    command = ['tools/dist_test.sh', mini_config, checkpoint, '2', '--work-dir', tmp_path / 'two', '--cfg-options', 'rerank=mr']  # fmt: skip # noqa: E501
+    command = [
+        'tools/dist_test.sh',
+        mini_config,
+        checkpoint,
+        '2',
+        '--work-dir',
+        tmp_path / 'two',
+        '--cfg-options',
+        'rerank=mr',
+    ]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=env, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
     assert metrics_of(tmp_path / 'two') == metrics_of(tmp_path / 'one')
@@ -104,7 +128,15 @@ def test_two_processes_give_the_numbers_of_one(mini_config, checkpoint, tmp_path
 def test_two_processes_train(mini_config, tmp_path):
     env = {**os.environ, 'OMP_NUM_THREADS': '1', 'PORT': '29612'}
     env['PATH'] = f'{os.path.dirname(sys.executable)}:{env["PATH"]}'
-    command = ['tools/dist_train.sh', mini_config, '2', '--work-dir', tmp_path, '--cfg-options', 'train_cfg.max_epochs=1']
+    command = [
+        'tools/dist_train.sh',
+        mini_config,
+        '2',
+        '--work-dir',
+        tmp_path,
+        '--cfg-options',
+        'train_cfg.max_epochs=1',
+    ]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=env, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
     assert (tmp_path / 'epoch_1.pth').exists()
@@ -135,7 +167,9 @@ def test_killed_training_goes_on(mini_config, tmp_path):
 
 def test_training_without_proposals_says_so(mini_config, tmp_path):
     options = [f'{split}_dataloader.dataset.proposal_file=auto' for split in ('train', 'val')]
-    done = run_tool('tools/train.py', mini_config, '--work-dir', tmp_path, '--cfg-options', 'train_cfg.max_epochs=1', *options)
+    done = run_tool(
+        'tools/train.py', mini_config, '--work-dir', tmp_path, '--cfg-options', 'train_cfg.max_epochs=1', *options
+    )
     log = (done.stdout + done.stderr).splitlines()
     said = [line for line in log if 'NO PROPOSALS' in line]
     assert len(said) == 1
@@ -143,7 +177,16 @@ def test_training_without_proposals_says_so(mini_config, tmp_path):
 
 
 def test_no_validate_and_auto_scale_lr(mini_config, tmp_path):
-    done = run_tool('tools/train.py', mini_config, '--work-dir', tmp_path, '--no-validate', '--auto-scale-lr', '--cfg-options', 'train_cfg.max_epochs=1')  # fmt: skip # noqa: E501
+    done = run_tool(
+        'tools/train.py',
+        mini_config,
+        '--work-dir',
+        tmp_path,
+        '--no-validate',
+        '--auto-scale-lr',
+        '--cfg-options',
+        'train_cfg.max_epochs=1',
+    )
     log = done.stdout + done.stderr
     assert 'Epoch(val)' not in log
     assert 'Scaling the original LR by 0.2' in log  # batch 20 of 100

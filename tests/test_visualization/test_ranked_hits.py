@@ -12,7 +12,7 @@ def test_sheet(tmp_path):
     draw_ranked_hits([('a caption', [right, wrong]), ('another', [wrong, wrong])], tmp_path / 'x/sheet.png')
     sheet = cv2.imread(str(tmp_path / 'x/sheet.png'))
     height, width = sheet.shape[:2]
-    green = (np.abs(sheet.astype(int) - (65, 150, 26)).max(-1) < 12)
+    green = np.abs(sheet.astype(int) - (65, 150, 26)).max(-1) < 12
     assert green[: height // 2].sum() > 200  # the frame of the right answer, in the first row only
     assert green[height // 2 :].sum() == 0
     assert [p.name for p in (tmp_path / 'x').iterdir()] == ['sheet.png']

@@ -20,7 +20,10 @@ def build(captions: Path, out: Path, min_count: int = 1) -> Vocabulary:
         raise SystemExit(f'{captions} holds no training captions')
     vocabulary = Vocabulary.from_captions(by_split['train'], min_count)
     vocabulary.save(out)
-    print(f'{len(vocabulary) - 2} words that occur at least {min_count} times in {len(by_split["train"])} training captions')
+    print(
+        f'{len(vocabulary) - 2} words that occur at least {min_count} times in {len(by_split["train"])} training '
+        'captions'
+    )
     for split in ('val', 'test'):
         unknown = vocabulary.unknown_words(by_split[split])
         common = ', '.join(word for word, _ in unknown.most_common(10))

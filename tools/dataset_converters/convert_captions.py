@@ -98,7 +98,9 @@ def main() -> None:
     parser.add_argument('source', type=Path, help='folder of released lists, or Karpathy-style json')
     parser.add_argument('--out', type=Path, required=True, help='json to write; vocabulary.json goes beside it')
     parser.add_argument('--images', type=Path, help='picture folder: checks that all are there, mends file types')
-    parser.add_argument('--val-fraction', type=float, default=0.2, help='of the training pictures, where val is missing')
+    parser.add_argument(
+        '--val-fraction', type=float, default=0.2, help='of the training pictures, where val is missing'
+    )
     parser.add_argument('--seed', type=int, default=0, help='of that draw')
     args = parser.parse_args()
     try:

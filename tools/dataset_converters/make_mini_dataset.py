@@ -38,6 +38,26 @@ PLACES = (
     ('in the lower left', 'at the bottom', 'in the lower right'),
 )
 
+# polygons in units of an object's size, and the dark line on top
+SHAPES = {
+    'airplane': [
+        [(-0.5, -0.06), (0.5, -0.06), (0.5, 0.06), (-0.5, 0.06)],
+        [(-0.1, -0.5), (0.08, -0.5), (0.2, 0), (0.08, 0.5), (-0.1, 0.5), (0.02, 0)],
+        [(-0.5, -0.2), (-0.4, -0.2), (-0.32, 0), (-0.4, 0.2), (-0.5, 0.2)],
+    ],
+    'ship': [[(-0.5, -0.13), (0.25, -0.13), (0.5, 0), (0.25, 0.13), (-0.5, 0.13)]],
+    'tennis_court': [[(-0.5, -0.3), (0.5, -0.3), (0.5, 0.3), (-0.5, 0.3)]],
+    'house': [[(-0.5, -0.36), (0.5, -0.36), (0.5, 0.36), (-0.5, 0.36)]],
+    'vehicle': [[(-0.5, -0.24), (0.5, -0.24), (0.5, 0.24), (-0.5, 0.24)]],
+}
+MARKS = {
+    'house': [(-0.5, 0), (0.5, 0)],
+    'ship': [(-0.35, 0), (0.15, 0)],
+    'vehicle': [(0.18, -0.22), (0.18, 0.22)],
+}
+# width and colour (BGR)
+STRIPS = {'runway': (34, (95, 95, 95)), 'road': (16, (160, 165, 165)), 'pier': (22, (130, 165, 185))}
+
 
 class Scene(NamedTuple):
     """A kind of place: ground colour (BGR), roughness, its object and how many, their colours, names and settings."""
@@ -54,7 +74,8 @@ class Scene(NamedTuple):
 
 
 SCENES = {
-    'airport': Scene((140, 140, 140), 6, 'airplane', (1, 6), (34, 56), ('white', 'blue', 'red'), ('airplane', 'airplanes'),
+    'airport': Scene((140, 140, 140), 6, 'airplane', (1, 6), (34, 56), ('white', 'blue', 'red'),
+                     ('airplane', 'airplanes'),
                      ('on the grey apron of an airport', 'at the airport near a runway', 'on the tarmac'), 'runway'),
     'harbor': Scene((120, 75, 35), 7, 'ship', (2, 7), (34, 60), ('white', 'red', 'yellow'), ('ship', 'ships'),
                     ('in a harbor beside the pier', 'moored at the port', 'along the wharf of a harbor'), 'pier'),
@@ -77,13 +98,15 @@ SCENES = {
 
 def draw_ground(rng: np.random.Generator, scene: Scene) -> np.ndarray:
     """Ground with smooth and fine texture and the scene's runway, pier, road or lines."""
-    coarse = cv2.resize(rng.normal(0, scene.noise, (8, 8, 1)).astype(np.float32), (SIDE, SIDE), interpolation=cv2.INTER_CUBIC)
+    coarse = cv2.resize(
+        rng.normal(0, scene.noise, (8, 8, 1)).astype(np.float32), (SIDE, SIDE), interpolation=cv2.INTER_CUBIC
+    )
     fine = rng.normal(0, scene.noise, (SIDE, SIDE, 3))
     img = np.clip(np.array(scene.ground) + rng.normal(0, 5, 3) + coarse[..., None] + fine, 0, 255).astype(np.uint8)
     at = int(rng.integers(40, SIDE - 40))
     upright = bool(rng.integers(2))
     if scene.extra in ('runway', 'road', 'pier'):
-        width, colour = {'runway': (34, (95, 95, 95)), 'road': (16, (160, 165, 165)), 'pier': (22, (130, 165, 185))}[scene.extra]  # fmt: skip # noqa: E501
+        width, colour = STRIPS[scene.extra]
         ends = ((at, 0), (at, SIDE)) if upright else ((0, at), (SIDE, at))
         cv2.line(img, *ends, colour, width)
         if scene.extra == 'runway':
@@ -92,29 +115,24 @@ def draw_ground(rng: np.random.Generator, scene: Scene) -> np.ndarray:
                 cv2.line(img, *dash, (235, 235, 235), 3)
     elif scene.extra == 'lines':
         for start in range(at % 28, SIDE, 28):
-            cv2.line(img, *(((start, 0), (start, SIDE)) if upright else ((0, start), (SIDE, start))), (190, 190, 190), 1)
+            cv2.line(
+                img, *(((start, 0), (start, SIDE)) if upright else ((0, start), (SIDE, start))), (190, 190, 190), 1
+            )
     elif scene.kind is None:
         for _ in range(40):  # tree crowns or dunes
             centre = tuple(int(v) for v in rng.integers(0, SIDE, 2))
             shade = np.array(scene.ground) * rng.uniform(0.75, 1.2)
-            axes = (int(rng.integers(6, 16)),) * 2 if scene.noise > 15 else (int(rng.integers(25, 60)), int(rng.integers(3, 7)))
+            axes = (
+                (int(rng.integers(6, 16)),) * 2
+                if scene.noise > 15
+                else (int(rng.integers(25, 60)), int(rng.integers(3, 7)))
+            )
             cv2.ellipse(img, centre, axes, 20, 0, 360, np.clip(shade, 0, 255).tolist(), -1, cv2.LINE_AA)
     return img
 
 
 def draw_object(img: np.ndarray, kind: str, centre: np.ndarray, size: float, angle: float, colour: tuple) -> np.ndarray:
     """Draw one object and return its box, xyxy in pixels."""
-    shapes = {  # polygons in units of the size
-        'airplane': [
-            [(-0.5, -0.06), (0.5, -0.06), (0.5, 0.06), (-0.5, 0.06)],
-            [(-0.1, -0.5), (0.08, -0.5), (0.2, 0), (0.08, 0.5), (-0.1, 0.5), (0.02, 0)],
-            [(-0.5, -0.2), (-0.4, -0.2), (-0.32, 0), (-0.4, 0.2), (-0.5, 0.2)],
-        ],
-        'ship': [[(-0.5, -0.13), (0.25, -0.13), (0.5, 0), (0.25, 0.13), (-0.5, 0.13)]],
-        'tennis_court': [[(-0.5, -0.3), (0.5, -0.3), (0.5, 0.3), (-0.5, 0.3)]],
-        'house': [[(-0.5, -0.36), (0.5, -0.36), (0.5, 0.36), (-0.5, 0.36)]],
-        'vehicle': [[(-0.5, -0.24), (0.5, -0.24), (0.5, 0.24), (-0.5, 0.24)]],
-    }
     dark = tuple(int(c * 0.6) for c in colour)
     if kind == 'storage_tank':
         at, radius = tuple(int(round(v)) for v in centre), int(size / 2)
@@ -129,7 +147,7 @@ def draw_object(img: np.ndarray, kind: str, centre: np.ndarray, size: float, ang
         return np.asarray(points) @ turn + centre
 
     corners = []
-    for polygon in shapes[kind]:
+    for polygon in SHAPES[kind]:
         points = place(polygon)
         corners.append(points)
         cv2.fillPoly(img, [points.round().astype(np.int32)], colour, cv2.LINE_AA)
@@ -137,8 +155,8 @@ def draw_object(img: np.ndarray, kind: str, centre: np.ndarray, size: float, ang
         inner = place([(-0.38, -0.2), (0.38, -0.2), (0.38, 0.2), (-0.38, 0.2)]).round().astype(np.int32)
         cv2.polylines(img, [inner], True, (240, 240, 240), 1, cv2.LINE_AA)
         cv2.line(img, *place([(0, -0.3), (0, 0.3)]).round().astype(int).tolist(), (240, 240, 240), 1, cv2.LINE_AA)
-    elif kind in ('house', 'ship', 'vehicle'):
-        ends = {'house': [(-0.5, 0), (0.5, 0)], 'ship': [(-0.35, 0), (0.15, 0)], 'vehicle': [(0.18, -0.22), (0.18, 0.22)]}[kind]  # fmt: skip # noqa: E501
+    elif kind in MARKS:
+        ends = MARKS[kind]
         cv2.line(img, *place(ends).round().astype(int).tolist(), dark, 2, cv2.LINE_AA)
     points = np.concatenate(corners)
     return np.concatenate([points.min(0), points.max(0)])
@@ -201,7 +219,8 @@ def make(out: Path, counts: dict[str, int], seed: int) -> None:
     """Write the whole set; its json files come last."""
     (out / 'images').mkdir(parents=True, exist_ok=True)
     records: list[dict] = []
-    coco = {split: dict(images=[], annotations=[], categories=[dict(id=i + 1, name=n) for i, n in enumerate(CLASSES)]) for split in counts}  # fmt: skip # noqa: E501
+    categories = [dict(id=label + 1, name=name) for label, name in enumerate(CLASSES)]
+    coco = {split: dict(images=[], annotations=[], categories=categories) for split in counts}
     with tqdm(total=sum(counts.values()), desc='drawing', unit='picture') as bar:
         for split, count in counts.items():
             for number in range(count):
@@ -219,7 +238,8 @@ def make(out: Path, counts: dict[str, int], seed: int) -> None:
                     annotations.append(
                         dict(
                             id=len(annotations) + 1, image_id=number + 1, category_id=label + 1, iscrowd=0,
-                            bbox=[round(float(x1), 2), round(float(y1), 2), width, height], area=round(width * height, 2),
+                            bbox=[round(float(x1), 2), round(float(y1), 2), width, height],
+                            area=round(width * height, 2),
                         )
                     )  # fmt: skip
                 bar.update()
@@ -228,7 +248,9 @@ def make(out: Path, counts: dict[str, int], seed: int) -> None:
     Vocabulary.from_captions(s['raw'] for r in records if r['split'] == 'train' for s in r['sentences']).save(
         out / 'vocabulary.json'
     )
-    write_text(out / 'dataset_mini.json', json.dumps({'dataset': 'mini', 'seed': seed, 'images': number_records(records)}))
+    write_text(
+        out / 'dataset_mini.json', json.dumps({'dataset': 'mini', 'seed': seed, 'images': number_records(records)})
+    )
 
 
 def main() -> None:

@@ -79,7 +79,9 @@ def check_split(config: dict, vocabulary: Vocabulary | None) -> Iterator[str]:
         yield str(error)
         return
     absent = [name for name in names if name not in proposals]
-    print(f'{split}: {path} covers {len(names) - len(absent)} of {len(names)} pictures, {len(proposals.classes)} classes')
+    print(
+        f'{split}: {path} covers {len(names) - len(absent)} of {len(names)} pictures, {len(proposals.classes)} classes'
+    )
     if len(absent) == len(names):
         yield f'{path} knows none of the {split} pictures'
 

@@ -1,7 +1,8 @@
 """Convert a checkpoint of the released GaLR code: ``python tools/model_converters/released_galr.py SRC.pth DST.pth``.
 
-The result fits ``configs/galr_released_rsicd.py``. The released word-embedding network (``text_feature.seq2vec.*``) and the
-classifier of the backbone (``resnet.fc.*``), which the model never uses, are set aside; any other unknown key is an error.
+The result fits ``configs/galr_released_rsicd.py``. The released word-embedding network (``text_feature.seq2vec.*``) and
+the classifier of the backbone (``resnet.fc.*``), which the model never uses, are set aside; any other unknown key is an
+error.
 """
 
 from __future__ import annotations

@@ -47,7 +47,5 @@ test_dataloader = dict(
     sampler=dict(type='DefaultSampler', shuffle=False),
     dataset=dict(type='galr_mm.ImageTextDataset', split='test', test_mode=True, pipeline=test_pipeline),
 )
-val_evaluator = dict(
-    type='galr_mm.RetrievalEvaluator', metrics=[dict(type='galr_mm.RecallAtK', topk=(1, 5, 10))]
-)
+val_evaluator = dict(type='galr_mm.RetrievalEvaluator', metrics=[dict(type='galr_mm.RecallAtK', topk=(1, 5, 10))])
 test_evaluator = val_evaluator

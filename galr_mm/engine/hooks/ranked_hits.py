@@ -37,7 +37,9 @@ class RankedHitsHook(Hook):
         proposals = getattr(dataset, 'proposals', None)
         texts = [text for record in evaluator.records for text in record['texts']]
         chosen = np.linspace(0, len(texts) - 1, min(self.num_queries, len(texts))).round().astype(int)
-        names = {record['image_id']: dataset.get_data_info(row)['file_name'] for row, record in enumerate(evaluator.records)}
+        names = {
+            record['image_id']: dataset.get_data_info(row)['file_name'] for row, record in enumerate(evaluator.records)
+        }
         for prefix, scores in evaluator.scores.items():
             rows = []
             for query in chosen.tolist():

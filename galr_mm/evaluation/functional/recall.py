@@ -13,7 +13,8 @@ def check_finite(similarity: Tensor) -> None:
     if bad.any():
         row, column = bad.nonzero()[0].tolist()
         raise ValueError(
-            f'{int(bad.sum())} of {bad.numel()} similarities are NaN or infinite, the first at row {row}, column {column}'
+            f'{int(bad.sum())} of {bad.numel()} similarities are NaN or infinite, '
+            f'the first at row {row}, column {column}'
         )
 
 
@@ -79,5 +80,7 @@ def chance_recall_at_k(positives: Tensor, topk: Sequence[int] = (1, 5, 10)) -> d
     size = positives.shape[1]
     right = positives.sum(1)
     counts = right[right > 0].tolist()
-    miss = {(p, k): math.comb(size - p, min(k, size)) / math.comb(size, min(k, size)) for p in set(counts) for k in topk}
+    miss = {
+        (p, k): math.comb(size - p, min(k, size)) / math.comb(size, min(k, size)) for p in set(counts) for k in topk
+    }
     return {k: 100.0 * sum(1 - miss[p, k] for p in counts) / len(counts) for k in topk}

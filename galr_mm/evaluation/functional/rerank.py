@@ -60,8 +60,8 @@ def find_candidates(similarity: Tensor, k: int, reverse_similarity: Tensor | Non
 def significance_term(similarity: Tensor, candidates: Candidates, kind: str) -> Tensor:
     r"""How much a query stands out among all queries of a candidate, (Q, k).
 
-    'ratio' divides by the column sum. A column whose sum is near zero or negative has no such share: the divisor is kept
-    at or above 1 % of the column's sum of magnitudes, which changes nothing where the similarities are clearly positive.
+    'ratio' divides by the column sum. A column whose sum is near zero or negative has no such share: the divisor is
+    kept at or above 1 % of the column's sum of magnitudes, which changes nothing where the sum is clearly positive.
     'softmax' is the softmax over the column.
     """
     if kind == 'off':

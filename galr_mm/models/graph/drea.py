@@ -267,7 +267,11 @@ class DREA(BaseModule):
         max_objects: int = 100,
     ) -> None:
         super().__init__()
-        options = (('similarity', similarity, SIMILARITIES), ('adj', adj, ADJACENCIES), ('enhancement', enhancement, SALIENCES))  # fmt: skip # noqa: E501
+        options = (
+            ('similarity', similarity, SIMILARITIES),
+            ('adj', adj, ADJACENCIES),
+            ('enhancement', enhancement, SALIENCES),
+        )
         for name, value, known in options:
             if value not in known:
                 raise ValueError(f'{name} is {value!r}, expected one of {known}')
@@ -325,7 +329,9 @@ class DREA(BaseModule):
         """Cut or zero-pad dimension 1 to ``num_nodes``."""
         value = value[:, : self.num_nodes]
         missing = self.num_nodes - value.shape[1]
-        return torch.cat([value, value.new_zeros(value.shape[0], missing, *value.shape[2:])], dim=1) if missing else value
+        return (
+            torch.cat([value, value.new_zeros(value.shape[0], missing, *value.shape[2:])], dim=1) if missing else value
+        )
 
     def extra_repr(self) -> str:
         """What a print of the model shows."""

@@ -75,7 +75,9 @@ class GCN(BaseModule):
             x = layer(x, graph.adj, graph.mask, add_loop=False).relu()  # B, N, C
         if self.readout == 'flatten':
             if x.shape[1] != self.num_nodes:
-                raise ValueError(f'a graph of {x.shape[1]} nodes, but the flatten read-out was built for {self.num_nodes}')
+                raise ValueError(
+                    f'a graph of {x.shape[1]} nodes, but the flatten read-out was built for {self.num_nodes}'
+                )
             pooled = x.flatten(1)
         else:
             count = graph.mask.sum(1, keepdim=True).clamp(min=1)

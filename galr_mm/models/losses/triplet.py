@@ -19,7 +19,9 @@ def duplicate_pairs(image_ids: Tensor, caption_ids: Tensor) -> Tensor:
     return same & ~torch.eye(len(same), dtype=torch.bool, device=same.device)
 
 
-def triplet_loss(similarity: Tensor, margin: float = 0.2, negatives: str = 'all', ignore: Tensor | None = None) -> Tensor:
+def triplet_loss(
+    similarity: Tensor, margin: float = 0.2, negatives: str = 'all', ignore: Tensor | None = None
+) -> Tensor:
     r"""Bidirectional triplet loss of a batch, summed (GaLR Sec. III-E).
 
     .. math::

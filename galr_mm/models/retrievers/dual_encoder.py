@@ -94,9 +94,13 @@ class DualEncoder(BaseModel):
         feats = self.extract_feat(images, data_samples)
         image_feat, text_feat = feats['image_feat'], feats['text_feat']
         if len(image_feat) != len(text_feat):
-            raise ValueError(f'training takes one caption a picture, got {len(image_feat)} pictures and {len(text_feat)} captions')  # fmt: skip # noqa: E501
+            raise ValueError(
+                f'training takes one caption a picture, got {len(image_feat)} pictures and {len(text_feat)} captions'
+            )
         image_ids, caption_ids = pair_ids(data_samples)
-        return self.loss_module(image_feat, text_feat, image_ids.to(image_feat.device), caption_ids.to(image_feat.device))
+        return self.loss_module(
+            image_feat, text_feat, image_ids.to(image_feat.device), caption_ids.to(image_feat.device)
+        )
 
     def predict(self, images: Tensor | None, data_samples: list[DataSample]) -> list[DataSample]:
         """Each sample with ``image_feat`` (D,) and ``text_feat`` (n, D) of its n captions, as far as it has them."""
@@ -164,7 +168,9 @@ def pair_ids(data_samples: list[DataSample]) -> tuple[Tensor, Tensor]:
     images, captions = [], []
     for position, sample in enumerate(data_samples):
         image = sample.get('image_id')
-        images.append(numbers.setdefault(('image', position if image is None else int(image), image is None), len(numbers)))
+        images.append(
+            numbers.setdefault(('image', position if image is None else int(image), image is None), len(numbers))
+        )
         caption = sample.get('caption_id')
         if caption is None:
             text = texts_of(sample)[0]

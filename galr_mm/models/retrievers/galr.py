@@ -45,9 +45,7 @@ class GaLR(DualEncoder):
         super().__init__(backbone, visual, text_encoder, loss, data_preprocessor, init_cfg)
         self.drea = build(drea)
         self.gcn = build(gcn, in_channels=self.drea.num_features, num_nodes=self.drea.num_nodes)
-        self.fusion = build(
-            fusion, global_channels=self.visual.token_channels, local_channels=self.gcn.token_channels
-        )
+        self.fusion = build(fusion, global_channels=self.visual.token_channels, local_channels=self.gcn.token_channels)
         if not self.fusion.uses_local:
             self.drea = self.gcn = None
         if not self.fusion.uses_global:

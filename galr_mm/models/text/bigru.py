@@ -48,7 +48,9 @@ class BiGRUEncoder(BaseModule):
         if word_vectors is not None:
             self._load_word_vectors(Path(word_vectors))
         self.gru = nn.GRU(word_dim, hidden_dim, batch_first=True, bidirectional=True)
-        self.mlp = nn.Sequential(nn.Linear(hidden_dim, hidden_dim), nn.ReLU(), nn.Dropout(dropout), nn.Linear(hidden_dim, embed_dim))  # fmt: skip # noqa: E501
+        self.mlp = nn.Sequential(
+            nn.Linear(hidden_dim, hidden_dim), nn.ReLU(), nn.Dropout(dropout), nn.Linear(hidden_dim, embed_dim)
+        )
         self.dropout = nn.Dropout(dropout)
         self.register_buffer('vocabulary_fingerprint', torch.tensor(self.vocabulary.fingerprint))
 
@@ -63,7 +65,9 @@ class BiGRUEncoder(BaseModule):
                 if line_number == 0 and len(values) == 1:  # word2vec and fastText: "<words> <width>"
                     continue
                 if len(values) != width:
-                    raise ValueError(f'{path} line {line_number + 1} holds {len(values)} numbers, expected word_dim={width}')
+                    raise ValueError(
+                        f'{path} line {line_number + 1} holds {len(values)} numbers, expected word_dim={width}'
+                    )
                 if word in numbers:
                     self.embedding.weight[numbers[word]] = torch.tensor([float(v) for v in values])
                     found += 1
