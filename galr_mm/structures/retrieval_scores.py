@@ -42,7 +42,8 @@ class RetrievalScores:
         images, texts = i2t.shape
         if texts != images * captions_per_image:
             raise ValueError(
-                f'{images} pictures with {captions_per_image} captions each need {images * captions_per_image} columns, '
+                f'{images} pictures with {captions_per_image} captions each need '
+                f'{images * captions_per_image} columns, '
                 f'got {texts}'
             )
         owner = torch.arange(texts, device=i2t.device) // captions_per_image
