@@ -7,6 +7,7 @@ DETECTOR := configs/detection/rtmdet-tiny_mini.py
 
 .PHONY: setup demo test lint format clean-demo
 .DELETE_ON_ERROR:
+.NOTPARALLEL:
 
 $(PY):
 	$(PYTHON) -m venv .venv
@@ -15,7 +16,8 @@ $(PY):
 setup: $(PY)
 	@$(PY) tools/setup_env.py $(if $(TORCH),--torch "$(TORCH)") $(if $(TORCH_INDEX),--torch-index "$(TORCH_INDEX)")
 
-# each step leaves a file, so an interrupted demo goes on where it stopped; `make clean-demo` starts it again
+# each step leaves a file and each training resumes, so an interrupted demo goes on where it stopped;
+# after a change of a config, `make clean-demo` starts it again
 demo: setup $(DEMO)/galr/trained
 	@echo "== test on the held-out split, raw and re-ranked"
 	$(PY) tools/test.py configs/galr_mini.py $$(cat $(DEMO)/galr/trained) --work-dir $(DEMO)/test
@@ -23,22 +25,22 @@ demo: setup $(DEMO)/galr/trained
 		--show-dir $(DEMO) --out $(DEMO)/scores.npz --cfg-options rerank=mr
 	@echo "== the sheet of captions with their best pictures: $(DEMO)/mr_hits.png (raw: $(DEMO)/raw_hits.png)"
 
-data/mini/dataset_mini.json: tools/dataset_converters/make_mini_dataset.py
+data/mini/dataset_mini.json: | setup
 	@echo "== draw the mini data set"
 	$(PY) tools/dataset_converters/make_mini_dataset.py --out data/mini
 
 $(DEMO)/detector/epoch_10.pth: data/mini/dataset_mini.json
 	@echo "== train a small detector on its boxes (about 4 minutes)"
-	$(PY) tools/train.py $(DETECTOR) --work-dir $(DEMO)/detector
+	$(PY) tools/train.py $(DETECTOR) --work-dir $(DEMO)/detector --resume
 
 data/mini/proposals.json: $(DEMO)/detector/epoch_10.pth
 	@echo "== extract proposals with it"
 	$(PY) tools/extract_proposals.py $(DETECTOR) $< data/mini/dataset_mini.json --out $@ --overwrite
 
-$(DEMO)/galr/trained: data/mini/proposals.json configs/galr_mini.py
+$(DEMO)/galr/trained: data/mini/proposals.json
 	@echo "== train GaLR (about 6 minutes)"
-	$(PY) tools/train.py configs/galr_mini.py --work-dir $(DEMO)/galr
-	@ls $(DEMO)/galr/best_mR_*.pth > $@
+	$(PY) tools/train.py configs/galr_mini.py --work-dir $(DEMO)/galr --resume
+	@ls -t $(DEMO)/galr/best_mR_*.pth | head -1 > $@
 
 clean-demo:
 	rm -rf $(DEMO) data/mini

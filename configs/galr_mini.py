@@ -12,7 +12,13 @@ dataset = dict(data_root=data_root, ann_file='dataset_mini.json')
 # captions say left and right, so no flips
 train_pipeline = [
     dict(type='galr_mm.LoadPicture'),
-    dict(type='RandomResize', resize_type='Resize', scale=(128, 128), ratio_range=(1.0, 1.15), keep_ratio=False),
+    dict(
+        type='mmengine.RandomResize',
+        resize_type='mmengine.Resize',
+        scale=(128, 128),
+        ratio_range=(1.0, 1.15),
+        keep_ratio=False,
+    ),
     dict(type='galr_mm.RandomCrop', crop_size=128),
     dict(type='galr_mm.PackRetrievalInputs'),
 ]

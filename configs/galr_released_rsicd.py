@@ -1,7 +1,8 @@
-"""The released GaLR on RSICD: skip-thought sentence vectors, the released fusion, loss and schedule.
+"""The released GaLR on RSICD: skip-thought sentence vectors, the released fusion, augmentation, loss and schedule.
 
-Its sentence vectors come as ``data/rsicd/skip_thoughts.npy``, (captions, 2400), row = sentid. A released checkpoint is
-converted by tools/model_converters/released_galr.py.
+What differs: the backbone starts from nothing unless model.backbone.init_cfg says otherwise, and validation is one
+fixed draw. The sentence vectors come as ``data/rsicd/skip_thoughts.npy``, (captions, 2400), row = sentid. A released
+checkpoint is converted by tools/model_converters/released_galr.py.
 """
 
 _base_ = ['./_base_/datasets/image_text_256px.py', './_base_/default_runtime.py']
@@ -20,7 +21,14 @@ model = dict(
     loss=dict(type='galr_mm.TripletLoss', margin=0.2, negatives='all', mask_duplicates=False),
 )
 dataset = dict(data_root=data_root, ann_file='dataset_rsicd.json', sentence_vectors='skip_thoughts.npy')
-train_dataloader = dict(dataset=dataset)
+train_pipeline = [
+    dict(type='galr_mm.LoadPicture'),
+    dict(type='mmengine.Resize', scale=(278, 278)),
+    dict(type='galr_mm.RandomRotate', angle_range=(0, 90)),
+    dict(type='galr_mm.RandomCrop', crop_size=256),
+    dict(type='galr_mm.PackRetrievalInputs'),
+]
+train_dataloader = dict(drop_last=False, dataset=dict(pipeline=train_pipeline, **dataset))
 val_dataloader = dict(dataset=dataset)
 test_dataloader = dict(dataset=dataset)
 

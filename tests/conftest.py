@@ -37,7 +37,7 @@ _base_ = '{ROOT}/configs/galr_mini.py'
 data_root = '{mini}/'
 pipeline = [
     dict(type='galr_mm.LoadPicture'),
-    dict(type='Resize', scale=(64, 64)),
+    dict(type='mmengine.Resize', scale=(64, 64)),
     dict(type='galr_mm.PackRetrievalInputs'),
 ]
 def_ = dict(data_root=data_root, pipeline=pipeline)

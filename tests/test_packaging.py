@@ -15,7 +15,7 @@ def wheel(tmp_path_factory):
     # from a copy: setuptools would leave its build folder in the checkout, and take stale files from it
     source, folder = tmp_path_factory.mktemp('source'), tmp_path_factory.mktemp('wheel')
     for name in ('galr_mm', 'configs', 'tools'):
-        shutil.copytree(ROOT / name, source / name, symlinks=True, ignore=shutil.ignore_patterns('__pycache__'))
+        shutil.copytree(ROOT / name, source / name, symlinks=True)
     for name in ('setup.cfg', 'pyproject.toml', 'README.md', 'LICENSE', 'model-index.yml'):
         shutil.copy(ROOT / name, source)
     command = [sys.executable, '-m', 'pip', 'wheel', '--no-deps', '--no-build-isolation', '-q', '-w', folder, source]

@@ -77,7 +77,7 @@ def install_mmcv(version: str, torch: str, built_for: str | None, constraints: s
     if installed('onedl-mmcv') == version and built_for == torch and ops_import():
         say(f'keeping mmcv {version} (ops built for torch {torch})')
         return
-    own = ROOT / '.wheelhouse' / f'torch-{torch}'
+    own = ROOT / '.wheelhouse' / f'torch-{torch}{"-cuda-ops" if os.environ.get("FORCE_CUDA") == "1" else ""}'
     folders = [own]
     if os.environ.get('GALR_WHEELHOUSE'):
         shared = Path(os.environ['GALR_WHEELHOUSE'])
@@ -91,6 +91,8 @@ def install_mmcv(version: str, torch: str, built_for: str | None, constraints: s
         # no debug information, symbols stripped at link time: 84 MB -> 2 MB
         env = {
             'MMCV_WITH_OPS': '1',
+            # with a GPU in sight mmcv would want nvcc of torch's own CUDA version; CPU ops serve everything here
+            **({} if os.environ.get('FORCE_CUDA') == '1' else {'CUDA_VISIBLE_DEVICES': ''}),
             'MAX_JOBS': str(os.cpu_count() or 1),
             'CFLAGS': os.environ.get('CFLAGS', '') + ' -g0',
             'LDFLAGS': os.environ.get('LDFLAGS', '') + ' -Wl,--strip-all',
@@ -123,6 +125,10 @@ def main() -> None:
     parser.add_argument('--torch-index', help='index URL to take that torch from')
     args = parser.parse_args()
 
+    if not (3, 11) <= sys.version_info[:2] <= (3, 12):
+        sys.exit(
+            f'[setup] Python is {sys.version.split()[0]}; the pinned versions need 3.11 or 3.12: make setup PYTHON=python3.11'
+        )
     lines = (ROOT / 'constraints.txt').read_text().splitlines()
     pins = dict(line.split('==') for line in lines if '==' in line and not line.startswith('#'))
     inputs = [ROOT / name for name in ('constraints.txt', 'setup.cfg', 'tools/setup_env.py')]
@@ -136,7 +142,8 @@ def main() -> None:
     install_torch(args.torch, args.torch_index, pins)
     torch = torch_version()
     with tempfile.NamedTemporaryFile('w', suffix='.txt') as constraints:
-        rest = [line for line in lines if line.split('==')[0] not in ('torch', 'torchvision')]
+        # triton belongs to one torch
+        rest = [line for line in lines if line.split('==')[0] not in ('torch', 'torchvision', 'triton')]
         # public versions, without the build tag: what is installed satisfies them, whatever its build
         rest += [f'{name}=={installed(name).split("+")[0]}' for name in ('torch', 'torchvision')]
         constraints.write('\n'.join([*rest, '']))

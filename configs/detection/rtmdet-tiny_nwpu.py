@@ -2,7 +2,7 @@
 
 _base_ = '../_base_/detection/rtmdet-tiny.py'
 
-data_root = 'data/nwpu_vhr10/'
+data_root = '{{$GALR_DATA_ROOT:data}}/nwpu_vhr10/'
 metainfo = dict(
     classes=(
         'airplane', 'ship', 'storage_tank', 'baseball_diamond', 'tennis_court', 'basketball_court',

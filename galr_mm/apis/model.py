@@ -39,5 +39,5 @@ def init_model(
         model = MODELS.build(cfg)
     if checkpoint is not None:
         load_checkpoint(model, str(checkpoint), map_location='cpu', strict=True)
-    model.cfg = config
+    model.cfg = model._config = config  # mmpretrain's inferencers look for the second
     return model.to(device).eval()

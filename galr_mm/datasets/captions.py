@@ -29,7 +29,7 @@ class CleanRecords(NamedTuple):
 
     def summary(self) -> str:
         """One line for a log; empty when nothing was left out."""
-        if not self.blank_captions:
+        if not self.blank_captions and not self.dropped_pictures:
             return ''
         text = f'{self.blank_captions} blank captions dropped'
         if self.dropped_pictures:

@@ -64,7 +64,7 @@ class ImageTextDataset(BaseDataset):
     def load_data_list(self) -> list[dict]:
         """Read captions and proposals and check that every picture is there."""
         clean = clean_split(load_karpathy(self.ann_file), self.split, self.ann_file)
-        if clean.blank_captions:
+        if clean.summary():
             print_log(f'{self.ann_file} ({self.split}): {clean.summary()}', 'current')
         folder = self.data_prefix['img_path']
         missing = missing_files([record['filename'] for record in clean.records], folder)

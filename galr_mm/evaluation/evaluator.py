@@ -10,6 +10,7 @@ from mmengine.logging import print_log
 from mmengine.structures import BaseDataElement
 from torch import Tensor
 
+from galr_mm.datasets.vocabulary import words_of
 from galr_mm.evaluation.rerankers import Reranker
 from galr_mm.registry import EVALUATOR, METRICS
 from galr_mm.structures import RetrievalScores
@@ -41,15 +42,17 @@ class RetrievalEvaluator(Evaluator):
         self.rerankers: dict[str, Reranker] = {}  # set by RerankHook
         self.scores: dict[str, RetrievalScores] = {}  # of the last evaluation, on the main process; '' is raw
         self.records: list[dict] = []  # the pictures of those scores, in row order
+        self.texts: list = []  # the captions, in column order
         self._local: list[dict] = []
 
     def process(self, data_samples: Sequence[BaseDataElement], data_batch: Any = None) -> None:
         """Take what ``model(..., mode='predict')`` gave for a batch."""
         for sample in data_samples:
-            if sample.get('image_id') is None:
+            if not isinstance(sample, BaseDataElement) or sample.get('image_id') is None:
                 raise ValueError(
-                    'RetrievalEvaluator needs samples with image_id, and captions with text_id; '
-                    'galr_mm.PackRetrievalInputs keeps both'
+                    "RetrievalEvaluator needs a model whose mode='predict' gives a list of samples with image_id and "
+                    'image_feat (D,), and with text_id and text_feat (n, D) for n captions, under ValLoop or TestLoop; '
+                    f'got {type(sample).__name__}'
                 )
             texts = sample.get('text', [])
             texts = list(texts) if isinstance(texts, (list, tuple)) else [texts]
@@ -84,7 +87,7 @@ class RetrievalEvaluator(Evaluator):
         self.records.sort(key=lambda record: record['image_id'])
         if len(self.records) != size:
             raise RuntimeError(f'{len(self.records)} different pictures arrived, the data set holds {size}')
-        raw, text_ids = scores_of(self.records)
+        raw, text_ids, self.texts = scores_of(self.records)
         self.scores = {'': raw} | {prefix: rerank(raw) for prefix, rerank in self.rerankers.items()}
         metrics = {}
         for prefix, scores in self.scores.items():
@@ -130,13 +133,13 @@ class RetrievalEvaluator(Evaluator):
             image_ids=[record['image_id'] for record in self.records],
             image_paths=[record['img_path'] or '' for record in self.records],
             text_ids=text_ids,
-            texts=[str(text) for record in self.records for text in record['texts']],
+            texts=[text if isinstance(text, str) else '' for text in self.texts],
         )
         print_log(f'scores written to {self.out_file}', 'current')
 
 
-def scores_of(records: list[dict]) -> tuple[RetrievalScores, list[int]]:
-    """Cosine scores of gathered records, and the text ids of the columns.
+def scores_of(records: list[dict]) -> tuple[RetrievalScores, list[int], list]:
+    """Cosine scores of gathered records, and the text ids and the captions of the columns.
 
     Raises:
         ValueError: when there are no pictures or no captions to compare.
@@ -154,16 +157,17 @@ def scores_of(records: list[dict]) -> tuple[RetrievalScores, list[int]]:
         )
     text_ids = sorted(captions)
     first: dict[Any, Tensor] = {}
-    text_feat = []
+    text_feat, texts = [], []
     for text_id in text_ids:
         feat, text = captions[text_id]
-        text_feat.append(first.setdefault(text, feat) if isinstance(text, str) else feat)
+        texts.append(text)
+        text_feat.append(first.setdefault(' '.join(words_of(text)), feat) if isinstance(text, str) else feat)
     column = {text_id: number for number, text_id in enumerate(text_ids)}
     positives = torch.zeros(len(records), len(text_ids), dtype=torch.bool)
     rows, ids = zip(*owners, strict=True)
     positives[list(rows), [column[i] for i in ids]] = True
     image_feat = torch.stack([record['image_feat'] for record in records])
-    return RetrievalScores.from_features(image_feat, torch.stack(text_feat), positives), text_ids
+    return RetrievalScores.from_features(image_feat, torch.stack(text_feat), positives), text_ids, texts
 
 
 def _cpu(feat: Tensor | None) -> Tensor | None:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from galr_mm.evaluation.functional import multivariate_rerank, product_rerank, reverse_rank_rerank
@@ -33,7 +33,9 @@ class MatrixRerank:
     function: Callable[..., Tensor]
 
     def __init__(self, **options: Any) -> None:
-        inspect.signature(type(self).function).bind(None, **options)  # a wrong name fails here, not after the test
+        if 'similarity' in options or 'reverse_similarity' in options:
+            raise ValueError('the matrices are not options; they come from the scores')
+        type(self).function(torch.zeros(1, 1), **options)  # a wrong option fails here, not after the test
         self.options = options
 
     def __call__(self, scores: RetrievalScores) -> RetrievalScores:

@@ -5,14 +5,20 @@ _base_ = './image_text_256px.py'
 size = 128
 train_pipeline = [
     dict(type='galr_mm.LoadPicture'),
-    dict(type='RandomResize', resize_type='Resize', scale=(size, size), ratio_range=(1.0, 1.4), keep_ratio=False),
+    dict(
+        type='mmengine.RandomResize',
+        resize_type='mmengine.Resize',
+        scale=(size, size),
+        ratio_range=(1.0, 1.4),
+        keep_ratio=False,
+    ),
     dict(type='galr_mm.RandomCrop', crop_size=size),
-    dict(type='RandomFlip', prob=[0.25, 0.25], direction=['horizontal', 'vertical']),
+    dict(type='mmengine.RandomFlip', prob=[0.25, 0.25], direction=['horizontal', 'vertical']),
     dict(type='galr_mm.PackRetrievalInputs'),
 ]
 test_pipeline = [
     dict(type='galr_mm.LoadPicture'),
-    dict(type='Resize', scale=(size, size)),
+    dict(type='mmengine.Resize', scale=(size, size)),
     dict(type='galr_mm.PackRetrievalInputs'),
 ]
 train_dataloader = dict(dataset=dict(pipeline=train_pipeline))

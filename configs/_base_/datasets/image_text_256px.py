@@ -6,18 +6,18 @@ data_preprocessor = dict(
     std=[58.395, 57.12, 57.375],
     to_rgb=True,
 )
-# the released recipe: resize to 278, turn by 0 to 90 degrees, crop 256
+# the released recipe (resize to 278, turn by 0 to 90 degrees, crop 256), and flips
 train_pipeline = [
     dict(type='galr_mm.LoadPicture'),
-    dict(type='Resize', scale=(278, 278)),
+    dict(type='mmengine.Resize', scale=(278, 278)),
     dict(type='galr_mm.RandomRotate', angle_range=(0, 90)),
     dict(type='galr_mm.RandomCrop', crop_size=size),
-    dict(type='RandomFlip', prob=[0.25, 0.25], direction=['horizontal', 'vertical']),
+    dict(type='mmengine.RandomFlip', prob=[0.25, 0.25], direction=['horizontal', 'vertical']),
     dict(type='galr_mm.PackRetrievalInputs'),
 ]
 test_pipeline = [
     dict(type='galr_mm.LoadPicture'),
-    dict(type='Resize', scale=(size, size)),
+    dict(type='mmengine.Resize', scale=(size, size)),
     dict(type='galr_mm.PackRetrievalInputs'),
 ]
 train_dataloader = dict(

@@ -1,4 +1,4 @@
-# AdamW, linear warm-up, cosine decay. A child sets max_epochs here and T_max / end of the decay with it.
+# AdamW, linear warm-up, cosine decay to the end of training. A child sets max_epochs.
 optim_wrapper = dict(
     type='OptimWrapper',
     optimizer=dict(type='AdamW', lr=5e-4, weight_decay=0.01),

@@ -35,7 +35,7 @@ class RankedHitsHook(Hook):
 
         evaluator, dataset = runner.test_loop.evaluator, runner.test_loop.dataloader.dataset
         proposals = getattr(dataset, 'proposals', None)
-        texts = [text for record in evaluator.records for text in record['texts']]
+        texts = evaluator.texts
         chosen = np.linspace(0, len(texts) - 1, min(self.num_queries, len(texts))).round().astype(int)
         names = {
             record['image_id']: dataset.get_data_info(row)['file_name'] for row, record in enumerate(evaluator.records)

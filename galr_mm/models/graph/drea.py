@@ -299,12 +299,14 @@ class DREA(BaseModule):
         Raises:
             ValueError: when a label is not below ``num_classes`` or the two lists differ in length.
         """
-        objects = self.objects(proposals, img_shapes)
-        objects = Objects(*(self._fit(value) for value in objects))
-        adj = adjacency(objects, self.adj, self.sigma)
-        if self.enhancement:
-            adj = enhance(adj, salience(objects, self.enhancement))
-        return ObjectGraph(node_features(objects, self.num_classes), normalize(adj), objects.mask)
+        # half precision would move small boxes by pixels
+        with torch.autocast(proposals[0].bboxes.device.type, enabled=False):
+            objects = self.objects(proposals, img_shapes)
+            objects = Objects(*(self._fit(value) for value in objects))
+            adj = adjacency(objects, self.adj, self.sigma)
+            if self.enhancement:
+                adj = enhance(adj, salience(objects, self.enhancement))
+            return ObjectGraph(node_features(objects, self.num_classes), normalize(adj), objects.mask)
 
     def objects(self, proposals: Sequence[InstanceData], img_shapes: Sequence[tuple[int, int]]) -> Objects:
         """The de-noised objects of a batch, before they are cut or padded to ``num_nodes``."""

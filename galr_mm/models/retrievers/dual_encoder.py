@@ -68,7 +68,9 @@ class DualEncoder(BaseModel):
         return F.normalize(self.visual(self.backbone(images)).embedding, dim=-1)
 
     def encode_text(self, texts: Sequence[str] | Tensor) -> Tensor:
-        """L2-normalised features (T, D) of captions, given in the form the text encoder takes."""
+        """L2-normalised features (T, D) of a list of captions, given in the form the text encoder takes."""
+        if isinstance(texts, str):
+            raise TypeError(f'expected a list of captions, got one string: {texts!r}')
         return F.normalize(self.text_encoder(texts), dim=-1)
 
     def build_graph(self, images: Tensor, data_samples: list[DataSample] | None) -> ObjectGraph | None:
@@ -125,6 +127,10 @@ class DualEncoder(BaseModel):
         cal_t2i: bool = True,
     ) -> tuple[list[DataSample], ...]:
         """Score this process's queries against the whole gallery: mmpretrain's retrieval contract.
+
+        Under mmpretrain's RetrievalTestLoop. With several processes each must hold a contiguous share of the data set,
+        ``sampler=dict(type='mmpretrain.SequentialSampler', subsample_type='sequential')``; under mmengine's plain loops
+        with RetrievalEvaluator any sampler does.
 
         Args:
             feats: what :meth:`extract_feat` gave for this process's samples, concatenated.

@@ -75,6 +75,8 @@ class BiGRUEncoder(BaseModule):
 
     def tokenize(self, texts: Sequence[str]) -> Tensor:
         """Word numbers of captions, int64 (T, L), padded with 0."""
+        if not texts:
+            raise ValueError('there are no captions to encode')
         ids = [torch.tensor(self.vocabulary.encode(text)) for text in texts]
         return pad_sequence(ids, batch_first=True, padding_value=Vocabulary.pad)
 
