@@ -126,9 +126,8 @@ def main() -> None:
     args = parser.parse_args()
 
     if not (3, 11) <= sys.version_info[:2] <= (3, 12):
-        sys.exit(
-            f'[setup] Python is {sys.version.split()[0]}; the pinned versions need 3.11 or 3.12: make setup PYTHON=python3.11'
-        )
+        found = sys.version.split()[0]
+        sys.exit(f'[setup] Python is {found}; the pinned versions need 3.11 or 3.12: make setup PYTHON=python3.11')
     lines = (ROOT / 'constraints.txt').read_text().splitlines()
     pins = dict(line.split('==') for line in lines if '==' in line and not line.startswith('#'))
     inputs = [ROOT / name for name in ('constraints.txt', 'setup.cfg', 'tools/setup_env.py')]
