@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import tempfile
 from pathlib import Path
+from pickle import UnpicklingError
 
 from mmengine.config import Config
 from mmengine.registry import RUNNERS
@@ -26,7 +28,6 @@ def merge_args(cfg: Config, args: argparse.Namespace) -> Config:
     """Derive runner settings from the flags, on top of a config that already holds ``--cfg-options``."""
     if not Path(args.checkpoint).is_file():
         raise SystemExit(f'no checkpoint at {args.checkpoint}')
-    cfg.load_from = args.checkpoint
     if args.amp:
         cfg.test_cfg.fp16 = True
     if (args.out or args.show_dir) and 'RetrievalEvaluator' not in str(cfg.test_evaluator.get('type')):
@@ -34,8 +35,10 @@ def merge_args(cfg: Config, args: argparse.Namespace) -> Config:
     if args.out:
         if Path(args.out).suffix != '.npz':
             raise SystemExit(f'--out is {args.out}, expected a name that ends in .npz')
+        require_writable(Path(args.out).parent, '--out')
         cfg.test_evaluator.out_file = args.out
     if args.show_dir:
+        require_writable(Path(args.show_dir), '--show-dir')
         cfg.custom_hooks = [
             *(cfg.get('custom_hooks') or []),
             dict(type='galr_mm.RankedHitsHook', out_dir=args.show_dir),
@@ -43,11 +46,30 @@ def merge_args(cfg: Config, args: argparse.Namespace) -> Config:
     return cfg
 
 
+def require_writable(folder: Path, flag: str) -> None:
+    """Stop before the test where its result could not be written afterwards."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise SystemExit(f'{flag}: cannot write into {folder} ({error})') from error
+
+
+def load_weights(runner: Runner, checkpoint: str) -> None:
+    """Load weights that must fit: a test of half-loaded weights would report numbers of a random model."""
+    try:
+        runner.load_checkpoint(checkpoint, strict=True)
+    except (RuntimeError, ValueError, KeyError, EOFError, UnpicklingError) as error:
+        raise SystemExit(f'{checkpoint} does not fit the model of this config: {error}') from error
+
+
 def main() -> None:
     """Run the test."""
     args = parse_args()
     cfg = merge_args(load_config(args), args)
     runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+    load_weights(runner, args.checkpoint)
     runner.test()
     close_processes()
 

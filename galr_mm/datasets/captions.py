@@ -49,8 +49,10 @@ def load_karpathy(path: str | Path) -> list[dict]:
     if not path.is_file():
         raise FileNotFoundError(f'no caption file at {path}; {HOW_TO_GET_DATA}')
     try:
-        content = json.loads(path.read_text(encoding='utf-8'))
+        content = json.loads(path.read_text(encoding='utf-8-sig'))
         records = content['images']
+        if not isinstance(records, list):
+            raise TypeError(f"'images' is a {type(records).__name__}")
     except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
         raise ValueError(f"{path} is not a Karpathy-style json with a list 'images': {error!r}") from error
     for number, record in enumerate(records):
@@ -66,6 +68,8 @@ def _record_problem(record: object) -> str:
     for key in ('filename', 'split', 'sentences'):
         if key not in record:
             return f"({record.get('filename', 'no filename')}) has no '{key}'"
+    if not isinstance(record['filename'], str) or not record['filename']:
+        return f'has the filename {record["filename"]!r}, expected a name'
     if record['split'] not in (*SPLITS, 'restval'):
         return f"({record['filename']}) has split {record['split']!r}, expected one of {SPLITS} or 'restval'"
     if not isinstance(record['sentences'], list) or not all(
@@ -87,6 +91,7 @@ def read_precomp(folder: str | Path) -> list[dict]:
     """
     folder = Path(folder)
     records: list[dict] = []
+    each: dict[str, set[int]] = {}  # captions of a picture
     for split in SPLITS:
         names_path, caps_path = folder / f'{split}_filename.txt', folder / f'{split}_caps.txt'
         if not names_path.exists() and not caps_path.exists():
@@ -95,16 +100,23 @@ def read_precomp(folder: str | Path) -> list[dict]:
             if not path.is_file():
                 raise FileNotFoundError(f'{path} is missing; {HOW_TO_GET_DATA}')
         names, captions = _lines(names_path), _lines(caps_path)
-        for name, texts in _group(names, captions, names_path, caps_path).items():
-            records.append(_record(name, split, texts))
+        grouped = _group(names, captions, names_path, caps_path)
+        records += [_record(name, split, texts) for name, texts in grouped.items()]
+        each[split] = {len(texts) for texts in grouped.values()}
     if not records:
         raise FileNotFoundError(f'{folder} holds no train_filename.txt, train_caps.txt, ...; {HOW_TO_GET_DATA}')
+    if all(len(counts) == 1 for counts in each.values()) and len(set.union(*each.values())) > 1:
+        numbers = ', '.join(f'{min(counts)} in {split}' for split, counts in each.items())
+        raise ValueError(f'{folder}: the number of captions a picture differs ({numbers}); a list was cut')
     return number_records(records)
 
 
 def _lines(path: Path) -> list[str]:
     # split by hand: a blank caption line counts, and some lists hold characters str.splitlines would break at
-    text = path.read_text(encoding='utf-8')
+    try:
+        text = path.read_text(encoding='utf-8-sig')
+    except UnicodeDecodeError as error:
+        raise ValueError(f'{path} is not UTF-8 text: {error}') from error
     return [line.rstrip('\r') for line in text.removesuffix('\n').split('\n')] if text else []
 
 
@@ -112,6 +124,8 @@ def _group(names: list[str], captions: list[str], names_path: Path, caps_path: P
     lengths = f'{names_path} has {len(names)} lines and {caps_path} has {len(captions)}'
     if not names or not captions:
         raise ValueError(f'an empty list: {lengths}')
+    if not all(name.strip() for name in names):
+        raise ValueError(f'{names_path} line {[bool(n.strip()) for n in names].index(False) + 1} is blank')
     if len(captions) % len(names):
         raise ValueError(
             f'{lengths}: expected the same number (one line a caption) or a multiple of it (one line a picture)'
@@ -156,7 +170,7 @@ def clean_split(records: list[dict], split: str, source: str | Path) -> CleanRec
         sentences = [s for s in record['sentences'] if words_of(s['raw'])]
         blank += len(record['sentences']) - len(sentences)
         if sentences:
-            kept.append({**record, 'sentences': sentences})
+            kept.append({**record, 'sentences': sentences, 'sentids': [s.get('sentid') for s in sentences]})
         else:
             dropped.append(record['filename'])
     if dropped and split != 'train':
@@ -174,11 +188,13 @@ def draw_val(records: list[dict], fraction: float, seed: int) -> int:
     """Move a seeded random ``fraction`` of the training pictures to split 'val', in place; returns how many.
 
     Raises:
-        ValueError: when ``fraction`` is not between 0 and 1.
+        ValueError: when ``fraction`` is not between 0 and 1, or would leave train or val without a picture.
     """
     if not 0 < fraction < 1:
         raise ValueError(f'the fraction of training pictures for val must lie between 0 and 1, got {fraction}')
     train = sorted((r for r in records if r['split'] == 'train'), key=lambda r: r['filename'])
+    if not 0 < round(fraction * len(train)) < len(train):
+        raise ValueError(f'a share of {fraction} of {len(train)} training pictures leaves train or val empty')
     chosen = random.Random(seed).sample(train, round(fraction * len(train)))
     for record in chosen:
         record['split'] = 'val'

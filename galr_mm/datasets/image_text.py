@@ -66,6 +66,8 @@ class ImageTextDataset(BaseDataset):
         clean = clean_split(load_karpathy(self.ann_file), self.split, self.ann_file)
         if clean.summary():
             print_log(f'{self.ann_file} ({self.split}): {clean.summary()}', 'current')
+        if 'img_path' not in self.data_prefix:
+            raise ValueError(f'data_prefix is {dict(self.data_prefix)}, expected dict(img_path=...)')
         folder = self.data_prefix['img_path']
         missing = missing_files([record['filename'] for record in clean.records], folder)
         if missing:
@@ -136,7 +138,10 @@ class ImageTextDataset(BaseDataset):
         if not path.is_file():
             raise FileNotFoundError(f'no sentence vectors at {path}')
         vectors = np.load(path, mmap_mode='r', allow_pickle=False)
-        last = max(s['sentid'] for record in records for s in record['sentences'])
+        numbers = [s.get('sentid') for record in records for s in record['sentences']]
+        if not all(isinstance(number, int) and number >= 0 for number in numbers):
+            raise ValueError(f'{self.ann_file}: sentence vectors need sentences with a sentid, the row of their vector')
+        last = max(numbers)
         if vectors.ndim != 2 or len(vectors) <= last:
             raise ValueError(f'{path} has shape {vectors.shape}, expected (more than {last}, D): one row a sentid')
         return np.asarray(vectors, dtype=np.float32)

@@ -35,7 +35,10 @@ class MatrixRerank:
     def __init__(self, **options: Any) -> None:
         if 'similarity' in options or 'reverse_similarity' in options:
             raise ValueError('the matrices are not options; they come from the scores')
-        type(self).function(torch.zeros(1, 1), **options)  # a wrong option fails here, not after the test
+        try:  # a wrong option fails here, not after the test
+            type(self).function(torch.eye(2), **options)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f'{type(self).__name__}({options}): {error}') from error
         self.options = options
 
     def __call__(self, scores: RetrievalScores) -> RetrievalScores:
@@ -83,12 +86,16 @@ def build_rerankers(rerank: Any, rerank_cfg: Mapping[str, Mapping] | None = None
     Raises:
         KeyError: for a name that is neither a preset nor registered; lists what there is.
         ValueError: for another kind of value, a name given twice, or parameters the re-ranker does not take.
+            Presets and registered names are accepted in ``rerank_cfg``; any other key is a KeyError.
 
     >>> build_rerankers('mr', dict(mr=dict(k=20)))
     {'mr': MultivariateRerank(k=20)}
     """
     if rerank in OFF:
         return {}
+    unknown = set(rerank_cfg or {}) - set(PRESETS) - set(RERANKERS.module_dict)
+    if unknown:
+        raise KeyError(f'rerank_cfg has {sorted(unknown)}, expected {", ".join(PRESETS)} or a registered name')
     entries = rerank if isinstance(rerank, (list, tuple)) else [rerank]
     built: dict[str, Reranker] = {}
     for entry in entries:
@@ -99,6 +106,8 @@ def build_rerankers(rerank: Any, rerank_cfg: Mapping[str, Mapping] | None = None
             prefix = config.pop('prefix', next((p for p, t in PRESETS.items() if t == entry['type']), entry['type']))
         else:
             raise ValueError(f'rerank is {rerank!r}, expected a name, dict(type=...), or a list of these')
+        if not prefix or '/' in prefix or prefix in ('raw', 'chance', 'i2t', 't2i', 'mR'):
+            raise ValueError(f'the prefix {prefix!r} of a re-ranker is empty, holds a slash or is taken')
         if prefix in built:
             raise ValueError(f'rerank names {prefix!r} twice; give one a dict with another prefix=...')
         # looked up here, not through RERANKERS.build, which would search the registry of the default scope

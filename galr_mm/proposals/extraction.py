@@ -16,6 +16,7 @@ import torch
 from mmengine.config import Config
 from mmengine.dataset import Compose, pseudo_collate
 from mmengine.registry import DefaultScope
+from mmengine.runner.checkpoint import CheckpointLoader
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
@@ -82,6 +83,7 @@ def build_detector(config: str | Path, checkpoint: str | Path, device: str = 'cp
 
     Raises:
         FileNotFoundError: when config or checkpoint is missing.
+        ValueError: when the checkpoint is another detector's.
     """
     for path in (config, checkpoint):
         if not Path(path).is_file():
@@ -91,8 +93,29 @@ def build_detector(config: str | Path, checkpoint: str | Path, device: str = 'cp
         from mmdet.utils import get_test_pipeline_cfg
 
         model = init_detector(str(config), str(checkpoint), device=device)
+        _require_weights(model, checkpoint)
         steps = [step for step in get_test_pipeline_cfg(model.cfg) if 'LoadAnnotations' not in step['type']]
         return model, Compose(steps)
+
+
+def _require_weights(model: nn.Module, checkpoint: str | Path) -> None:
+    """Refuse a checkpoint of another detector (MMDet only logs what is missing) and find the names of its classes."""
+    content = CheckpointLoader.load_checkpoint(str(checkpoint), map_location='cpu')
+    weights = {key.removeprefix('module.'): value for key, value in content.get('state_dict', content).items()}
+    own = model.state_dict()
+    wrong = [key for key, value in own.items() if getattr(weights.get(key), 'shape', None) != value.shape]
+    if wrong:
+        raise ValueError(
+            f'{checkpoint} does not fit the detector: {len(wrong)} of {len(own)} weights are missing or of another '
+            f'shape, such as {wrong[0]}'
+        )
+    if 'dataset_meta' not in content.get('meta', {}):
+        metainfo = model.cfg.test_dataloader.dataset.get('metainfo', {})
+        if 'classes' not in metainfo:
+            raise ValueError(
+                f'neither {checkpoint} nor the config names the classes; set metainfo of the test data set'
+            )
+        model.dataset_meta = dict(metainfo)
 
 
 @torch.no_grad()

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from mmengine.logging import print_log
 
 
 class PictureProposals(NamedTuple):
@@ -38,20 +40,29 @@ class ProposalSet:
 
     def __init__(self, path: str | Path, max_per_image: int | None = None) -> None:
         self.path = Path(path)
+        if max_per_image is not None and max_per_image < 1:
+            raise ValueError(f'max_per_image is {max_per_image}, expected 1 or more, or None for all')
         content = self._read()
         self.classes = tuple(c['name'] for c in content['categories'])
         label_of = {c['id']: label for label, c in enumerate(content['categories'])}
         boxes: dict[int, list[tuple]] = {image['id']: [] for image in content['images']}
+        bad = 0
         for annotation in content['annotations']:
             try:
-                x, y, w, h = annotation['bbox']
-                row = (x, y, x + w, y + h, annotation.get('score', 1.0), label_of[annotation['category_id']])
-                boxes[annotation['image_id']].append(row)
+                x, y, w, h = (_number(v) for v in annotation['bbox'])
+                row = (x, y, x + w, y + h, _number(annotation.get('score', 1.0)), label_of[annotation['category_id']])
+                picture = boxes[annotation['image_id']]
             except (KeyError, TypeError, ValueError) as error:
                 raise ValueError(
                     f'{self.path}: annotation {annotation} needs bbox=[x, y, w, h], and an image_id and category_id '
                     f'that are listed in the file ({error!r})'
                 ) from error
+            if np.isfinite(row).all():
+                picture.append(row)
+            else:
+                bad += 1
+        if bad:
+            print_log(f'{self.path}: {bad} objects with NaN or infinite numbers left out', 'current')
         self._pictures: dict[str, PictureProposals] = {}
         for image in content['images']:
             rows = np.asarray(sorted(boxes[image['id']], key=lambda row: -row[4]), dtype=np.float64).reshape(-1, 6)
@@ -71,11 +82,16 @@ class ProposalSet:
             )
         try:
             content = json.loads(self.path.read_text(encoding='utf-8'))
-            for key, fields in {'images': ('id', 'file_name', 'width', 'height'), 'categories': ('id', 'name')}.items():
-                for entry in content[key]:
-                    for field in fields:
-                        entry[field]
-            content['annotations']
+            for entry in content['images']:
+                if min(_number(entry['width']), _number(entry['height'])) < 1:
+                    raise ValueError(f'image {entry["file_name"]} has no size')
+            for key, field in (('images', 'id'), ('images', 'file_name'), ('categories', 'id'), ('categories', 'name')):
+                counts = Counter(entry[field] for entry in content[key])
+                twice = [value for value, count in counts.items() if count > 1]
+                if twice:
+                    raise ValueError(f'{key} have the {field} {twice[0]!r} more than once')
+            if not isinstance(content['annotations'], list):
+                raise TypeError('annotations is no list')
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(
                 f'{self.path} is not a COCO json with images (id, file_name, width, height), categories (id, name) and '
@@ -92,3 +108,9 @@ class ProposalSet:
     def get(self, file_name: str) -> PictureProposals | None:
         """Proposals of a picture; None when the file says nothing of it."""
         return self._pictures.get(file_name)
+
+
+def _number(value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f'{value!r} is no number')
+    return float(value)

@@ -3,15 +3,29 @@
 from __future__ import annotations
 
 import argparse
+import difflib
+import inspect
 import os
 from pathlib import Path
 
 import torch
 from mmengine.config import Config, DictAction
+from mmengine.device import get_device
+from mmengine.runner import Runner
 
 from galr_mm.utils.install_check import require_working_mmcv
 
 RERANK_HOOK = dict(type='galr_mm.RerankHook')
+# what runs read from a config besides the Runner's own arguments
+RUNNER_EXTRAS = (
+    'rerank',
+    'rerank_cfg',
+    'custom_imports',
+    'find_unused_parameters',
+    'sync_bn',
+    'model_wrapper_cfg',
+    'compile',
+)
 
 
 def add_common_arguments(parser: argparse.ArgumentParser) -> None:
@@ -47,6 +61,7 @@ def load_config(args: argparse.Namespace) -> Config:
         raise SystemExit(f'no config at {args.config}')
     cfg = Config.fromfile(args.config)
     if args.cfg_options:
+        check_options(cfg, args.cfg_options)
         cfg.merge_from_dict(args.cfg_options)
     cfg.launcher = args.launcher
     if args.work_dir:
@@ -62,9 +77,29 @@ def load_config(args: argparse.Namespace) -> Config:
         if args.no_persistent_workers or not loader.get('num_workers', 0):
             loader.persistent_workers = False
     ensure_rerank_hook(cfg)
+    if args.amp and get_device() == 'cpu':
+        raise SystemExit('--amp needs a GPU')
+    if args.launcher == 'pytorch' and 'RANK' not in os.environ:
+        raise SystemExit('--launcher pytorch: start this tool by torchrun, as tools/dist_train.sh and dist_test.sh do')
     if args.launcher == 'pytorch' and not torch.cuda.is_available():
         prepare_cpu_processes(cfg)
     return cfg
+
+
+def check_options(cfg: Config, options: dict) -> None:
+    """Refuse options that would change nothing: unknown names, and variables a config has copied already."""
+    known = {*inspect.signature(Runner.__init__).parameters, *RUNNER_EXTRAS, *cfg.keys()}
+    for option in options:
+        name = option.split('.')[0]
+        if name not in known:
+            close = difflib.get_close_matches(name, known, n=1)
+            hint = f'; did you mean {close[0]!r}?' if close else ''
+            raise SystemExit(f'--cfg-options {option}: the config has no {name!r}{hint}')
+        if name in ('data_root', 'dataset', 'size', 'train_pipeline', 'test_pipeline'):
+            raise SystemExit(
+                f'--cfg-options {option}: {name} is copied into the data loaders when the config is read, so this '
+                'would change nothing. Set GALR_DATA_ROOT, or e.g. test_dataloader.dataset.data_root'
+            )
 
 
 def prepare_cpu_processes(cfg: Config) -> None:

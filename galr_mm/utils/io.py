@@ -1,25 +1,33 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 
 
-def write_text(path: str | Path, text: str) -> None:
-    """Write a text file under a temporary name, then rename it: a reader never sees half a file."""
+@contextmanager
+def replaced_when_done(path: str | Path) -> Iterator[Path]:
+    """A temporary name to write to; it becomes ``path`` at the end, and is removed where the writing fails."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f'.{path.name}.{os.getpid()}.part')
-    part.write_text(text, encoding='utf-8')
-    part.replace(path)
+    try:
+        yield part
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write a text file, complete or not at all."""
+    with replaced_when_done(path) as part:
+        part.write_text(text, encoding='utf-8')
 
 
 def write_npz(path: str | Path, **arrays: object) -> None:
-    """Write a compressed .npz under a temporary name, then rename it."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f'.{path.name}.{os.getpid()}.part')
-    with part.open('wb') as file:
+    """Write a compressed .npz, complete or not at all."""
+    with replaced_when_done(path) as part, part.open('wb') as file:
         np.savez_compressed(file, **arrays)
-    part.replace(path)

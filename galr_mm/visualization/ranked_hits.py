@@ -8,11 +8,13 @@ from typing import NamedTuple
 import mmcv
 import numpy as np
 
+from galr_mm.utils.io import replaced_when_done
+
 RIGHT, WRONG, BOX = '#1a9641', '#bbbbbb', '#ffd92f'
 
 
 class Hit(NamedTuple):
-    """One picture of a ranked list; ``boxes`` (n, 4) xyxy in pixels, or None."""
+    """One picture of a ranked list; ``boxes`` (n, 4) xyxy relative to its width and height, or None."""
 
     img_path: str
     score: float
@@ -38,10 +40,14 @@ def draw_ranked_hits(rows: Sequence[tuple[str, Sequence[Hit]]], path: str | Path
             axis.set_xticks([])
             axis.set_yticks([])
             axis.spines[:].set_visible(False)
-        line[0].text(0, 0.5, textwrap.fill(caption, 26), va='center', fontsize=9, transform=line[0].transAxes)
+        line[0].text(
+            0, 0.5, textwrap.fill(caption, 26), va='center', fontsize=9, transform=line[0].transAxes, parse_math=False
+        )
         for rank, (hit, axis) in enumerate(zip(hits, line[1:], strict=False), start=1):
-            axis.imshow(mmcv.imread(hit.img_path, channel_order='rgb'))
-            for x1, y1, x2, y2 in hit.boxes if hit.boxes is not None else ():
+            img = mmcv.imread(hit.img_path, channel_order='rgb')
+            axis.imshow(img)
+            size = np.tile(img.shape[1::-1], 2)
+            for x1, y1, x2, y2 in hit.boxes * size if hit.boxes is not None else ():
                 axis.add_patch(Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, edgecolor=BOX, linewidth=1))
             axis.spines[:].set(visible=True, color=RIGHT if hit.right else WRONG, linewidth=4 if hit.right else 1)
             mark = '  right' if hit.right else ''
@@ -49,8 +55,5 @@ def draw_ranked_hits(rows: Sequence[tuple[str, Sequence[Hit]]], path: str | Path
     figure.suptitle(
         f'{title}: captions and their best pictures, right answers framed in green'.lstrip(': '), fontsize=10
     )
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f'.{path.name}.part')
-    canvas.print_figure(part, format='png', dpi=90)
-    part.replace(path)
+    with replaced_when_done(path) as part:
+        canvas.print_figure(part, format='png', dpi=90)

@@ -50,6 +50,32 @@ def test_missing_half_of_a_pair(tmp_path):
         read_precomp(tmp_path)
 
 
+def test_list_that_was_cut(tmp_path):
+    """One caption a picture lost: still a multiple of the names, but not what the test list has."""
+    write_lists(tmp_path, 'train', ['a', 'b'], ['1', '2', '3', '4'])
+    write_lists(tmp_path, 'test', ['c'] * 3, ['1', '2', '3'])
+    with pytest.raises(ValueError, match='2 in train, 3 in test'):
+        read_precomp(tmp_path)
+
+
+def test_encodings_and_blank_names(tmp_path):
+    (tmp_path / 'train_filename.txt').write_bytes(b'\xef\xbb\xbfa.tif\r\n')
+    (tmp_path / 'train_caps.txt').write_bytes('caf\u00e9\r\n'.encode())
+    (found,) = read_precomp(tmp_path)
+    assert (found['filename'], found['sentences'][0]['raw']) == ('a.tif', 'caf\u00e9')
+    (tmp_path / 'train_caps.txt').write_bytes('caf\u00e9\n'.encode('latin-1'))
+    with pytest.raises(ValueError, match='train_caps.txt is not UTF-8'):
+        read_precomp(tmp_path)
+    write_lists(tmp_path, 'train', ['a', '', 'c'], ['1', '2', '3'])
+    with pytest.raises(ValueError, match='train_filename.txt line 2 is blank'):
+        read_precomp(tmp_path)
+
+
+def test_pictures_without_any_sentence_are_named():
+    clean = clean_split([record('a', 'train', 'x'), record('b', 'train')], 'train', 'here.json')
+    assert 'dropped: b' in clean.summary()
+
+
 def test_blank_captions():
     records = [record('a', 'train', 'one', ' '), record('b', 'train', '', ' .'), record('c', 'test', 'x', '')]
     clean = clean_split(records, 'train', 'here.json')
@@ -78,6 +104,8 @@ def test_draw_is_seeded():
     assert drawn(0) == drawn(0) != drawn(1)
     with pytest.raises(ValueError, match='1.5'):
         draw_val([], 1.5, 0)
+    with pytest.raises(ValueError, match='leaves train or val empty'):
+        draw_val([record('a', 'train', 'x')], 0.2, 0)
 
 
 @pytest.mark.parametrize(
@@ -85,6 +113,8 @@ def test_draw_is_seeded():
     [
         ('not json', 'not a Karpathy-style json'),
         ('{}', "'images'"),
+        ('{"images": null}', 'NoneType'),
+        ('{"images": [{"filename": 5, "split": "train", "sentences": []}]}', 'filename 5'),
         ('{"images": [{"filename": "a.jpg", "split": "train"}]}', "no 'sentences'"),
         ('{"images": [{"filename": "a.jpg", "split": "dev", "sentences": []}]}', "'dev'"),
         ('{"images": [{"filename": "a.jpg", "split": "val", "sentences": ["x"]}]}', 'raw'),
@@ -115,11 +145,16 @@ def test_converter_mends_file_types_and_draws_val(tmp_path):
     assert all(r['filename'].endswith('.jpg') for r in content['images'])
     assert json.loads((tmp_path / 'vocabulary.json').read_text())['words'] == ['<pad>', '<unk>', 'plane']
 
+    done = run_tool(CONVERTER, tmp_path, '--out', out, check=False)
+    assert '--overwrite' in done.stderr
+    done = run_tool(CONVERTER, out, '--out', out, '--overwrite', check=False)
+    assert 'expected a new json' in done.stderr
     (tmp_path / 'images/3.jpg').unlink()
-    done = run_tool(CONVERTER, tmp_path, '--images', tmp_path / 'images', '--out', tmp_path / 'y.json', check=False)
+    other = tmp_path / 'other/y.json'
+    done = run_tool(CONVERTER, tmp_path, '--images', tmp_path / 'images', '--out', other, check=False)
     assert done.returncode != 0
     assert '3.tif' in done.stderr
-    assert not (tmp_path / 'y.json').exists()
+    assert not other.exists()
 
 
 def test_released_rsitmd_lists(data_root, tmp_path):

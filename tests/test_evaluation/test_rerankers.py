@@ -52,8 +52,22 @@ def test_twice():
 
 
 def test_unknown_parameter_fails_at_once():
-    with pytest.raises(TypeError, match='kk'):
+    with pytest.raises(ValueError, match='MultivariateRerank.*kk'):
         build_rerankers('mr', dict(mr=dict(kk=3)))
+
+
+@pytest.mark.parametrize('options', [dict(k=0), dict(k='abc'), dict(tail='foo'), dict(weights=[1, 2])])
+def test_wrong_values_fail_at_once(options):
+    with pytest.raises(ValueError, match='MultivariateRerank'):
+        build_rerankers('mr', dict(mr=options))
+
+
+def test_misplaced_parameters_and_prefixes():
+    with pytest.raises(KeyError, match='MR'):
+        build_rerankers('mr', dict(MR=dict(k=3)))
+    for prefix in ('', 'a/b', 'raw'):
+        with pytest.raises(ValueError, match='prefix'):
+            build_rerankers(dict(type='galr_mm.MultivariateRerank', prefix=prefix))
 
 
 def test_both_directions():

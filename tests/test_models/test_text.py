@@ -47,6 +47,14 @@ def test_another_vocabulary_is_refused(encoder):
     torch.testing.assert_close(other.eval()(CAPTIONS), encoder(CAPTIONS))
 
 
+def test_a_vocabulary_without_the_words_stops_training(encoder):
+    encoder(['zebra', 'lion'])  # a query may be unknown
+    with pytest.raises(ValueError, match=r"none of the words of 2 training captions.*'zebra'"):
+        encoder.train()(['zebra', 'lion'])
+    with pytest.raises(ValueError, match='no captions'):
+        encoder([])
+
+
 def test_word_vectors(vocabulary, tmp_path):
     path = tmp_path / 'vectors.txt'
     path.write_text('2 3\nplane 1 2 3\nzeppelin 4 5 6\n')

@@ -133,6 +133,12 @@ def test_other_settings_do_not_mix(detector, mini, tmp_path):
     assert partial.exists()
 
 
+def test_weights_of_another_detector_are_refused(mini, tmp_path):
+    torch.save({'state_dict': torch.nn.Linear(3, 3).state_dict(), 'meta': {}}, tmp_path / 'a.pth')
+    with pytest.raises(ValueError, match='a.pth does not fit the detector'):
+        extract_proposals(CONFIG, tmp_path / 'a.pth', mini / 'images', tmp_path / 'p.json')
+
+
 def test_broken_picture_among_good_ones(detector, mini, tmp_path):
     folder = tmp_path / 'pictures'
     (folder / 'sub').mkdir(parents=True)

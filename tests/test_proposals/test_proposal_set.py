@@ -55,6 +55,12 @@ def test_max_per_image(tmp_path):
         (lambda c: c['annotations'][0].update(bbox=[1, 2]), 'bbox'),
         (lambda c: c['annotations'][0].update(category_id=8), 'category_id'),
         (lambda c: c['annotations'][0].update(image_id=8), 'image_id'),
+        (lambda c: c['annotations'][0].update(bbox=['1', '2', '3', '4']), "'1' is no number"),
+        (lambda c: c['annotations'][0].update(score=None), 'None is no number'),
+        (lambda c: c['images'][1].update(id=7), 'the id 7 more than once'),
+        (lambda c: c['images'][1].update(file_name='a.jpg'), "'a.jpg' more than once"),
+        (lambda c: c['images'][0].update(height=0), 'no size'),
+        (lambda c: c.update(annotations=None), 'no list'),
     ],
 )
 def test_malformed(tmp_path, change, match):
@@ -76,3 +82,12 @@ def test_the_generated_boxes_are_such_a_file(mini):
     coco = COCO(str(mini / 'instances_train.json'))
     proposals = ProposalSet(mini / 'instances_train.json')
     assert len(proposals) == len(coco.imgs)
+
+
+def test_nan_does_not_push_out_good_objects(tmp_path):
+    data = content()
+    data['annotations'][1]['score'] = float('nan')
+    found = ProposalSet(save(tmp_path, data), max_per_image=2).get('a.jpg')
+    assert found.scores.tolist() == pytest.approx([1.0, 0.2])
+    with pytest.raises(ValueError, match='max_per_image is 0'):
+        ProposalSet(save(tmp_path, data), max_per_image=0)

@@ -194,9 +194,24 @@ def test_no_validate_and_auto_scale_lr(mini_config, tmp_path):
     assert (tmp_path / 'epoch_1.pth').exists()
 
 
+def test_weights_of_another_model_are_refused(mini_config, checkpoint, tmp_path):
+    option = 'model.fusion.mode=sum'
+    done = run_tool(
+        'tools/test.py', mini_config, checkpoint, '--work-dir', tmp_path, '--cfg-options', option, check=False
+    )
+    assert done.returncode != 0
+    assert 'does not fit the model' in done.stderr
+    assert 'fusion.global_self' in done.stderr
+    assert 'chance' not in done.stdout
+
+
 @pytest.mark.parametrize(
     ('arguments', 'message'),
     [
+        (['tools/train.py', 'CONFIG', '--cfg-options', 'rerannk=mr'], "no 'rerannk'; did you mean 'rerank'?"),
+        (['tools/train.py', 'CONFIG', '--cfg-options', 'data_root=/x'], 'GALR_DATA_ROOT'),
+        (['tools/train.py', 'CONFIG', '--launcher', 'pytorch'], 'torchrun'),
+        (['tools/test.py', 'CONFIG', 'CONFIG', '--out', '/proc/x/o.npz'], '--out: cannot write into /proc/x'),
         (['tools/train.py', 'nowhere.py'], 'no config at nowhere.py'),
         (['tools/train.py', 'CONFIG', '--resume', 'nowhere.pth'], 'no checkpoint at nowhere.pth'),
         (['tools/test.py', 'CONFIG', 'nowhere.pth'], 'no checkpoint at nowhere.pth'),

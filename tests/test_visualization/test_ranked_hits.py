@@ -7,7 +7,7 @@ from galr_mm.visualization import Hit, draw_ranked_hits
 def test_sheet(tmp_path):
     picture = tmp_path / 'a.png'
     cv2.imwrite(str(picture), np.full((40, 40, 3), 128, np.uint8))
-    right = Hit(str(picture), 0.9, True, np.array([[5, 5, 30, 30]]))
+    right = Hit(str(picture), 0.9, True, np.array([[0.1, 0.1, 0.7, 0.7]]))
     wrong = Hit(str(picture), 0.8, False)
     draw_ranked_hits([('a caption', [right, wrong]), ('another', [wrong, wrong])], tmp_path / 'x/sheet.png')
     sheet = cv2.imread(str(tmp_path / 'x/sheet.png'))

@@ -18,7 +18,11 @@ def build(captions: Path, out: Path, min_count: int = 1) -> Vocabulary:
     }
     if not by_split['train']:
         raise SystemExit(f'{captions} holds no training captions')
+    if out.resolve() == captions.resolve():
+        raise ValueError(f'--out is the caption file {captions} itself')
     vocabulary = Vocabulary.from_captions(by_split['train'], min_count)
+    if len(vocabulary) == 2:
+        raise ValueError(f'no word occurs {min_count} times in the training captions of {captions}')
     vocabulary.save(out)
     print(
         f'{len(vocabulary) - 2} words that occur at least {min_count} times in {len(by_split["train"])} training '

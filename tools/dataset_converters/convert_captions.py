@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections import Counter
 from pathlib import Path
 
 from build_vocabulary import build
@@ -55,6 +56,9 @@ def match_files(records: list[dict], folder: Path) -> int:
             changed += 1
         else:
             missing.append(record['filename'])
+    twice = [name for name, count in Counter(record['filename'] for record in records).items() if count > 1]
+    if twice:
+        raise ValueError(f'{twice[0]} in {folder} stands for more than one listed picture')
     if missing:
         raise FileNotFoundError(
             f'{len(missing)} of {len(records)} pictures are not in {folder} under any file type: '
@@ -65,6 +69,8 @@ def match_files(records: list[dict], folder: Path) -> int:
 
 def convert(source: Path, images: Path | None, out: Path, fraction: float, seed: int) -> None:
     """Write the json and the vocabulary beside it."""
+    if out.resolve() == source.resolve() or out.name == 'vocabulary.json':
+        raise ValueError(f'--out is {out}, expected a new json such as dataset_rsitmd.json')
     records = read_precomp(source) if source.is_dir() else load_karpathy(source)
     kept: list[dict] = []
     note: dict = {'source': source.name}
@@ -86,7 +92,10 @@ def convert(source: Path, images: Path | None, out: Path, fraction: float, seed:
         changed = match_files(kept, images)
         if changed:
             print(f'{changed} names fitted to the file types in {images}')
-    write_text(out, json.dumps({**note, 'images': number_records(kept)}, ensure_ascii=False))
+    # numbers of sentences stay those of the source, so that vectors made for it still fit
+    if any(s.get('sentid') is None for record in kept for s in record['sentences']):
+        number_records(kept)
+    write_text(out, json.dumps({**note, 'images': kept}, ensure_ascii=False))
     counts = ', '.join(f'{sum(r["split"] == split for r in kept)} {split}' for split in SPLITS)
     print(f'{counts} pictures written to {out}')
     build(out, out.with_name('vocabulary.json'))
@@ -102,7 +111,13 @@ def main() -> None:
         '--val-fraction', type=float, default=0.2, help='of the training pictures, where val is missing'
     )
     parser.add_argument('--seed', type=int, default=0, help='of that draw')
+    parser.add_argument('--overwrite', action='store_true', help='replace --out and the vocabulary beside it')
     args = parser.parse_args()
+    existing = [path for path in (args.out, args.out.with_name('vocabulary.json')) if path.exists()]
+    if existing and not args.overwrite:
+        raise SystemExit(
+            f'{existing[0]} exists; --overwrite replaces it (checkpoints need the vocabulary of their training)'
+        )
     try:
         convert(args.source, args.images, args.out, args.val_fraction, args.seed)
     except (OSError, ValueError) as error:

@@ -17,8 +17,11 @@ from tqdm import tqdm
 
 from galr_mm.datasets.captions import clean_split, load_karpathy
 from galr_mm.datasets.image_text import missing_files
+from galr_mm.datasets.transforms import LoadPicture
 from galr_mm.datasets.vocabulary import Vocabulary
 from galr_mm.proposals import ProposalSet
+
+LOAD = LoadPicture()
 
 
 def decode(path: str) -> str:
@@ -26,6 +29,9 @@ def decode(path: str) -> str:
     try:
         with Image.open(path) as picture:
             picture.load()
+            if picture.mode in ('I', 'F') or picture.mode.startswith('I;16'):
+                return f'{path}: numbers of type {picture.mode}, not 8 bit; convert it first'
+        LOAD({'img_path': path})  # as in training
     except Exception as error:  # PIL raises many kinds on broken files
         return f'{path}: {type(error).__name__}: {error}'
     return ''
@@ -38,7 +44,7 @@ def innermost(config: dict) -> dict:
     return config
 
 
-def check_split(config: dict, vocabulary: Vocabulary | None) -> Iterator[str]:
+def check_split(config: dict, vocabulary: Vocabulary | None, num_classes: int | None) -> Iterator[str]:
     """Problems of one split; prints what is fine."""
     root, split = config.get('data_root') or '', config['split']
     ann_file = os.path.join(root, config['ann_file'])
@@ -82,6 +88,8 @@ def check_split(config: dict, vocabulary: Vocabulary | None) -> Iterator[str]:
     print(
         f'{split}: {path} covers {len(names) - len(absent)} of {len(names)} pictures, {len(proposals.classes)} classes'
     )
+    if num_classes not in (None, len(proposals.classes)):
+        yield f'{path} has {len(proposals.classes)} classes, but model.drea.num_classes is {num_classes}'
     if len(absent) == len(names):
         yield f'{path} knows none of the {split} pictures'
 
@@ -100,7 +108,9 @@ def check(cfg: Config) -> list[str]:
         if cfg.get(name) is None:
             continue
         config = innermost(cfg[name].dataset)
-        problems += check_split(config, vocabulary)
+        if 'ann_file' not in config or 'split' not in config:
+            raise SystemExit(f'{name} holds no ImageTextDataset but {config.get("type")!r}')
+        problems += check_split(config, vocabulary, cfg.get('model', {}).get('drea', {}).get('num_classes'))
         try:
             records = load_karpathy(os.path.join(config.get('data_root') or '', config['ann_file']))
         except (OSError, ValueError):

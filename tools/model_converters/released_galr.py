@@ -14,6 +14,8 @@ import torch
 from mmengine.runner.checkpoint import CheckpointLoader, save_checkpoint
 from torch import Tensor
 
+from galr_mm.utils.io import replaced_when_done
+
 SET_ASIDE = ('text_feature.seq2vec.', 'extract_feature.resnet.fc.')
 # released prefix -> ours, the most specific first
 PREFIXES = {
@@ -120,10 +122,8 @@ def main() -> None:
         weights = convert(checkpoint['model'])
     except (KeyError, ValueError) as error:
         raise SystemExit(f'{args.source}: {error.args[0]}') from error
-    args.target.parent.mkdir(parents=True, exist_ok=True)
-    part = args.target.with_name(f'.{args.target.name}.part')
-    save_checkpoint({'state_dict': weights, 'meta': {}}, str(part))
-    part.replace(args.target)
+    with replaced_when_done(args.target) as part:
+        save_checkpoint({'state_dict': weights, 'meta': {}}, str(part))
     print(f'{len(weights)} tensors written to {args.target}')
 
 

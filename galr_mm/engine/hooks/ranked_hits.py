@@ -8,6 +8,7 @@ from mmengine.hooks import Hook
 from mmengine.logging import print_log
 from mmengine.runner import Runner
 
+from galr_mm.proposals.proposal_set import PictureProposals
 from galr_mm.registry import HOOKS
 
 
@@ -53,10 +54,16 @@ class RankedHitsHook(Hook):
                             record['img_path'],
                             float(scores.t2i[query, image]),
                             bool(scores.positives[image, query]),
-                            None if found is None else found.bboxes[found.scores >= 0.3],
+                            None if found is None else relative_boxes(found),
                         )
                     )
                 rows.append((str(texts[query]), hits))
             path = self.out_dir / f'{prefix or "raw"}_hits.png'
             draw_ranked_hits(rows, path, title=f'{prefix or "raw"} scores')
             print_log(f'ranked hits drawn to {path}', 'current')
+
+
+def relative_boxes(found: PictureProposals, score_thr: float = 0.3) -> np.ndarray:
+    """Boxes (n, 4) of the sure objects relative to the picture's width and height."""
+    height, width = found.img_shape
+    return found.bboxes[found.scores >= score_thr] / np.array([width, height, width, height])

@@ -86,7 +86,9 @@ class GaLR(DualEncoder):
             return
         self._said_constant = True
         print_log(
-            'NO PROPOSALS: the local branch of GaLR is a constant, this is the global branch only. Make proposals with '
+            'NO PROPOSALS: the local branch of GaLR is a constant, '
+            + ('this is the global branch only. ' if self.fusion.uses_global else 'ALL PICTURES LOOK ALIKE. ')
+            + 'Make proposals with '
             '`python tools/extract_proposals.py DET_CONFIG DET_CKPT IMAGES --out DATA_ROOT/proposals.json`; '
             'data sets take that file by themselves. (model.fusion.mode=global_only trains without the local branch.)',
             'current',

@@ -78,6 +78,11 @@ class BiGRUEncoder(BaseModule):
         if not texts:
             raise ValueError('there are no captions to encode')
         ids = [torch.tensor(self.vocabulary.encode(text)) for text in texts]
+        if self.training and all((i == Vocabulary.unknown).all() for i in ids):
+            raise ValueError(
+                f'none of the words of {len(texts)} training captions is in the vocabulary of {len(self.vocabulary)} '
+                f'words; the first caption is {texts[0]!r}'
+            )
         return pad_sequence(ids, batch_first=True, padding_value=Vocabulary.pad)
 
     def forward(self, texts: Sequence[str] | Tensor) -> Tensor:
