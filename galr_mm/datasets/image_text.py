@@ -12,6 +12,7 @@ from galr_mm.datasets.captions import HOW_TO_GET_DATA, SPLITS, clean_split, load
 from galr_mm.datasets.vocabulary import words_of
 from galr_mm.proposals import ProposalSet
 from galr_mm.registry import DATASETS
+from galr_mm.utils.io import missing_files
 
 
 @DATASETS.register_module()
@@ -164,23 +165,3 @@ class ImageTextDataset(BaseDataset):
                     proposal_img_shape=found.img_shape,
                 )
         return sample
-
-
-def missing_files(names: list[str], folder: str) -> list[str]:
-    """Names that are not in ``folder``; one listing a sub-folder, not one look-up a picture.
-
-    Raises:
-        FileNotFoundError: when the folder is not there.
-    """
-    if not os.path.isdir(folder):
-        raise FileNotFoundError(f'no picture folder at {folder}. {HOW_TO_GET_DATA}')
-    listings: dict[str, set[str]] = {}
-    missing = []
-    for name in names:
-        parent, base = os.path.split(name)
-        if parent not in listings:
-            path = os.path.join(folder, parent)
-            listings[parent] = set(os.listdir(path)) if os.path.isdir(path) else set()
-        if base not in listings[parent]:
-            missing.append(name)
-    return missing

@@ -21,8 +21,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from galr_mm.datasets.image_text import missing_files
-from galr_mm.utils.io import write_text
+from galr_mm.utils.io import missing_files, write_text
 
 SUFFIXES = {'.jpg', '.jpeg', '.png', '.tif', '.tiff', '.bmp', '.webp'}
 

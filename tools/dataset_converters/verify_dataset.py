@@ -16,10 +16,10 @@ from PIL import Image
 from tqdm import tqdm
 
 from galr_mm.datasets.captions import clean_split, load_karpathy
-from galr_mm.datasets.image_text import missing_files
 from galr_mm.datasets.transforms import LoadPicture
 from galr_mm.datasets.vocabulary import Vocabulary
 from galr_mm.proposals import ProposalSet
+from galr_mm.utils.io import missing_files
 
 LOAD = LoadPicture()
 
