@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from mmengine.config import Config
+from mmengine.device import get_device
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
@@ -35,6 +36,8 @@ def merge_args(cfg: Config, args: argparse.Namespace) -> Config:
         # nothing to choose the best checkpoint by
         cfg.default_hooks.checkpoint.pop('save_best', None)
     if args.amp:
+        if get_device() == 'cpu':
+            raise SystemExit('--amp: mixed precision training needs a GPU')
         cfg.optim_wrapper.type = 'AmpOptimWrapper'
         cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
     if args.auto_scale_lr:

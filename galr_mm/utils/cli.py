@@ -10,7 +10,6 @@ from pathlib import Path
 
 import torch
 from mmengine.config import Config, DictAction
-from mmengine.device import get_device
 from mmengine.runner import Runner
 
 from galr_mm.utils.install_check import require_working_mmcv
@@ -77,8 +76,6 @@ def load_config(args: argparse.Namespace) -> Config:
         if args.no_persistent_workers or not loader.get('num_workers', 0):
             loader.persistent_workers = False
     ensure_rerank_hook(cfg)
-    if args.amp and get_device() == 'cpu':
-        raise SystemExit('--amp needs a GPU')
     if args.launcher == 'pytorch' and 'RANK' not in os.environ:
         raise SystemExit('--launcher pytorch: start this tool by torchrun, as tools/dist_train.sh and dist_test.sh do')
     if args.launcher == 'pytorch' and not torch.cuda.is_available():
