@@ -67,6 +67,37 @@ def test_every_mode_trains(mode):
     assert (model.gcn is None) == (mode == 'global_only')
 
 
+@pytest.mark.parametrize(
+    ('backbone', 'channels', 'low_stride'),
+    [
+        (
+            dict(type='mmpretrain.ConvNeXt', arch='atto', out_indices=(0, 1, 2, 3), gap_before_final_norm=False),
+            (40, 80, 160, 320),
+            4,
+        ),
+        (dict(type='mmpretrain.MobileNetV3', arch='small', out_indices=(0, 3, 8, 11)), (16, 24, 48, 96), 4),
+        (
+            dict(
+                type='mmpretrain.VisionTransformer',
+                arch='deit-tiny',
+                img_size=64,
+                out_type='featmap',
+                out_indices=(2, 5, 8, 11),
+            ),
+            (192,) * 4,
+            1,
+        ),
+    ],
+    ids=lambda p: p['type'] if isinstance(p, dict) else '',
+)
+def test_other_backbones(backbone, channels, low_stride):
+    visual = dict(type='galr_mm.MVSA', in_channels=channels, low_stride=low_stride)
+    model = galr('tokens', backbone=backbone, visual=visual)
+    losses = model(*batch(), mode='loss')
+    losses['loss_contrastive'].backward()
+    assert model.visual.solo_fc.weight.grad.abs().sum() > 0
+
+
 def test_features_are_normalised_and_follow_the_objects():
     model = galr().eval()
     images, samples = batch(texts=5)

@@ -37,7 +37,8 @@ class LoadPicture(LoadImageFromFile):
         except Exception as error:
             raise OSError(
                 f'cannot read the picture {path} ({type(error).__name__}: {" ".join(str(error).split())}); '
-                'tools/dataset_converters/verify_dataset.py CONFIG lists all pictures of a set that cannot be read'
+                'tools/dataset_converters/verify_dataset.py CONFIG lists all pictures of a set that cannot be read, '
+                'docs/datasets.md says where to get them'
             ) from error
         if 'proposal_img_shape' in results:
             height, width = results.pop('proposal_img_shape')
