@@ -29,16 +29,16 @@ data/mini/dataset_mini.json: | setup
 	@echo "== draw the mini data set"
 	$(PY) tools/dataset_converters/make_mini_dataset.py --out data/mini
 
-$(DEMO)/detector/epoch_10.pth: data/mini/dataset_mini.json
+$(DEMO)/detector/epoch_20.pth: data/mini/dataset_mini.json
 	@echo "== train a small detector on its boxes (about 4 minutes)"
 	$(PY) tools/train.py $(DETECTOR) --work-dir $(DEMO)/detector --resume
 
-data/mini/proposals.json: $(DEMO)/detector/epoch_10.pth
+data/mini/proposals.json: $(DEMO)/detector/epoch_20.pth
 	@echo "== extract proposals with it"
 	$(PY) tools/extract_proposals.py $(DETECTOR) $< data/mini/dataset_mini.json --out $@ --overwrite
 
 $(DEMO)/galr/trained: data/mini/proposals.json
-	@echo "== train GaLR (about 6 minutes)"
+	@echo "== train GaLR (about 4 minutes)"
 	$(PY) tools/train.py configs/galr_mini.py --work-dir $(DEMO)/galr --resume
 	@ls -t $(DEMO)/galr/best_mR_*.pth | head -1 > $@
 

@@ -5,7 +5,7 @@ _base_ = './rtmdet-tiny_nwpu.py'
 data_root = 'data/mini/'
 metainfo = dict(classes=('airplane', 'ship', 'storage_tank', 'tennis_court', 'house', 'vehicle'))
 size = (192, 192)
-max_epochs = 10
+max_epochs = 20
 
 model = dict(bbox_head=dict(num_classes=6))
 
