@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from mmengine.registry import DefaultScope
 
 ROOT = Path(__file__).resolve().parents[1]
 SMALL = dict(train=24, val=8, test=11)  # 11 is not divisible by two processes
@@ -17,6 +18,15 @@ def run_tool(*args, check=True, env=None, timeout=560, **options):
     if check:
         assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     return done
+
+
+@pytest.fixture(autouse=True)
+def keep_default_scope():
+    """mmengine's default scope is global; a test that sets one does not change the next."""
+    before = DefaultScope._instance_dict.copy()
+    yield
+    DefaultScope._instance_dict.clear()
+    DefaultScope._instance_dict.update(before)
 
 
 @pytest.fixture(scope='session')

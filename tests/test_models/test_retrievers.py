@@ -2,7 +2,6 @@ import logging
 
 import pytest
 import torch
-from mmengine.registry import DefaultScope
 from mmengine.structures import InstanceData
 from mmpretrain.structures import DataSample
 
@@ -197,7 +196,6 @@ def test_runs_in_mmpretrains_retrieval_loop(mini, tmp_path):
     )  # fmt: skip
     metrics = runner.test()
     assert {'i2t/retrieval/Recall@5', 't2i/retrieval/Recall@5'} <= set(metrics)
-    DefaultScope.get_instance('after_mmpretrain', scope_name='mmengine')
 
 
 def test_unknown_mode_and_missing_loss():

@@ -5,6 +5,7 @@ norm_cfg = dict(type='BN', momentum=0.03, eps=0.001)
 act_cfg = dict(type='SiLU', inplace=True)
 
 model = dict(
+    _scope_='mmdet',  # its own parts are named without a scope inside mmdet
     type='mmdet.RTMDet',
     data_preprocessor=dict(
         type='mmdet.DetDataPreprocessor',
