@@ -88,7 +88,7 @@ def install_mmcv(version: str, torch: str, built_for: str | None, constraints: s
     say(f'compiling the ops of mmcv {version} for torch {torch}; this takes about 10 minutes on two cores')
     pip('install', '-c', constraints, *BUILD_TOOLS)
     with tempfile.TemporaryDirectory() as build:
-        # no debug information, symbols stripped at link time: 84 MB -> 2 MB
+        # no debug information, symbols stripped at link time: 84 MB -> 4 MB
         env = {
             'MMCV_WITH_OPS': '1',
             # with a GPU in sight mmcv would want nvcc of torch's own CUDA version; CPU ops serve everything here
