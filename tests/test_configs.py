@@ -14,8 +14,6 @@ DETECTION = sorted((ROOT / 'configs/detection').glob('*.py'))
 # unscoped names that live in mmengine's and mmcv's own (root) registries
 ROOT_NAMES = {
     'LoadImageFromFile',
-    'Resize',
-    'RandomFlip',
     'RandomResize',
     'OptimWrapper',
     'AdamW',

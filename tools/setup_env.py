@@ -56,7 +56,7 @@ def installed(name: str) -> str | None:
 
 def torch_version() -> str | None:
     """Full version of the installed torch with its build tag, such as 2.12.1+cu130; importing it would take seconds."""
-    path = Path(sysconfig.get_path('purelib')) / 'torch' / 'version.py'
+    path = Path(sysconfig.get_path('platlib')) / 'torch' / 'version.py'
     found = re.search(r"__version__ = '([^']+)'", path.read_text()) if path.is_file() else None
     return found[1] if found else None
 

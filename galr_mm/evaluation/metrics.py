@@ -30,15 +30,17 @@ class RecallAtK:
 
     def __call__(self, scores: RetrievalScores) -> dict[str, float]:
         """Names ``i2t/R@k``, ``t2i/R@k`` and ``mR``, the mean of all of them."""
-        return self._both(recall_at_k(scores.i2t, scores.positives, self.topk),
-                          recall_at_k(scores.t2i, scores.positives.t(), self.topk))  # fmt: skip
+        i2t = recall_at_k(scores.i2t, scores.positives, self.topk)
+        t2i = recall_at_k(scores.t2i, scores.positives.t(), self.topk)
+        return self._named(i2t, t2i)
 
     def chance(self, scores: RetrievalScores) -> dict[str, float]:
         """The same names for a random ranking."""
-        return self._both(chance_recall_at_k(scores.positives, self.topk),
-                          chance_recall_at_k(scores.positives.t(), self.topk))  # fmt: skip
+        i2t = chance_recall_at_k(scores.positives, self.topk)
+        t2i = chance_recall_at_k(scores.positives.t(), self.topk)
+        return self._named(i2t, t2i)
 
     @staticmethod
-    def _both(i2t: dict[int, float], t2i: dict[int, float]) -> dict[str, float]:
+    def _named(i2t: dict[int, float], t2i: dict[int, float]) -> dict[str, float]:
         result = {f'{name}/R@{k}': v for name, recalls in (('i2t', i2t), ('t2i', t2i)) for k, v in recalls.items()}
         return result | {'mR': sum(result.values()) / len(result)}

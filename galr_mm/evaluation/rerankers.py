@@ -84,18 +84,17 @@ def build_rerankers(rerank: Any, rerank_cfg: Mapping[str, Mapping] | None = None
         rerank_cfg: parameters of presets, e.g. ``dict(mr=dict(k=20))``.
 
     Raises:
-        KeyError: for a name that is neither a preset nor registered; lists what there is.
+        KeyError: for a name, in either argument, that is neither a preset nor registered; lists what there is.
         ValueError: for another kind of value, a name given twice, or parameters the re-ranker does not take.
-            Presets and registered names are accepted in ``rerank_cfg``; any other key is a KeyError.
 
     >>> build_rerankers('mr', dict(mr=dict(k=20)))
     {'mr': MultivariateRerank(k=20)}
     """
     if rerank in OFF:
         return {}
-    unknown = set(rerank_cfg or {}) - set(PRESETS) - set(RERANKERS.module_dict)
+    unknown = [name for name in rerank_cfg or {} if name not in PRESETS and RERANKERS.get(name) is None]
     if unknown:
-        raise KeyError(f'rerank_cfg has {sorted(unknown)}, expected {", ".join(PRESETS)} or a registered name')
+        raise KeyError(f'rerank_cfg has {unknown}, expected {", ".join(PRESETS)} or a registered name')
     entries = rerank if isinstance(rerank, (list, tuple)) else [rerank]
     built: dict[str, Reranker] = {}
     for entry in entries:

@@ -43,8 +43,7 @@ class RetrievalScores:
         if texts != images * captions_per_image:
             raise ValueError(
                 f'{images} pictures with {captions_per_image} captions each need '
-                f'{images * captions_per_image} columns, '
-                f'got {texts}'
+                f'{images * captions_per_image} columns, got {texts}'
             )
         owner = torch.arange(texts, device=i2t.device) // captions_per_image
         return cls(i2t, i2t.t(), owner[None] == torch.arange(images, device=i2t.device)[:, None])

@@ -19,12 +19,17 @@ RERANK_HOOK = dict(type='galr_mm.RerankHook')
 RUNNER_EXTRAS = (
     'rerank',
     'rerank_cfg',
+    'runner_type',
     'custom_imports',
     'find_unused_parameters',
     'sync_bn',
     'model_wrapper_cfg',
     'compile',
+    'activation_checkpointing',
+    'efficient_conv_bn_eval',
 )
+# what shipped configs use to say a thing once
+CONFIG_VARIABLES = ('data_root', 'dataset', 'size', 'train_pipeline', 'test_pipeline', 'metainfo', 'max_epochs')
 
 
 def add_common_arguments(parser: argparse.ArgumentParser) -> None:
@@ -92,10 +97,10 @@ def check_options(cfg: Config, options: dict) -> None:
             close = difflib.get_close_matches(name, known, n=1)
             hint = f'; did you mean {close[0]!r}?' if close else ''
             raise SystemExit(f'--cfg-options {option}: the config has no {name!r}{hint}')
-        if name in ('data_root', 'dataset', 'size', 'train_pipeline', 'test_pipeline'):
+        if name in CONFIG_VARIABLES:
             raise SystemExit(
-                f'--cfg-options {option}: {name} is copied into the data loaders when the config is read, so this '
-                'would change nothing. Set GALR_DATA_ROOT, or e.g. test_dataloader.dataset.data_root'
+                f'--cfg-options {option}: {name} is copied into other settings when the config is read, so this '
+                'would change nothing. Set those (e.g. test_dataloader.dataset.data_root), or GALR_DATA_ROOT'
             )
 
 

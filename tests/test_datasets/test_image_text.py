@@ -66,7 +66,7 @@ def test_proposals_come_with_samples(mini):
     assert not len(boxes[0]) or dataset[0]['gt_bboxes'].min() >= 0
 
 
-def test_auto_takes_proposals_json(mini, tmp_path, caplog):
+def test_auto_takes_proposals_json(mini, tmp_path):
     root = edit(mini, tmp_path / 'set', lambda records: None)
     assert build(root).proposals is None
     shutil.copy(root / 'instances_train.json', root / 'proposals.json')

@@ -70,6 +70,11 @@ def test_misplaced_parameters_and_prefixes():
             build_rerankers(dict(type='galr_mm.MultivariateRerank', prefix=prefix))
 
 
+def test_parameters_of_a_registered_name():
+    name = 'galr_mm.MultivariateRerank'
+    assert build_rerankers(name, {name: dict(k=3)})[name].options == {'k': 3}
+
+
 def test_both_directions():
     scores = RetrievalScores.from_matrix(torch.rand(6, 30))
     out = MultivariateRerank(k=4)(scores)

@@ -51,6 +51,8 @@ def test_a_vocabulary_without_the_words_stops_training(encoder):
     encoder(['zebra', 'lion'])  # a query may be unknown
     with pytest.raises(ValueError, match=r"none of the words of 2 training captions.*'zebra'"):
         encoder.train()(['zebra', 'lion'])
+    encoder(CAPTIONS)
+    encoder(['zebra'])  # a rare batch later on does not end a training
     with pytest.raises(ValueError, match='no captions'):
         encoder([])
 

@@ -94,7 +94,7 @@ def test_raw_and_mr_and_outputs(mini_config, checkpoint, tmp_path):
     )
     log = done.stdout + done.stderr
     assert 'MultivariateRerank(k=7)' in log
-    assert f"split 'test' of {mini_config.parent}".split('/configs')[0] in log
+    assert "split 'test' of" in log
     assert re.search(r'^raw +\d', log, re.M)
     assert re.search(r'^mr +\d', log, re.M)
     assert re.search(r'^chance +\d', log, re.M)

@@ -17,7 +17,7 @@ def build(captions: Path, out: Path, min_count: int = 1) -> Vocabulary:
         for split in SPLITS
     }
     if not by_split['train']:
-        raise SystemExit(f'{captions} holds no training captions')
+        raise ValueError(f'{captions} holds no training captions')
     if out.resolve() == captions.resolve():
         raise ValueError(f'--out is the caption file {captions} itself')
     vocabulary = Vocabulary.from_captions(by_split['train'], min_count)

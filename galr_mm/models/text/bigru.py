@@ -52,6 +52,7 @@ class BiGRUEncoder(BaseModule):
             nn.Linear(hidden_dim, hidden_dim), nn.ReLU(), nn.Dropout(dropout), nn.Linear(hidden_dim, embed_dim)
         )
         self.dropout = nn.Dropout(dropout)
+        self._vocabulary_fits = False
         self.register_buffer('vocabulary_fingerprint', torch.tensor(self.vocabulary.fingerprint))
 
     def _load_word_vectors(self, path: Path) -> None:
@@ -78,11 +79,13 @@ class BiGRUEncoder(BaseModule):
         if not texts:
             raise ValueError('there are no captions to encode')
         ids = [torch.tensor(self.vocabulary.encode(text)) for text in texts]
-        if self.training and all((i == Vocabulary.unknown).all() for i in ids):
+        # asked once, of the first training batch: later a small batch of rare words may well be unknown as a whole
+        if self.training and not self._vocabulary_fits and all((i == Vocabulary.unknown).all() for i in ids):
             raise ValueError(
                 f'none of the words of {len(texts)} training captions is in the vocabulary of {len(self.vocabulary)} '
                 f'words; the first caption is {texts[0]!r}'
             )
+        self._vocabulary_fits |= self.training
         return pad_sequence(ids, batch_first=True, padding_value=Vocabulary.pad)
 
     def forward(self, texts: Sequence[str] | Tensor) -> Tensor:
