@@ -2,6 +2,7 @@ from galr_mm.evaluation.evaluator import RetrievalEvaluator
 from galr_mm.evaluation.functional import (
     chance_recall_at_k,
     multivariate_rerank,
+    multivariate_rerank_from_features,
     product_rerank,
     recall_at_k,
     retrieval_ranks,
@@ -19,6 +20,7 @@ __all__ = [
     'build_rerankers',
     'chance_recall_at_k',
     'multivariate_rerank',
+    'multivariate_rerank_from_features',
     'product_rerank',
     'recall_at_k',
     'retrieval_ranks',

@@ -4,32 +4,64 @@ import numpy as np
 import pytest
 import torch
 
-from galr_mm.evaluation import multivariate_rerank, product_rerank, reverse_rank_rerank
+from galr_mm.evaluation import (
+    multivariate_rerank,
+    multivariate_rerank_from_features,
+    product_rerank,
+    reverse_rank_rerank,
+)
+from galr_mm.evaluation.functional import candidates
 
 
-def slow_mr(s, k, weights=(0.3, 1.0, 1.1), decay=0.05, reverse='ordinal', reverse_top=None, tail='keep', off=False):
-    """The formula, query by query, in Python floats."""
-    s = s.tolist()
+def slow_mr(
+    s,
+    k,
+    weights=(0.3, 1.0, 1.1),
+    decay=0.05,
+    reverse='ordinal',
+    reverse_top=None,
+    significance='ratio',
+    backward=None,
+    filler=None,
+):
+    """The formula, query by query, in Python floats: each query's new order, and the scores of its candidates."""
+    s = s.double().tolist()
     queries, size = len(s), len(s[0])
-    k = min(k, size)
-    out = [[0.0] * size for _ in range(queries)]
+    back = [[s[i][c] for i in range(queries)] for c in range(size)] if backward is None else backward.double().tolist()
+    rank = [sorted(range(queries), key=lambda i: (-row[i], i)) for row in back]
+    position = [[order.index(i) for i in range(queries)] for order in rank]
+    orders, scores = [], []
     for q in range(queries):
         order = sorted(range(size), key=lambda c: (-s[q][c], c))
-        top = order[:k]
-        position = {c: sorted(range(queries), key=lambda i: (-s[i][c], i)).index(q) for c in top}
-        by_reverse = sorted(top, key=lambda c: (position[c], top.index(c)))
+        top = [c for c in order[:k] if s[q][c] != filler]
+        by_reverse = sorted(top, key=lambda c: position[c][q])  # sorted() keeps the forward order of equal ones
+        score = {}
         for r, c in enumerate(top):
-            total = sum(s[i][c] for i in range(queries))
-            total = max(total, 0.01 * sum(abs(s[i][c]) for i in range(queries))) or 1.0
-            o = by_reverse.index(c) if reverse == 'ordinal' else position[c]
-            p_r = math.exp(-decay * (o + 1)) if reverse_top is None or position[c] < reverse_top else 0.0
-            p_s = 0.0 if off else s[q][c] / total
-            out[q][c] = weights[0] * p_s + weights[1] * math.exp(-decay * (r + 1)) + weights[2] * p_r
-        floor = min(out[q][c] for c in top)
-        if tail == 'keep':
-            for place, c in enumerate(order[k:]):
-                out[q][c] = floor - 1 - place
-    return torch.tensor(out, dtype=torch.float64)
+            column = [s[i][c] for i in range(queries) if s[i][c] != filler]
+            if significance == 'ratio':
+                p_s = s[q][c] / (max(sum(column), 0.01 * sum(map(abs, column))) or 1.0)
+            else:
+                p_s = math.exp(s[q][c]) / sum(map(math.exp, column)) if significance == 'softmax' else 0.0
+            o = by_reverse.index(c) if reverse == 'ordinal' else position[c][q]
+            p_r = math.exp(-decay * (o + 1)) if reverse_top is None or position[c][q] < reverse_top else 0.0
+            score[c] = weights[0] * p_s + weights[1] * math.exp(-decay * (r + 1)) + weights[2] * p_r
+        orders.append(sorted(top, key=lambda c: (-score[c], c)) + [c for c in order if c not in score])
+        scores.append(score)
+    return orders, scores
+
+
+def assert_same(out, expected, atol=1e-12):
+    """Equal scores of the candidates, everything else below them, and the same order (but for near-equal scores)."""
+    assert out.isfinite().all()
+    for row, order, score in zip(out.double(), *expected, strict=True):
+        top = list(score)
+        torch.testing.assert_close(row[top], torch.tensor(list(score.values())).double(), atol=atol, rtol=1e-6)
+        rest = order[len(top) :]
+        if rest and top:
+            assert row[rest].max() < row[top].min()
+        assert row.argsort(descending=True, stable=True).tolist()[len(top) :] == rest
+        ranked = row[order[: len(top)]]
+        assert (ranked[1:] <= ranked[:-1] + atol).all()
 
 
 def matrix(kind, shape, seed=0):
@@ -39,43 +71,99 @@ def matrix(kind, shape, seed=0):
         return (s * 3).round()
     if kind == 'signed':
         return 2 * s - 1
+    if kind == 'constant':
+        return torch.full(shape, 0.5, dtype=torch.float64)
     if kind == 'duplicated':
         half = (shape[0] + 1) // 2
         return s[:half].repeat(2, 1)[: shape[0]]
     return s
 
 
-@pytest.mark.parametrize('kind', ['random', 'tied', 'signed', 'duplicated'])
+@pytest.fixture(params=[None, 1, 40], ids=['one tile', 'a row a tile', 'small tiles'])
+def tiles(request, monkeypatch):
+    """The same input in tiles of other sizes."""
+    if request.param is not None:
+        monkeypatch.setattr(candidates, 'TILE', request.param)
+        monkeypatch.setattr(candidates, 'WIDTH', 7)
+
+
+KINDS = ['random', 'tied', 'signed', 'duplicated', 'constant']
+
+
+@pytest.mark.parametrize('kind', KINDS)
 @pytest.mark.parametrize('shape', [(1, 1), (1, 7), (7, 1), (12, 20), (20, 9)])
 @pytest.mark.parametrize('k', [1, 5, 50])
-def test_against_the_plain_formula(kind, shape, k):
+def test_against_the_plain_formula(kind, shape, k, tiles):
     s = matrix(kind, shape)
-    torch.testing.assert_close(multivariate_rerank(s, k), slow_mr(s, k))
+    assert_same(multivariate_rerank(s, k), slow_mr(s, k))
 
 
-@pytest.mark.parametrize(
-    ('options', 'slow'),
-    [
-        (dict(reverse='absolute'), dict(reverse='absolute')),
-        (dict(reverse_top=3), dict(reverse_top=3)),
-        (dict(reverse='absolute', reverse_top=2, decay=0.2), dict(reverse='absolute', reverse_top=2, decay=0.2)),
-        (dict(tail='zero'), dict(tail='zero')),
-        (dict(weights=(1, 0, 2)), dict(weights=(1, 0, 2))),
-        (dict(significance='off'), dict(off=True)),
-    ],
-)
-def test_options(options, slow):
-    s = matrix('random', (15, 25))
-    torch.testing.assert_close(multivariate_rerank(s, 6, **options), slow_mr(s, 6, **slow))
+OPTIONS = [
+    dict(reverse='absolute'),
+    dict(reverse_top=3),
+    dict(reverse_top=0),
+    dict(reverse='absolute', reverse_top=2, decay=0.2),
+    dict(weights=(1, 0, 2)),
+    dict(weights=(-1.0, 0.5, -2.0)),
+    dict(significance='off'),
+    dict(significance='softmax', weights=(5.0, 1.0, 1.0)),
+]
 
 
-def test_tail_keeps_the_order_below_the_candidates():
-    s = matrix('tied', (10, 30))
-    out = multivariate_rerank(s, 4)
-    before = s.argsort(dim=1, descending=True, stable=True)
-    after = out.argsort(dim=1, descending=True, stable=True)
-    assert torch.equal(after[:, 4:], before[:, 4:])
-    assert torch.equal(after[:, :4].sort().values, before[:, :4].sort().values)
+@pytest.mark.parametrize('options', OPTIONS)
+@pytest.mark.parametrize('kind', ['random', 'tied', 'signed'])
+def test_options(options, kind, tiles):
+    s = matrix(kind, (15, 25), seed=1)
+    assert_same(multivariate_rerank(s, 6, **options), slow_mr(s, 6, **options))
+
+
+@pytest.mark.parametrize('seed', range(30))
+def test_drawn_cases(seed):
+    g = torch.Generator().manual_seed(seed)
+    queries, size, k, levels = (int(torch.randint(1, high, (), generator=g)) for high in (30, 30, 35, 12))
+    s = (torch.randn(queries, size, generator=g) * levels).round() / levels
+    assert_same(multivariate_rerank(s, k), slow_mr(s, k), atol=1e-6)
+    assert_same(multivariate_rerank(s.t(), k), slow_mr(s.t(), k), atol=1e-6)
+
+
+def test_tail_zero():
+    s = matrix('signed', (10, 30))
+    kept, zeroed = multivariate_rerank(s, 4), multivariate_rerank(s, 4, tail='zero')
+    inside = s.argsort(dim=1, descending=True).argsort(dim=1) < 4
+    assert torch.equal(zeroed[inside], kept[inside])
+    assert (zeroed[~inside] == 0).all()
+
+
+@pytest.mark.parametrize('scale', [1e-42, 1e-3, 1.0, 1e5, 1e30, 3e38])
+@pytest.mark.parametrize('dtype', [torch.float32, torch.float64])
+def test_tail_keeps_its_order_at_any_scale(scale, dtype):
+    s = (matrix('signed', (8, 40)).clamp(-1, 1) * scale).to(dtype)
+    s[0, :5] = torch.nextafter(s[0, 5], torch.tensor(torch.inf, dtype=dtype))  # one step apart, and equal to each other
+    s[1] = 0.0
+    s[1, ::2] = -0.0
+    for weights in [(0.3, 1.0, 1.1), (0.0, -1.0, -1.0)]:
+        out = multivariate_rerank(s, 4, weights=weights)
+        before = s.argsort(dim=1, descending=True, stable=True)
+        after = out.argsort(dim=1, descending=True, stable=True)
+        assert out.isfinite().all()
+        assert torch.equal(after[:, 4:], before[:, 4:])
+
+
+@pytest.mark.parametrize('kind', ['signed', 'tied'])
+def test_pairs_that_were_not_scored(kind, tiles):
+    s, back = matrix(kind, (9, 14)), matrix(kind, (14, 9), seed=1)
+    s[s.argsort(dim=1).argsort(dim=1) < 9] = -100.0  # five scored captions a picture, as a second stage leaves them
+    s[3] = -100.0
+    back[back.argsort(dim=1).argsort(dim=1) < 4] = -100.0
+    out = multivariate_rerank(s, 8, reverse_similarity=back, filler=-100.0)
+    assert_same(out, slow_mr(s, 8, backward=back, filler=-100.0))
+    for function in (product_rerank, reverse_rank_rerank):
+        out = function(s, 8, reverse_similarity=back, filler=-100.0)
+        scored = s != -100.0
+        for row, mask in zip(out, scored, strict=True):
+            assert not mask.any() or row[mask].min() > row[~mask].max()
+    zeroed = multivariate_rerank(s, 8, reverse_similarity=back, filler=-100.0, tail='zero')
+    assert (zeroed[s == -100.0] == 0).all()
 
 
 @pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16, torch.float32, torch.float64])
@@ -83,7 +171,7 @@ def test_kinds_of_numbers(dtype):
     s = matrix('random', (6, 9)).to(dtype)
     out = multivariate_rerank(s, 3)
     assert out.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
-    torch.testing.assert_close(out, slow_mr(s.double(), 3).to(out.dtype), atol=1e-5, rtol=1e-5)
+    assert_same(out, slow_mr(s, 3), atol=1e-6)
 
 
 def test_numpy_and_input_is_left_alone():
@@ -144,3 +232,80 @@ def test_bad_input(function):
         function(torch.rand(2, 2), tail='drop')
     with pytest.raises(ValueError, match=r'shape \(3,\)'):
         function(torch.rand(3))
+
+
+@pytest.mark.parametrize(
+    ('options', 'message'),
+    [
+        (dict(weights=(1, 2)), 'weights is'),
+        (dict(weights=(1, 2, float('nan'))), 'weights is'),
+        (dict(decay=float('inf')), 'decay is inf'),
+        (dict(reverse_top=-1), 'reverse_top is -1'),
+        (dict(k=2.5), 'k is 2.5'),
+        (dict(reverse='up'), "reverse is 'up'"),
+        (dict(significance='sum'), "significance is 'sum'"),
+        (dict(reverse_similarity=torch.rand(2, 3)), r'\(3, 2\).*got \(2, 3\)'),
+        (dict(reverse_similarity=torch.tensor([[1.0, 2.0], [3.0, 4.0], [5.0, torch.inf]])), '1 of 6 .*row 2, column 1'),
+    ],
+)
+def test_bad_options(options, message):
+    with pytest.raises(ValueError, match=message):
+        multivariate_rerank(torch.rand(2, 3), **options)
+
+
+def features(queries, size, width=16, seed=0):
+    """Features with some structure, some of them equal; multiples of 1/8, so that products have no rounding."""
+    g = torch.Generator().manual_seed(seed)
+    gallery = torch.randn(size, width, generator=g, dtype=torch.float64)
+    owner = torch.randint(size, (queries,), generator=g)
+    query = gallery[owner] + 0.7 * torch.randn(queries, width, generator=g, dtype=torch.float64)
+    gallery[-1] = gallery[0]
+    query[-1] = query[0]
+    return (query * 8).round() / 8, (gallery * 8).round() / 8
+
+
+@pytest.mark.parametrize('shape', [(1, 1), (1, 12), (12, 1), (40, 90), (90, 40)])
+@pytest.mark.parametrize('options', [{}, *OPTIONS])
+def test_from_features_equals_the_matrix(shape, options, tiles):
+    query, gallery = features(*shape)
+    similarity = query @ gallery.t()
+    for both in (False, True):
+        results = multivariate_rerank_from_features(query, gallery, 8, **options, both=both)
+        results = results if both else (results,)
+        for (index, score), s in zip(results, (similarity, similarity.t()), strict=False):
+            expected, order = multivariate_rerank(s, 8, **options).sort(dim=1, descending=True, stable=True)
+            assert index.shape == score.shape == (len(s), min(8, s.shape[1]))
+            torch.testing.assert_close(score, expected[:, :8])
+            if options.get('significance') != 'softmax':  # its own rounding may part equal scores
+                assert torch.equal(index, order[:, :8])
+
+
+def test_from_features_of_opposite_directions_need_the_guard():
+    query, gallery = features(30, 20)
+    query = torch.cat([query, -query])  # every column sum is zero but for rounding
+    index, score = multivariate_rerank_from_features(query, gallery, 5)
+    expected = multivariate_rerank(query @ gallery.t(), 5).sort(dim=1, descending=True)
+    assert score.isfinite().all()
+    torch.testing.assert_close(score, expected.values[:, :5], atol=1e-9, rtol=1e-6)
+
+
+def test_from_features_takes_halves_and_arrays():
+    query, gallery = features(20, 30)
+    index, score = multivariate_rerank_from_features(query.half(), gallery.half(), 5)
+    assert score.dtype == torch.float32
+    again = multivariate_rerank_from_features(query.half().numpy(), gallery.half().numpy(), 5)
+    assert torch.equal(index, again.indices)
+
+
+@pytest.mark.parametrize(
+    ('query', 'gallery', 'message'),
+    [
+        (torch.rand(3), torch.rand(2, 3), r'query_feats \(n, D\), got shape \(3,\)'),
+        (torch.rand(3, 4), torch.rand(2, 3), 'differ in width or device: 4 on cpu, 3 on cpu'),
+        (torch.rand(3, 4), torch.full((2, 4), torch.nan), '8 of 8 numbers of gallery_feats .* row 0, column 0'),
+        (torch.rand(3, 4), torch.rand(0, 4), 'gallery_feats'),
+    ],
+)
+def test_bad_features(query, gallery, message):
+    with pytest.raises(ValueError, match=message):
+        multivariate_rerank_from_features(query, gallery)

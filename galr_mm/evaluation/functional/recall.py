@@ -7,14 +7,13 @@ import torch
 from torch import Tensor
 
 
-def check_finite(similarity: Tensor) -> None:
-    """Raise ValueError that says how many numbers are NaN or infinite, and where the first is."""
+def check_finite(similarity: Tensor, name: str = 'similarities') -> None:
+    """Raise ValueError that says how many numbers of a matrix are NaN or infinite, and where the first is."""
     bad = ~similarity.isfinite()
     if bad.any():
         row, column = bad.nonzero()[0].tolist()
         raise ValueError(
-            f'{int(bad.sum())} of {bad.numel()} similarities are NaN or infinite, '
-            f'the first at row {row}, column {column}'
+            f'{int(bad.sum())} of {bad.numel()} {name} are NaN or infinite, the first at row {row}, column {column}'
         )
 
 

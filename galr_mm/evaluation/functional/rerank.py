@@ -1,4 +1,4 @@
-r"""Re-ranking of a similarity matrix: pure functions, rows are queries.
+r"""Re-ranking of similarities: pure functions, rows are queries.
 
 For the k best gallery items c of query q (:math:`r` = 0-based position of c for q), the multivariate rerank of GaLR
 (Sec. III-F) adds three terms:
@@ -10,17 +10,30 @@ For the k best gallery items c of query q (:math:`r` = 0-based position of c for
 with :math:`o` the 0-based place of c among the k candidates when they are ordered by the position of q in c's own list
 of all queries ('ordinal'), or that position itself ('absolute').
 
-Ties: equal similarities are ordered by lower index, equal reverse positions keep the forward order.
+Ties: equal similarities are ordered by lower index, equal reverse positions keep the forward order, equal scores are
+ordered by lower index. How candidates and positions are found without sorting the matrix is in ``candidates.py``.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
+from galr_mm.evaluation.functional.candidates import (
+    ColumnSoftmax,
+    ColumnSums,
+    FeatureColumnSums,
+    FeatureTiles,
+    MatrixTiles,
+    NoShare,
+    ReverseCounter,
+    RunningTopK,
+)
 from galr_mm.evaluation.functional.recall import check_finite
 
 REVERSES = ('ordinal', 'absolute')
@@ -32,149 +45,287 @@ class Candidates(NamedTuple):
     """The k best gallery items of each query.
 
     Shapes:
-        - order: int64 (Q, N), all gallery items by falling similarity
+        - index: int64 (Q, k), best first
         - similarity: (Q, k)
+        - share: float64 (Q, k), how much the query stands out in the candidate's column
         - reverse: int64 (Q, k), 0-based position of the query in the candidate's own list of all queries
+        - valid: bool (Q, k), false for pairs that were not scored; None where all were
+        - below: (Q,), the best similarity of what is no candidate, -inf where nothing is left
     """
 
-    order: Tensor
+    index: Tensor
     similarity: Tensor
+    share: Tensor
     reverse: Tensor
-
-    @property
-    def index(self) -> Tensor:
-        """Gallery numbers of the candidates, (Q, k)."""
-        return self.order[:, : self.similarity.shape[1]]
+    valid: Tensor | None
+    below: Tensor
 
 
-def find_candidates(similarity: Tensor, k: int, reverse_similarity: Tensor | None = None) -> Candidates:
-    """The k best of each row, and where the row's query stands in each candidate's own list."""
-    order = similarity.argsort(dim=1, descending=True, stable=True)
-    index = order[:, :k]
-    backward = similarity.t() if reverse_similarity is None else reverse_similarity  # N, Q
-    position = backward.argsort(dim=1, descending=True, stable=True).argsort(dim=1)  # N, Q
-    rows = torch.arange(len(similarity), device=similarity.device)[:, None]
-    return Candidates(order, similarity.gather(1, index), position[index, rows])
-
-
-def significance_term(similarity: Tensor, candidates: Candidates, kind: str) -> Tensor:
-    r"""How much a query stands out among all queries of a candidate, (Q, k).
+def column_statistics(
+    columns: int, device: torch.device, significance: str, filler: float | None = None
+) -> ColumnSums | ColumnSoftmax | NoShare:
+    r"""What the significance term divides by, to be filled tile by tile.
 
     'ratio' divides by the column sum. A column whose sum is near zero or negative has no such share: the divisor is
     kept at or above 1 % of the column's sum of magnitudes, which changes nothing where the sum is clearly positive.
-    'softmax' is the softmax over the column.
+    'softmax' is the softmax over the column, 'off' a term of 0.
     """
-    if kind == 'off':
-        return torch.zeros_like(candidates.similarity)
-    if kind == 'softmax':
-        share = similarity.softmax(dim=0)
-        return share.gather(1, candidates.index)
-    total = similarity.sum(dim=0)
-    divisor = torch.maximum(total, 0.01 * similarity.abs().sum(dim=0))
-    divisor = torch.where(divisor > 0, divisor, 1.0)  # a column of zeros: every share is 0
-    return candidates.similarity / divisor[candidates.index]
+    if significance == 'off':
+        return NoShare()
+    return (ColumnSums if significance == 'ratio' else ColumnSoftmax)(columns, device, filler)
 
 
-def reverse_order(candidates: Candidates, kind: str) -> Tensor:
+def find_candidates(
+    similarity: Tensor,
+    k: int,
+    reverse_similarity: Tensor | None = None,
+    significance: str = 'off',
+    filler: float | None = None,
+) -> Candidates:
+    """The k best of each row of a matrix (Q, N), their share, and where the query stands in their own lists.
+
+    ``reverse_similarity`` (N, Q) is the other direction where it is not the transpose.
+    """
+    tiles = MatrixTiles(similarity)
+    size, gallery = similarity.shape
+    best = RunningTopK(size, gallery, k + 1, tiles.dtype, tiles.device)  # one more: the best of what stays below
+    statistics = column_statistics(gallery, tiles.device, significance, filler)
+    for rows, columns, tile in tiles:
+        if not all(edge.isfinite() for edge in tile.aminmax()):
+            check_finite(similarity)
+        best.update(rows, columns, tile)
+        statistics.update(rows, columns, tile)
+    index, value = best.index[:, :k], best.value[:, :k]
+    below = best.value[:, k] if best.k > k else torch.full_like(value[:, 0], -torch.inf)
+    valid = None
+    if filler is not None and (value == filler).any():
+        valid = value != filler
+        below = torch.where(valid.all(1), below, filler)
+    backward = similarity if reverse_similarity is None else reverse_similarity.t()
+    backward_tiles = MatrixTiles(backward)
+    counter = ReverseCounter(index, backward.gather(1, index).to(backward_tiles.dtype), gallery, valid)
+    for rows, columns, tile in backward_tiles:
+        if reverse_similarity is not None and not all(edge.isfinite() for edge in tile.aminmax()):
+            check_finite(reverse_similarity)
+        counter.update(rows, columns, tile)
+    return Candidates(index, value, statistics.share(value, index), counter.positions(), valid, below)
+
+
+def reverse_order(candidates: Candidates, reverse: str) -> Tensor:
     """Reverse order o of each candidate, (Q, k): its place among the candidates, or its own position."""
-    if kind == 'absolute':
+    if reverse == 'absolute':
         return candidates.reverse
-    return candidates.reverse.argsort(dim=1, stable=True).argsort(dim=1)
+    order = candidates.reverse.argsort(dim=1, stable=True)
+    places = torch.arange(order.shape[1], device=order.device).expand_as(order)
+    return torch.empty_like(order).scatter_(1, order, places)
 
 
-def place_scores(candidates: Candidates, scores: Tensor, tail: str) -> Tensor:
-    """Spread the candidates' scores (Q, k) over the whole gallery (Q, N).
+def multivariate_scores(
+    candidates: Candidates,
+    weights: Sequence[float] = (0.3, 1.0, 1.1),
+    decay: float = 0.05,
+    reverse: str = 'ordinal',
+    reverse_top: int | None = None,
+) -> Tensor:
+    """The formula at the top of this module for the candidates, float64 (Q, k)."""
+    w_s, w_f, w_r = weights
+    forward = torch.arange(1, candidates.index.shape[1] + 1, device=candidates.index.device, dtype=torch.float64)
+    backward = (-decay * (reverse_order(candidates, reverse) + 1).double()).exp()
+    if reverse_top is not None:
+        backward = backward * (candidates.reverse < reverse_top)
+    return w_s * candidates.share + w_f * (-decay * forward).exp() + w_r * backward
 
-    'zero' gives everything else 0, as released. 'keep' puts it below all candidates in its old order: one less for each
-    place further down.
+
+def product_scores(candidates: Candidates, decay: float = 0.05, reverse: str = 'ordinal') -> Tensor:
+    """Similarity times forward and reverse term for the candidates, float64 (Q, k)."""
+    forward = torch.arange(1, candidates.index.shape[1] + 1, device=candidates.index.device)
+    similarity = candidates.similarity.double()
+    if candidates.valid is not None:
+        similarity = similarity.masked_fill(~candidates.valid, torch.inf)
+    lowest = similarity.amin(dim=1, keepdim=True)
+    positive = similarity + torch.where(lowest > 0, torch.zeros_like(lowest), 1e-6 - lowest)
+    return positive * (-decay * (forward + reverse_order(candidates, reverse) + 1).double()).exp()
+
+
+def place_scores(similarity: Tensor, candidates: Candidates, scores: Tensor, tail: str) -> Tensor:
+    """Spread the candidates' scores (Q, k) over the whole gallery, (Q, N) in float32 or wider.
+
+    'zero' gives everything else 0, as released. 'keep' leaves it in its old order below all candidates: where a row's
+    rest reaches up to its candidates, its similarities are moved down by a number of floating-point steps, the same for
+    the row, so that different numbers stay different and nothing has to be sorted.
     """
-    out = scores.new_zeros(candidates.order.shape)
-    if tail == 'keep':
-        below = torch.arange(1, out.shape[1] - scores.shape[1] + 1, device=out.device, dtype=out.dtype)
-        floor = scores.amin(dim=1, keepdim=True)
-        out.scatter_(1, candidates.order[:, scores.shape[1] :], floor - below)
-    return out.scatter_(1, candidates.index, scores)
+    tiles = MatrixTiles(similarity)
+    scores = scores.to(tiles.dtype)
+    if tail == 'zero':
+        if candidates.valid is not None:
+            scores = scores.masked_fill(~candidates.valid, 0)
+        return scores.new_zeros(similarity.shape).scatter_(1, candidates.index, scores)
+    out = scores.new_empty(similarity.shape)
+    floor = scores if candidates.valid is None else scores.masked_fill(~candidates.valid, torch.inf)
+    floor = floor.amin(dim=1)
+    for rows, _, tile in tiles:
+        part, index, score = out[rows].copy_(tile), candidates.index[rows], scores[rows]
+        move_below_(part, candidates.below[rows], floor[rows])
+        if candidates.valid is not None:
+            score = torch.where(candidates.valid[rows], score, part.gather(1, index))
+        part.scatter_(1, index, score)
+    return out
+
+
+def move_below_(rows: Tensor, highest: Tensor, floor: Tensor) -> None:
+    """Lower each row (b, N) in place so that ``highest`` (b,) comes to lie below ``floor`` (b,), and all keep their order.
+
+    Numbers are moved along the line of all floating-point numbers, by as many of them as is needed; a row where that
+    line ends too early, with similarities near the largest there are, gets one less for each place instead.
+    """
+    high, low, end = (
+        _line_(x.clone()) for x in (highest, floor, torch.full_like(floor, -torch.finfo(floor.dtype).max))
+    )
+    lowest = rows.amin(dim=1)
+    far = high.double() - low.double()
+    early = ((far >= 0) & (_line_(lowest).double() - far < 0.999 * end.double())).nonzero().squeeze(1)
+    places = rows[early].argsort(dim=1, descending=True, stable=True).argsort(dim=1)
+    # whole numbers wrap around, so a difference too large for its type still ends at the right place
+    steps = torch.where(highest < floor, 0, high - low + 1)
+    if steps.any():
+        _number_(_line_(rows).sub_(steps[:, None]))
+    rows[early] = floor[early, None] - 1 - places
+
+
+def _line_(number: Tensor) -> Tensor:
+    """Turn numbers, in their own memory, into their places on the line of all floating-point numbers, whole numbers."""
+    number.add_(0.0)  # -0.0 becomes 0.0, which it equals
+    return _flip_(number.view({4: torch.int32, 8: torch.int64}[number.element_size()]))
+
+
+def _number_(place: Tensor) -> Tensor:
+    """The inverse of :func:`_line_`."""
+    return _flip_(place).view({4: torch.float32, 8: torch.float64}[place.element_size()])
+
+
+def _flip_(bits: Tensor) -> Tensor:
+    info = torch.iinfo(bits.dtype)
+    return bits.bitwise_xor_((bits >> (info.bits - 1)).bitwise_and_(info.max))  # all but the sign, of negative ones
 
 
 def prepare(similarity: Tensor | np.ndarray, k: int, **options: tuple[object, tuple]) -> Tensor:
-    """Check the input of a re-ranker; the matrix comes back as a tensor of float32 or wider.
+    """Check the arguments of a re-ranker and give its matrix as a tensor.
 
     Raises:
-        ValueError: for a matrix that is not 2-d, is empty or holds NaN or infinity, k below 1, or an unknown option.
+        ValueError: for a matrix that is not 2-d or is empty, k below 1, or an unknown option.
     """
     for name, (value, known) in options.items():
         if value not in known:
             raise ValueError(f'{name} is {value!r}, expected one of {known}')
-    similarity = torch.as_tensor(similarity)
-    if similarity.ndim != 2 or not similarity.numel():
-        raise ValueError(f'expected a similarity matrix (queries, gallery), got shape {tuple(similarity.shape)}')
-    if k < 1:
-        raise ValueError(f'k is {k}, expected 1 or more')
-    check_finite(similarity)
-    return similarity.to(torch.promote_types(similarity.dtype, torch.float32))
+    similarity = torch.as_tensor(similarity).detach()
+    if similarity.ndim != 2 or not similarity.numel() or similarity.is_complex():
+        raise ValueError(
+            f'expected a similarity matrix (queries, gallery) of real numbers, got shape {tuple(similarity.shape)} of '
+            f'{similarity.dtype}'
+        )
+    if isinstance(k, bool) or int(k) != k or k < 1:
+        raise ValueError(f'k is {k}, expected a whole number of 1 or more')
+    return similarity
+
+
+def prepare_reverse(reverse_similarity: Tensor | np.ndarray | None, similarity: Tensor) -> Tensor | None:
+    """The other direction as a tensor beside ``similarity`` (Q, N).
+
+    Raises:
+        ValueError: when it is not (N, Q).
+    """
+    if reverse_similarity is None:
+        return None
+    reverse_similarity = torch.as_tensor(reverse_similarity, device=similarity.device).detach()
+    if reverse_similarity.shape != similarity.shape[::-1]:
+        raise ValueError(
+            f'expected reverse_similarity {tuple(similarity.shape[::-1])} beside similarity '
+            f'{tuple(similarity.shape)}, got {tuple(reverse_similarity.shape)}'
+        )
+    return reverse_similarity
+
+
+def check_formula(weights: Sequence[float], decay: float, reverse_top: int | None) -> None:
+    """Refuse numbers that give no scores.
+
+    Raises:
+        ValueError: says which and what was expected.
+    """
+    if len(weights) != 3 or not np.isfinite(np.asarray(weights, dtype=float)).all():
+        raise ValueError(f'weights is {weights}, expected three finite numbers: significance, forward, reverse')
+    if not np.isfinite(decay):
+        raise ValueError(f'decay is {decay}, expected a finite number')
+    if reverse_top is not None and reverse_top < 0:
+        raise ValueError(f'reverse_top is {reverse_top}, expected None or a number of 0 or more')
 
 
 def multivariate_rerank(
     similarity: Tensor | np.ndarray,
     k: int = 30,
-    weights: tuple[float, float, float] = (0.3, 1.0, 1.1),
+    weights: Sequence[float] = (0.3, 1.0, 1.1),
     decay: float = 0.05,
-    reverse: str = 'ordinal',
+    reverse: Literal['ordinal', 'absolute'] = 'ordinal',
     reverse_top: int | None = None,
-    significance: str = 'ratio',
-    tail: str = 'keep',
+    significance: Literal['ratio', 'softmax', 'off'] = 'ratio',
+    tail: Literal['keep', 'zero'] = 'keep',
     reverse_similarity: Tensor | np.ndarray | None = None,
+    filler: float | None = None,
 ) -> Tensor:
     """Multivariate rerank (MR) of GaLR, Sec. III-F; the formula is at the top of this module.
 
+    Besides the result it needs a few tiles of 16 MiB and about 100 bytes for each of the Q k candidates.
+
     Args:
-        similarity: (Q, N), rows are queries; float16 to float64, tensor or array.
+        similarity: (Q, N), rows are queries; float16 to float64, tensor on any device or array.
         k: candidates of each query, at most the gallery's size.
         weights: of significance, forward and reverse term.
         decay: lambda.
         reverse: 'ordinal' (released) or 'absolute' (the paper's figure).
         reverse_top: the reverse term is 0 where the query is not among so many first of the candidate's list.
-        significance: 'ratio', 'softmax' or 'off'.
+        significance: 'ratio', 'softmax' or 'off'; see :func:`column_statistics` for sums near zero.
         tail: 'keep' leaves the order beyond the top k as it was, below all candidates; 'zero' is the released one.
         reverse_similarity: (N, Q), the other direction where it is not the transpose.
+        filler: value, below all others, of pairs that were not scored (-100 in mmpretrain's two-stage retrievers): they
+            are no candidates and do not count in column sums.
 
     Returns:
         Scores (Q, N) in float32 or wider.
 
     Raises:
-        ValueError: for NaN or infinite similarities (says how many and where), k below 1 or an unknown option.
+        ValueError: for NaN or infinite similarities (says how many and where the first is), an empty matrix, k below 1,
+            or an unknown option.
     """
     similarity = prepare(
         similarity, k, reverse=(reverse, REVERSES), significance=(significance, SIGNIFICANCES), tail=(tail, TAILS)
     )
-    if reverse_similarity is not None:
-        reverse_similarity = prepare(reverse_similarity, k)
-    candidates = find_candidates(similarity, k, reverse_similarity)
-    dtype = similarity.dtype
-    forward = torch.arange(1, candidates.similarity.shape[1] + 1, device=similarity.device, dtype=dtype)
-    backward = (-decay * (reverse_order(candidates, reverse) + 1).to(dtype)).exp()
-    if reverse_top is not None:
-        backward = backward * (candidates.reverse < reverse_top)
-    w_s, w_f, w_r = weights
-    scores = w_f * (-decay * forward).exp() + w_r * backward
-    if w_s:
-        scores = scores + w_s * significance_term(similarity, candidates, significance)
-    return place_scores(candidates, scores, tail)
+    check_formula(weights, decay, reverse_top)
+    reverse_similarity = prepare_reverse(reverse_similarity, similarity)
+    candidates = find_candidates(similarity, int(k), reverse_similarity, significance, filler)
+    scores = multivariate_scores(candidates, weights, decay, reverse, reverse_top)
+    return place_scores(similarity, candidates, scores, tail)
 
 
 def reverse_rank_rerank(
     similarity: Tensor | np.ndarray,
     k: int = 30,
     decay: float = 0.05,
-    tail: str = 'keep',
+    tail: Literal['keep', 'zero'] = 'keep',
     reverse_similarity: Tensor | np.ndarray | None = None,
+    filler: float | None = None,
 ) -> Tensor:
     """Order the k best by the query's position in their own lists only (MTFN-RR, Wang et al., 2019).
 
     Arguments and result as for :func:`multivariate_rerank`.
     """
     return multivariate_rerank(
-        similarity, k, (0.0, 0.0, 1.0), decay, significance='off', tail=tail, reverse_similarity=reverse_similarity
+        similarity,
+        k,
+        (0.0, 0.0, 1.0),
+        decay,
+        significance='off',
+        tail=tail,
+        reverse_similarity=reverse_similarity,
+        filler=filler,
     )
 
 
@@ -182,9 +333,10 @@ def product_rerank(
     similarity: Tensor | np.ndarray,
     k: int = 30,
     decay: float = 0.05,
-    reverse: str = 'ordinal',
-    tail: str = 'keep',
+    reverse: Literal['ordinal', 'absolute'] = 'ordinal',
+    tail: Literal['keep', 'zero'] = 'keep',
     reverse_similarity: Tensor | np.ndarray | None = None,
+    filler: float | None = None,
 ) -> Tensor:
     """Similarity times forward and reverse term for the k best.
 
@@ -192,11 +344,114 @@ def product_rerank(
     Arguments and result as for :func:`multivariate_rerank`.
     """
     similarity = prepare(similarity, k, reverse=(reverse, REVERSES), tail=(tail, TAILS))
-    if reverse_similarity is not None:
-        reverse_similarity = prepare(reverse_similarity, k)
-    candidates = find_candidates(similarity, k, reverse_similarity)
-    forward = torch.arange(1, candidates.similarity.shape[1] + 1, device=similarity.device, dtype=similarity.dtype)
-    lowest = candidates.similarity.amin(dim=1, keepdim=True)
-    positive = candidates.similarity + torch.where(lowest > 0, torch.zeros_like(lowest), 1e-6 - lowest)
-    backward = (reverse_order(candidates, reverse) + 1).to(similarity.dtype)
-    return place_scores(candidates, positive * (-decay * (forward + backward)).exp(), tail)
+    check_formula((0, 0, 0), decay, None)
+    reverse_similarity = prepare_reverse(reverse_similarity, similarity)
+    candidates = find_candidates(similarity, int(k), reverse_similarity, filler=filler)
+    return place_scores(similarity, candidates, product_scores(candidates, decay, reverse), tail)
+
+
+class Ranking(NamedTuple):
+    """The k best gallery items of each query, best first.
+
+    Shapes:
+        - indices: int64 (Q, k)
+        - scores: (Q, k), float32 or wider
+    """
+
+    indices: Tensor
+    scores: Tensor
+
+
+def best_first(candidates: Candidates, scores: Tensor) -> Ranking:
+    """Candidates by falling score, equal ones by lower index, as in the re-ranked matrix."""
+    scores = scores.to(candidates.similarity.dtype)
+    indices, order = candidates.index.sort(dim=1)
+    scores, by_score = scores.gather(1, order).sort(dim=1, descending=True, stable=True)
+    return Ranking(indices.gather(1, by_score), scores)
+
+
+def prepare_features(**feats: Tensor | np.ndarray) -> list[Tensor]:
+    """Check two sets of features and give them as tensors.
+
+    Raises:
+        ValueError: when one is not (n, D), is empty or holds NaN or infinity, or when the widths differ.
+    """
+    tensors = [torch.as_tensor(feat).detach() for feat in feats.values()]
+    for name, feat in zip(feats, tensors, strict=True):
+        if feat.ndim != 2 or not feat.numel():
+            raise ValueError(f'expected {name} (n, D), got shape {tuple(feat.shape)}')
+        check_finite(feat, f'numbers of {name}')
+    first, second = tensors
+    if first.shape[1] != second.shape[1] or first.device != second.device:
+        raise ValueError(
+            f'{" and ".join(feats)} differ in width or device: {first.shape[1]} on {first.device}, '
+            f'{second.shape[1]} on {second.device}'
+        )
+    return tensors
+
+
+def multivariate_rerank_from_features(
+    query_feats: Tensor | np.ndarray,
+    gallery_feats: Tensor | np.ndarray,
+    k: int = 30,
+    weights: Sequence[float] = (0.3, 1.0, 1.1),
+    decay: float = 0.05,
+    reverse: Literal['ordinal', 'absolute'] = 'ordinal',
+    reverse_top: int | None = None,
+    significance: Literal['ratio', 'softmax', 'off'] = 'ratio',
+    both: bool = False,
+    progress: bool = True,
+) -> Ranking | tuple[Ranking, Ranking]:
+    """Multivariate rerank of the dot products of features, without their matrix: memory grows as (Q + N) (k + D).
+
+    The products are made twice, tile by tile: once for the candidates, once for their reverse positions.
+
+    Args:
+        query_feats: (Q, D), used as given: L2-normalise them for cosines.
+        gallery_feats: (N, D), on the same device.
+        both: give the other direction too, gallery items as queries, from the same products.
+        progress: show a bar when it takes longer than a second.
+
+    The other arguments are those of :func:`multivariate_rerank`.
+
+    Returns:
+        ``(indices, scores)``, each (Q, k), best first: the k best of the re-ranked matrix, in its order where
+        similarities differ by more than rounding. With ``both`` a pair of them, the second of shape (N, min(k, Q)).
+
+    Raises:
+        ValueError: as :func:`multivariate_rerank`, or when the features do not fit each other.
+    """
+    queries, gallery = prepare_features(query_feats=query_feats, gallery_feats=gallery_feats)
+    prepare(queries, k, reverse=(reverse, REVERSES), significance=(significance, SIGNIFICANCES))
+    check_formula(weights, decay, reverse_top)
+    tiles = FeatureTiles(queries, gallery)
+    directions = [(queries, gallery), (gallery, queries)][: 2 if both else 1]
+    best = [RunningTopK(len(q), len(g), int(k), tiles.dtype, tiles.device) for q, g in directions]
+    statistics = [
+        FeatureColumnSums(q, g) if significance == 'ratio' else column_statistics(len(g), tiles.device, significance)
+        for q, g in directions
+    ]
+    with tqdm(total=2 * len(tiles), desc='re-ranking', unit='tile', delay=1, disable=not progress) as bar:
+        for rows, columns, tile in tiles:
+            for number, view in enumerate(views(rows, columns, tile, both)):
+                best[number].update(*view)
+                statistics[number].update(*view)
+            bar.update()
+        counters = [ReverseCounter(b.index, b.value, len(g)) for b, (_, g) in zip(best, directions, strict=True)]
+        for rows, columns, tile in tiles:
+            for number, view in enumerate(views(rows, columns, tile, both)):
+                counters[number].update(*view)
+            bar.update()
+    results = []
+    for b, s, counter in zip(best, statistics, counters, strict=True):
+        below = torch.full_like(b.value[:, 0], -torch.inf)
+        candidates = Candidates(b.index, b.value, s.share(b.value, b.index), counter.positions(), None, below)
+        results.append(best_first(candidates, multivariate_scores(candidates, weights, decay, reverse, reverse_top)))
+    return tuple(results) if both else results[0]
+
+
+def views(rows: slice, columns: slice, tile: Tensor, both: bool) -> Iterator[tuple[slice, slice, Tensor]]:
+    """A tile as it is and, for ``both``, as a tile of the other direction."""
+    yield rows, columns, tile
+    if both:
+        yield columns, rows, tile.t().contiguous()
