@@ -3,16 +3,19 @@ from galr_mm.evaluation.functional import (
     chance_recall_at_k,
     multivariate_rerank,
     multivariate_rerank_from_features,
+    paired_bootstrap,
     product_rerank,
     recall_at_k,
     retrieval_ranks,
     reverse_rank_rerank,
 )
 from galr_mm.evaluation.metrics import RecallAtK
+from galr_mm.evaluation.online import OnlineReranker
 from galr_mm.evaluation.rerankers import MultivariateRerank, ProductRerank, ReverseRankRerank, build_rerankers
 
 __all__ = [
     'MultivariateRerank',
+    'OnlineReranker',
     'ProductRerank',
     'RecallAtK',
     'RetrievalEvaluator',
@@ -21,6 +24,7 @@ __all__ = [
     'chance_recall_at_k',
     'multivariate_rerank',
     'multivariate_rerank_from_features',
+    'paired_bootstrap',
     'product_rerank',
     'recall_at_k',
     'retrieval_ranks',

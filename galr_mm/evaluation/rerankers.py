@@ -33,8 +33,9 @@ class MatrixRerank:
     function: Callable[..., Tensor]
 
     def __init__(self, **options: Any) -> None:
-        if 'similarity' in options or 'reverse_similarity' in options:
-            raise ValueError('the matrices are not options; they come from the scores')
+        given = {'similarity', 'reverse_similarity', 'filler'} & options.keys()
+        if given:
+            raise ValueError(f'{", ".join(sorted(given))} cannot be set; it comes with the scores')
         try:  # a wrong option fails here, not after the test
             type(self).function(torch.eye(2), **options)
         except (TypeError, ValueError) as error:
@@ -46,8 +47,8 @@ class MatrixRerank:
         function = type(self).function
         return replace(
             scores,
-            i2t=function(scores.i2t, reverse_similarity=scores.t2i, **self.options),
-            t2i=function(scores.t2i, reverse_similarity=scores.i2t, **self.options),
+            i2t=function(scores.i2t, reverse_similarity=scores.t2i, filler=scores.filler, **self.options),
+            t2i=function(scores.t2i, reverse_similarity=scores.i2t, filler=scores.filler, **self.options),
         )
 
     def __repr__(self) -> str:

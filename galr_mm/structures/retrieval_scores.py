@@ -17,11 +17,14 @@ class RetrievalScores:
         - i2t: (I, T), rows are picture queries
         - t2i: (T, I), rows are caption queries
         - positives: bool (I, T), true where caption t describes picture i
+
+    ``filler`` is the value, below all others, of pairs that were not scored; None where all were.
     """
 
     i2t: Tensor
     t2i: Tensor
     positives: Tensor
+    filler: float | None = None
 
     def __post_init__(self) -> None:
         if self.i2t.ndim != 2 or self.t2i.shape != self.i2t.shape[::-1] or self.positives.shape != self.i2t.shape:

@@ -1,3 +1,4 @@
 from galr_mm.visualization.ranked_hits import Hit, draw_ranked_hits
+from galr_mm.visualization.rerank_sweep import draw_sweep
 
-__all__ = ['Hit', 'draw_ranked_hits']
+__all__ = ['Hit', 'draw_ranked_hits', 'draw_sweep']

@@ -1,6 +1,7 @@
 from types import SimpleNamespace
 
 import pytest
+import torch
 from mmengine.config import Config
 from mmengine.evaluator import Evaluator
 
@@ -11,8 +12,9 @@ from galr_mm.utils.cli import ensure_rerank_hook
 
 def runner(evaluator=None, **cfg):
     evaluator = evaluator or RetrievalEvaluator(metrics=[dict(type='galr_mm.RecallAtK')])
-    loop = SimpleNamespace(evaluator=evaluator)
-    return SimpleNamespace(cfg=Config(cfg), test_loop=loop, val_loop=loop)
+    dataset = SimpleNamespace(img_size=4, text_size=20)
+    loop = SimpleNamespace(evaluator=evaluator, dataloader=SimpleNamespace(dataset=dataset))
+    return SimpleNamespace(cfg=Config(cfg), test_loop=loop, val_loop=loop, model=torch.nn.Identity())
 
 
 def test_inert_by_default():

@@ -1,3 +1,4 @@
+from galr_mm.evaluation.functional.bootstrap import Interval, paired_bootstrap
 from galr_mm.evaluation.functional.recall import chance_recall_at_k, recall_at_k, retrieval_ranks
 from galr_mm.evaluation.functional.rerank import (
     Ranking,
@@ -8,10 +9,12 @@ from galr_mm.evaluation.functional.rerank import (
 )
 
 __all__ = [
+    'Interval',
     'Ranking',
     'chance_recall_at_k',
     'multivariate_rerank',
     'multivariate_rerank_from_features',
+    'paired_bootstrap',
     'product_rerank',
     'recall_at_k',
     'retrieval_ranks',

@@ -3,8 +3,8 @@
 Everything works on tiles, parts of the similarity matrix that are cut from a given matrix or made from features, so the
 memory beyond the result is a few tiles and a few numbers for each candidate. Two passes over the tiles do it: the first
 takes the k best of each row and the column statistics; the second counts, for each gallery item, the queries that are
-better for it than those that have it as a candidate. Only entries at or above the lowest such similarity of their column
-can matter, usually a few in a hundred; the rest is dropped by one comparison.
+better for it than those that have it as a candidate. Only entries at or above the lowest such similarity of their
+column can matter, usually a few in a hundred; the rest is dropped by one comparison.
 """
 
 from __future__ import annotations
@@ -122,7 +122,7 @@ class ColumnSums:
         self.magnitude[columns] += torch.linalg.vector_norm(tile, 1, dim=0) if tile.min() < 0 else total
 
     def share(self, similarity: Tensor, index: Tensor) -> Tensor:
-        """Similarity over the sum of its column, with the guard that ``significance_term`` describes, float64 (Q, k)."""
+        """Similarity over the guarded sum of its column (see ``column_statistics``), float64 (Q, k)."""
         divisor = torch.maximum(self.total, 0.01 * self.magnitude)
         divisor = torch.where(divisor > 0, divisor, 1.0)  # a column of zeros: every share is 0
         return similarity.double() / divisor[index]

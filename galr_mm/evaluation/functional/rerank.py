@@ -173,7 +173,7 @@ def place_scores(similarity: Tensor, candidates: Candidates, scores: Tensor, tai
 
 
 def move_below_(rows: Tensor, highest: Tensor, floor: Tensor) -> None:
-    """Lower each row (b, N) in place so that ``highest`` (b,) comes to lie below ``floor`` (b,), and all keep their order.
+    """Lower each row (b, N) in place so that ``highest`` (b,) comes below ``floor`` (b,), and all keep their order.
 
     Numbers are moved along the line of all floating-point numbers, by as many of them as is needed; a row where that
     line ends too early, with similarities near the largest there are, gets one less for each place instead.
@@ -409,10 +409,14 @@ def multivariate_rerank_from_features(
     Args:
         query_feats: (Q, D), used as given: L2-normalise them for cosines.
         gallery_feats: (N, D), on the same device.
+        k: as in :func:`multivariate_rerank`, and so are the next five.
+        weights: of significance, forward and reverse term.
+        decay: lambda.
+        reverse: 'ordinal' or 'absolute'.
+        reverse_top: how far down a candidate's list the reverse term counts.
+        significance: 'ratio', 'softmax' or 'off'.
         both: give the other direction too, gallery items as queries, from the same products.
         progress: show a bar when it takes longer than a second.
-
-    The other arguments are those of :func:`multivariate_rerank`.
 
     Returns:
         ``(indices, scores)``, each (Q, k), best first: the k best of the re-ranked matrix, in its order where

@@ -1,0 +1,99 @@
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from galr_mm.evaluation.functional.candidates import FeatureTiles, top_k
+from galr_mm.evaluation.functional.rerank import (
+    REVERSES,
+    SIGNIFICANCES,
+    Candidates,
+    Ranking,
+    best_first,
+    check_formula,
+    column_statistics,
+    multivariate_scores,
+    prepare,
+    prepare_features,
+)
+
+
+class OnlineReranker:
+    """Multivariate rerank of one new query: a bank of earlier or training queries stands in for the query set.
+
+    MR compares a query with the other queries of the same gallery items; alone, a query has none and keeps its order.
+    The result is that of :func:`galr_mm.evaluation.multivariate_rerank_from_features` for this query among the bank's:
+    where the bank holds the same features, they are the query, otherwise the query comes last.
+
+    A query costs one product with the gallery and one of the bank with its k candidates, O((N + M k) D).
+
+    Args:
+        bank: (M, D) features of queries, in the direction that is asked: captions for caption queries.
+        gallery: (N, D) features.
+
+    The other arguments are those of :func:`galr_mm.evaluation.multivariate_rerank`.
+
+    Raises:
+        ValueError: when the features do not fit each other or hold NaN or infinity, or for an unknown option.
+
+    Example:
+        >>> gallery = torch.tensor([[1.0, 0.0], [0.8, 0.6], [0.0, 1.0]])
+        >>> bank = torch.tensor([[1.0, 0.0], [0.99, 0.1], [0.98, 0.0]])  # all nearer to the first item
+        >>> query = torch.tensor([0.95, 0.2])
+        >>> (gallery @ query).argsort(descending=True)
+        tensor([0, 1, 2])
+        >>> OnlineReranker(bank, gallery, k=2)(query).indices
+        tensor([1, 0])
+    """
+
+    def __init__(
+        self,
+        bank: Tensor | np.ndarray,
+        gallery: Tensor | np.ndarray,
+        k: int = 30,
+        weights: Sequence[float] = (0.3, 1.0, 1.1),
+        decay: float = 0.05,
+        reverse: Literal['ordinal', 'absolute'] = 'ordinal',
+        reverse_top: int | None = None,
+        significance: Literal['ratio', 'softmax', 'off'] = 'ratio',
+    ) -> None:
+        bank, gallery = prepare_features(bank=bank, gallery=gallery)
+        prepare(bank, k, reverse=(reverse, REVERSES), significance=(significance, SIGNIFICANCES))
+        check_formula(weights, decay, reverse_top)
+        self.formula = (weights, decay, reverse, reverse_top)
+        self.k = int(k)
+        tiles = FeatureTiles(bank, gallery)
+        self.bank, self.gallery = bank.to(tiles.dtype), gallery.to(tiles.dtype)
+        self.statistics = column_statistics(len(gallery), gallery.device, significance)
+        if significance != 'off':
+            for rows, columns, tile in tiles:
+                self.statistics.update(rows, columns, tile)
+
+    def __call__(self, query: Tensor | np.ndarray) -> Ranking:
+        """Indices and scores, each (k,), best first, for the features (D,) of a query.
+
+        Raises:
+            ValueError: when the query is not (D,) or holds NaN or infinity.
+        """
+        query = torch.as_tensor(query, device=self.gallery.device).detach()[None]
+        prepare_features(query=query, gallery=self.gallery[:1])
+        query = query.to(self.gallery.dtype)
+        similarity = query @ self.gallery.t()
+        value, index = top_k(similarity, self.k)
+        others = self.bank @ self.gallery[index[0]].t()  # M, k
+        same = (self.bank == query).all(1).nonzero().squeeze(1)
+        others[same] = value  # whatever the rounding of the two products was
+        place = int(same[0]) if len(same) else len(self.bank)
+        reverse = (others > value).sum(0) + (others[:place] == value).sum(0)
+        statistics = self.statistics
+        if not len(same):
+            statistics = copy.deepcopy(statistics)
+            statistics.update(slice(0, 1), slice(0, len(self.gallery)), similarity)
+        candidates = Candidates(index, value, statistics.share(value, index), reverse[None], None, value[:, -1])
+        indices, scores = best_first(candidates, multivariate_scores(candidates, *self.formula))
+        return Ranking(indices[0], scores[0])

@@ -1,0 +1,104 @@
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from galr_mm.evaluation.functional import retrieval_ranks
+from galr_mm.evaluation.functional.rerank import SIGNIFICANCES, Candidates, find_candidates, multivariate_scores
+from galr_mm.structures import RetrievalScores
+
+KS = (5, 10, 20, 30, 50, 100)
+SIGNIFICANCE_WEIGHTS = (0.0, 0.1, 0.3, 1.0, 3.0, 10.0)
+REVERSE_WEIGHTS = (0.0, 0.1, 0.25, 0.5, 0.75, 1.0, 1.1, 1.5, 2.0, 4.0)
+
+
+class SweepPoint(NamedTuple):
+    """A setting of the multivariate rerank and the mean recall it gives, in percent."""
+
+    k: int
+    weights: tuple[float, float, float]
+    mean_recall: float
+
+
+def sweep_multivariate(
+    scores: RetrievalScores,
+    ks: Sequence[int] = KS,
+    significance_weights: Sequence[float] = SIGNIFICANCE_WEIGHTS,
+    reverse_weights: Sequence[float] = REVERSE_WEIGHTS,
+    significance: str = 'ratio',
+    topk: Sequence[int] = (1, 5, 10),
+    **formula: Any,
+) -> tuple[float, list[SweepPoint]]:
+    """Mean recall of the multivariate rerank over a grid of k and weights; the forward weight stays 1.
+
+    Candidates are found once for the largest k, so a setting costs milliseconds. Use a validation split.
+
+    Args:
+        scores: raw scores.
+        ks: values of k.
+        significance_weights: values of the first weight.
+        reverse_weights: values of the third weight.
+        significance: 'ratio' or 'softmax'.
+        topk: k of the recalls whose mean is taken.
+        **formula: decay, reverse and reverse_top of :func:`galr_mm.evaluation.multivariate_rerank`.
+
+    Returns:
+        The mean recall of the raw scores, and a point for each setting.
+
+    Raises:
+        ValueError: for an unknown significance, k below 1, or as :func:`galr_mm.evaluation.multivariate_rerank`.
+    """
+    if significance not in SIGNIFICANCES:
+        raise ValueError(f'significance is {significance!r}, expected one of {SIGNIFICANCES}')
+    if min(ks) < 1:
+        raise ValueError(f'ks is {ks}, expected numbers of 1 or more')
+    directions = []
+    for own, other, positives in (
+        (scores.i2t, scores.t2i, scores.positives),
+        (scores.t2i, scores.i2t, scores.positives.t()),
+    ):
+        candidates = find_candidates(own, max(ks), other, significance, scores.filler)
+        directions.append((candidates, positives.gather(1, candidates.index), retrieval_ranks(own, positives)))
+    raw = _mean_recall([ranks for _, _, ranks in directions], topk)
+    points = []
+    for k in sorted(set(ks)):
+        cut = [(first_candidates(c, k), right[:, :k], ranks) for c, right, ranks in directions]
+        for w_s in significance_weights:
+            for w_r in reverse_weights:
+                weights = (w_s, 1.0, w_r)
+                new = [
+                    ranks_after(c, multivariate_scores(c, weights, **formula), right, ranks) for c, right, ranks in cut
+                ]
+                points.append(SweepPoint(k, weights, _mean_recall(new, topk)))
+    return raw, points
+
+
+def first_candidates(candidates: Candidates, k: int) -> Candidates:
+    """The k first of more candidates, as :func:`find_candidates` would have given them."""
+    index, similarity, share, reverse = (x[:, :k] for x in candidates[:4])
+    valid = None if candidates.valid is None else candidates.valid[:, :k]
+    return Candidates(index, similarity, share, reverse, valid, candidates.below)
+
+
+def ranks_after(candidates: Candidates, scores: Tensor, right: Tensor, ranks: Tensor) -> Tensor:
+    """0-based ranks of the best right answer once the candidates are ordered by their scores.
+
+    Shapes:
+        - scores: (Q, k)
+        - right: bool (Q, k), candidates that are right answers
+        - ranks: int64 (Q,), ranks before, which queries with no right answer among their candidates keep
+    """
+    if candidates.valid is not None:
+        scores, right = scores.masked_fill(~candidates.valid, -torch.inf), right & candidates.valid
+    best = scores.masked_fill(~right, -torch.inf).amax(dim=1, keepdim=True)
+    first = torch.where(right & (scores == best), candidates.index, candidates.index.max() + 1).amin(1, keepdim=True)
+    before = (scores > best) | ((scores == best) & (candidates.index < first))
+    return torch.where(right.any(dim=1), before.sum(dim=1), ranks)
+
+
+def _mean_recall(ranks: Sequence[Tensor], topk: Sequence[int]) -> float:
+    recalls = [100 * (r[r >= 0] < k).double().mean().item() for r in ranks for k in topk]
+    return sum(recalls) / len(recalls)

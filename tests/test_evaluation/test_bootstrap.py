@@ -1,0 +1,61 @@
+import numpy as np
+import pytest
+import torch
+
+from galr_mm.evaluation import paired_bootstrap
+
+
+def ranks(pictures, seed, low=0, high=15):
+    g = torch.Generator().manual_seed(seed)
+    return dict(
+        i2t=torch.randint(low, high, (pictures,), generator=g),
+        t2i=torch.randint(low, high, (2 * pictures,), generator=g),
+    )
+
+
+def owners(pictures):
+    return (torch.arange(2 * pictures) // 2) == torch.arange(pictures)[:, None]
+
+
+def test_against_plain_resampling():
+    pictures = 40
+    before, after, positives = ranks(pictures, 0), ranks(pictures, 1), owners(pictures)
+    result = paired_bootstrap(before, after, positives, topk=(5,), resamples=4000)
+    rng = np.random.default_rng(0)
+    draws = {'i2t/R@5': [], 't2i/R@5': [], 'mR': []}
+    for _ in range(4000):
+        drawn = rng.integers(pictures, size=pictures)
+        captions = np.concatenate([[2 * i, 2 * i + 1] for i in drawn])
+        row = [
+            100 * ((after[d][rows] < 5).double().mean() - (before[d][rows] < 5).double().mean()).item()
+            for d, rows in (('i2t', drawn), ('t2i', captions))
+        ]
+        for name, value in zip(draws, [*row, sum(row) / 2], strict=True):
+            draws[name].append(value)
+    for name, (difference, low, high) in result.items():
+        np.testing.assert_allclose([low, high], np.quantile(draws[name], [0.025, 0.975]), atol=1.6)
+        assert low <= difference <= high
+    exact = 100 * ((after['t2i'] < 5).double().mean() - (before['t2i'] < 5).double().mean())
+    assert result['t2i/R@5'].difference == pytest.approx(exact.item())
+
+
+def test_no_change_is_certain():
+    before = ranks(20, 0)
+    assert all(interval == (0, 0, 0) for interval in paired_bootstrap(before, before, owners(20)).values())
+
+
+def test_queries_without_an_answer_do_not_count():
+    before, after, positives = ranks(20, 0), ranks(20, 1), owners(20)
+    expected = paired_bootstrap(before, after, positives)
+    for side in (before, after):
+        side['t2i'] = torch.cat([side['t2i'], torch.tensor([-1])])
+    positives = torch.cat([positives, torch.zeros(20, 1, dtype=torch.bool)], dim=1)
+    assert paired_bootstrap(before, after, positives) == expected
+
+
+def test_bad_input():
+    before, positives = ranks(4, 0), owners(4)
+    with pytest.raises(ValueError, match='level is 2'):
+        paired_bootstrap(before, before, positives, level=2)
+    with pytest.raises(ValueError, match='i2t has no query'):
+        paired_bootstrap(dict(before, i2t=torch.full((4,), -1)), before, positives)
