@@ -14,6 +14,7 @@ from galr_mm.evaluation.functional.rerank import (
     SIGNIFICANCES,
     Candidates,
     Ranking,
+    as_tensor,
     best_first,
     check_formula,
     column_statistics,
@@ -80,7 +81,7 @@ class OnlineReranker:
         Raises:
             ValueError: when the query is not (D,) or holds NaN or infinity.
         """
-        query = torch.as_tensor(query, device=self.gallery.device).detach()[None]
+        query = as_tensor(query).to(self.gallery.device)[None]
         prepare_features(query=query, gallery=self.gallery[:1])
         query = query.to(self.gallery.dtype)
         similarity = query @ self.gallery.t()

@@ -181,6 +181,15 @@ def test_numpy_and_input_is_left_alone():
     np.testing.assert_array_equal(s, before)
 
 
+@pytest.mark.filterwarnings('error')
+def test_read_only_and_reversed_arrays():
+    s = np.random.default_rng(0).random((5, 8)).astype(np.float32)
+    expected = multivariate_rerank(s[::-1, ::-1].copy(), 3)
+    s.flags.writeable = False
+    assert torch.equal(multivariate_rerank(s[::-1, ::-1], 3), expected)
+    assert torch.equal(multivariate_rerank(s, 3), multivariate_rerank(torch.tensor(s), 3))
+
+
 @pytest.mark.parametrize('column', [[0.0, 0.0, 0.0], [1.0, -1.0, 0.0], [-0.5, -0.2, -0.1]])
 def test_column_sums_near_zero_or_negative(column):
     s = torch.tensor([[0.3, 0.1], [0.2, 0.5], [0.1, 0.4]])

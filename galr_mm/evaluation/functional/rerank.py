@@ -16,6 +16,7 @@ ordered by lower index. How candidates and positions are found without sorting t
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Sequence
 from typing import Literal, NamedTuple
 
@@ -208,6 +209,16 @@ def _flip_(bits: Tensor) -> Tensor:
     return bits.bitwise_xor_((bits >> (info.bits - 1)).bitwise_and_(info.max))  # all but the sign, of negative ones
 
 
+def as_tensor(array: Tensor | np.ndarray) -> Tensor:
+    """A tensor that shares the memory of an array where it can, read-only ones too: nothing here writes to its input."""
+    if isinstance(array, np.ndarray):
+        array = np.ascontiguousarray(array) if any(step < 0 for step in array.strides) else array
+        with warnings.catch_warnings():
+            warnings.filterwarnings('ignore', message='The given NumPy array is not writable')
+            return torch.as_tensor(array)
+    return torch.as_tensor(array).detach()
+
+
 def prepare(similarity: Tensor | np.ndarray, k: int, **options: tuple[object, tuple]) -> Tensor:
     """Check the arguments of a re-ranker and give its matrix as a tensor.
 
@@ -217,7 +228,7 @@ def prepare(similarity: Tensor | np.ndarray, k: int, **options: tuple[object, tu
     for name, (value, known) in options.items():
         if value not in known:
             raise ValueError(f'{name} is {value!r}, expected one of {known}')
-    similarity = torch.as_tensor(similarity).detach()
+    similarity = as_tensor(similarity)
     if similarity.ndim != 2 or not similarity.numel() or similarity.is_complex():
         raise ValueError(
             f'expected a similarity matrix (queries, gallery) of real numbers, got shape {tuple(similarity.shape)} of '
@@ -236,7 +247,7 @@ def prepare_reverse(reverse_similarity: Tensor | np.ndarray | None, similarity: 
     """
     if reverse_similarity is None:
         return None
-    reverse_similarity = torch.as_tensor(reverse_similarity, device=similarity.device).detach()
+    reverse_similarity = as_tensor(reverse_similarity).to(similarity.device)
     if reverse_similarity.shape != similarity.shape[::-1]:
         raise ValueError(
             f'expected reverse_similarity {tuple(similarity.shape[::-1])} beside similarity '
@@ -376,7 +387,7 @@ def prepare_features(**feats: Tensor | np.ndarray) -> list[Tensor]:
     Raises:
         ValueError: when one is not (n, D), is empty or holds NaN or infinity, or when the widths differ.
     """
-    tensors = [torch.as_tensor(feat).detach() for feat in feats.values()]
+    tensors = [as_tensor(feat) for feat in feats.values()]
     for name, feat in zip(feats, tensors, strict=True):
         if feat.ndim != 2 or not feat.numel():
             raise ValueError(f'expected {name} (n, D), got shape {tuple(feat.shape)}')

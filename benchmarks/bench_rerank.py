@@ -1,0 +1,146 @@
+"""Time and memory of the multivariate rerank: ``python benchmarks/bench_rerank.py [--only matrix features huge]``.
+
+Prints markdown tables; every ratio is of two times from this run. benchmarks/README.md keeps a run and explains it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import platform
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from galr_mm.evaluation import multivariate_rerank, multivariate_rerank_from_features
+from galr_mm.evaluation.functional.candidates import FeatureTiles
+
+GIB = 1 << 30
+
+
+def plain_loops(similarity: np.ndarray, k: int = 30) -> np.ndarray:
+    """The steps of the released script, query by query: sort the row, then sort the column of each candidate."""
+    queries, gallery = similarity.shape
+    out = np.zeros_like(similarity)
+    columns = np.ascontiguousarray(similarity.T)
+    for query in range(queries):
+        order = np.argsort(-similarity[query], kind='stable')[:k]
+        positions, significance = [], []
+        for candidate in order:
+            column = columns[candidate]
+            positions.append(int(np.where(np.argsort(-column, kind='stable') == query)[0][0]))
+            significance.append(column[query] / column.sum())
+        reverse = np.argsort(np.argsort(positions, kind='stable'), kind='stable')
+        forward = np.arange(len(order))
+        out[query, order] = (
+            0.3 * np.array(significance) + np.exp(-0.05 * (forward + 1)) + 1.1 * np.exp(-0.05 * (reverse + 1))
+        )
+    return out
+
+
+def features(pictures: int, captions: int, width: int = 512, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Unit vectors in 64 loose groups around one direction, captions around their pictures, as trained ones are."""
+    g = torch.Generator().manual_seed(seed)
+    centres = torch.randn(64, width, generator=g) + torch.randn(width, generator=g)
+    image = centres[torch.randint(64, (pictures,), generator=g)] + torch.randn(pictures, width, generator=g)
+    text = image.repeat_interleave(captions // pictures, dim=0)
+    for part in text.split(65536):
+        part.add_(torch.randn(part.shape, generator=g), alpha=1.5)
+    return F.normalize(image, dim=1), F.normalize(text, dim=1)
+
+
+def timed(function: Callable[[], Any], device: torch.device, repeats: int = 1) -> tuple[float, Any]:
+    """Best seconds of some runs, and the result of the last."""
+    best = float('inf')
+    for _ in range(repeats):
+        start = time.perf_counter()
+        result = function()
+        if device.type == 'cuda':
+            torch.cuda.synchronize()
+        best = min(best, time.perf_counter() - start)
+    return best, result
+
+
+def peak_above(function: Callable[[], Any], device: torch.device) -> tuple[int, Any]:
+    """Bytes that a call held at its peak above what was held before, its result included."""
+    if device.type == 'cuda':
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        result = function()
+        return torch.cuda.max_memory_allocated() - before, result
+    Path('/proc/self/clear_refs').write_text('5')  # resets the peak
+    before = _status('VmRSS')
+    result = function()
+    return _status('VmHWM') - before, result
+
+
+def _status(name: str) -> int:
+    line = next(line for line in Path('/proc/self/status').read_text().splitlines() if line.startswith(name))
+    return int(line.split()[1]) * 1024
+
+
+def bench_matrix(device: torch.device) -> None:
+    """Re-ranking of given matrices against the loops, which run on the CPU."""
+    print('| matrix | directions | loops, s | ours, s | times faster | peak memory above the input / matrix |')
+    print('| --- | --- | --- | --- | --- | --- |')
+    for pictures, captions, both in ((452, 2260, True), (1093, 5465, True), (5000, 25000, False)):
+        image, text = features(pictures, captions)
+        similarity = image @ text.t()
+        del image, text
+        views = [similarity, similarity.t()] if both else [similarity]
+        moved = similarity.to(device)
+        ours = [moved, moved.t()] if both else [moved]
+        peak, _ = peak_above(lambda m=moved: multivariate_rerank(m), device)  # first: no freed memory is at hand yet
+        seconds, results = timed(lambda v=ours: [multivariate_rerank(m, tail='keep') for m in v], device, 3)
+        slow, expected = timed(lambda v=views: [plain_loops(m.numpy()) for m in v], torch.device('cpu'))
+        for got, want in zip(results, expected, strict=True):
+            inside = torch.from_numpy(want) != 0
+            torch.testing.assert_close(got.cpu()[inside], torch.from_numpy(want)[inside], atol=1e-5, rtol=1e-4)
+        print(
+            f'| {pictures} x {captions} | {"both" if both else "pictures as queries"} | {slow:.2f} | {seconds:.3f} | '
+            f'{slow / seconds:.0f} | {peak / similarity.numel() / 4:.2f} |',
+            flush=True,
+        )
+
+
+def bench_features(device: torch.device, pictures: int, captions: int, bare: bool = True) -> None:
+    """Re-ranking from features against the bare product in the same tiles."""
+    image, text = (x.to(device) for x in features(pictures, captions))
+    peak, (seconds, _) = peak_above(
+        lambda: timed(lambda: multivariate_rerank_from_features(image, text, progress=False), device), device
+    )
+    product = timed(lambda: [tile[0, 0] for _, _, tile in FeatureTiles(image, text)], device)[0] if bare else None
+    print('| features | seconds | bare product, s | ratio | peak memory above the features, GiB |')
+    print('| --- | --- | --- | --- | --- |')
+    print(
+        f'| {pictures} x {captions}, 512 | {seconds:.1f} | {f"{product:.1f}" if bare else "-"} | '
+        f'{f"{seconds / product:.2f}" if bare else "-"} | {peak / GIB:.2f} |',
+        flush=True,
+    )
+
+
+def main() -> None:
+    """Run the parts that were asked for."""
+    parser = argparse.ArgumentParser(description='Benchmark the multivariate rerank')
+    parser.add_argument('--only', nargs='+', choices=['matrix', 'features', 'huge'], default=['matrix', 'features'])
+    parser.add_argument('--device', default='cpu')
+    args = parser.parse_args()
+    device = torch.device(args.device)
+    name = torch.cuda.get_device_name() if device.type == 'cuda' else platform.processor() or platform.machine()
+    print(f'{name}, {torch.get_num_threads()} threads, torch {torch.__version__}, k=30, float32\n')
+    multivariate_rerank(torch.rand(64, 64, device=device))
+    if 'matrix' in args.only:
+        bench_matrix(device)
+    if 'features' in args.only:
+        bench_features(device, 20_000, 100_000)
+    if 'huge' in args.only:
+        bench_features(device, 100_000, 500_000, bare=False)
+
+
+if __name__ == '__main__':
+    main()
