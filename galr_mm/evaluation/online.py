@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from galr_mm.evaluation.functional.candidates import FeatureTiles, top_k

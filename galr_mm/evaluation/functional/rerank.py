@@ -210,7 +210,7 @@ def _flip_(bits: Tensor) -> Tensor:
 
 
 def as_tensor(array: Tensor | np.ndarray) -> Tensor:
-    """A tensor that shares the memory of an array where it can, read-only ones too: nothing here writes to its input."""
+    """A tensor that shares the memory of an array where it can, of read-only ones too: nothing here writes to it."""
     if isinstance(array, np.ndarray):
         array = np.ascontiguousarray(array) if any(step < 0 for step in array.strides) else array
         with warnings.catch_warnings():
