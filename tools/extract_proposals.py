@@ -1,16 +1,21 @@
 """Proposals from an MMDet detector: ``python tools/extract_proposals.py DET_CONFIG DET_CKPT IMAGES --out FILE``.
 
 IMAGES is a folder or a data set json (Karpathy-style or COCO). The result is one COCO json. A run that was interrupted
-goes on where it stopped when it is started again with the same settings.
+goes on where it stopped when it is started again with the same settings. Several processes or GPUs:
+``torchrun --nproc_per_node=N tools/extract_proposals.py ... --launcher pytorch``.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
-from galr_mm.proposals.extraction import extract_proposals
+import torch
+
+from galr_mm.proposals.extraction import Settings, extract_proposals
+from galr_mm.utils.cli import close_processes
 from galr_mm.utils.install_check import REBUILD_MMCV, mmcv_ops_error
 
 
@@ -24,27 +29,56 @@ def main() -> None:
     parser.add_argument('--img-root', type=Path, help='pictures of a json (default: images/ beside it)')
     parser.add_argument('--score-thr', type=float, default=0.1, help='leave out lower scores (default 0.1)')
     parser.add_argument('--max-per-image', type=int, default=100)
+    parser.add_argument('--tile', type=int, help='cut pictures with a longer side into tiles of so many pixels')
+    parser.add_argument('--overlap', type=int, default=200, help='pixels that neighbouring tiles share (default 200)')
+    parser.add_argument(
+        '--merge-iou', type=float, default=0.5, help='overlap at which objects of two tiles are one (default 0.5)'
+    )
     parser.add_argument('--batch-size', type=int, default=8)
     parser.add_argument('--num-workers', type=int, default=2)
     parser.add_argument('--device', default='cpu')
+    parser.add_argument('--launcher', choices=['none', 'pytorch'], default='none')
     parser.add_argument('--overwrite', action='store_true', help='replace an existing --out')
     args = parser.parse_args()
     if args.out.exists() and not args.overwrite:
         raise SystemExit(f'{args.out} exists; --overwrite replaces it')
-    if args.batch_size < 1 or args.max_per_image < 1 or not 0 <= args.score_thr <= 1:
-        parser.error('--batch-size and --max-per-image must be 1 or more, --score-thr between 0 and 1')
+    if args.batch_size < 1 or args.num_workers < 0:
+        parser.error('--batch-size must be 1 or more, --num-workers 0 or more')
     error = mmcv_ops_error()
     if error:
         raise SystemExit(f"detectors need mmcv's compiled ops ({error}). Mend it with:\n  {REBUILD_MMCV}")
-    options = {key: value for key, value in vars(args).items() if key not in ('images', 'overwrite')}
+    device = args.device
+    if args.launcher == 'pytorch':
+        if 'RANK' not in os.environ:
+            raise SystemExit('--launcher pytorch: start this tool by torchrun')
+        torch.distributed.init_process_group('gloo')
+        device = f'cuda:{os.environ["LOCAL_RANK"]}' if device == 'cuda' else device
+    settings = Settings(**{name: getattr(args, name) for name in Settings._fields})
     try:
-        content = extract_proposals(source=args.images, **options)
+        content = extract_proposals(
+            args.config,
+            args.checkpoint,
+            args.images,
+            args.out,
+            args.img_root,
+            settings,
+            args.batch_size,
+            args.num_workers,
+            device,
+        )
     except (OSError, ValueError) as failure:
         raise SystemExit(str(failure)) from failure
+    close_processes()
+    if content is not None:
+        report(content, args.out)
+
+
+def report(content: dict, out: Path) -> None:
+    """Say what was written; end with an error where pictures could not be read."""
     empty = len(content['images']) - len({a['image_id'] for a in content['annotations']})
     print(
         f'{len(content["annotations"])} objects in {len(content["images"])} pictures ({empty} without any) '
-        f'written to {args.out}'
+        f'written to {out}'
     )
     unreadable = content['info']['unreadable']
     for name, reason in unreadable.items():

@@ -1,26 +1,27 @@
 """Run any MMDet detector over many pictures and keep what it finds as one COCO json.
 
-Work goes to ``<out>.partial.jsonl``, one line a picture; the json appears, complete, when the last picture is done. An
-interrupted run goes on after the last complete line.
+Work goes to ``<out>.partial.jsonl`` (and ``.partial-1.jsonl`` and so on, a file for each process), one line a picture;
+the json appears, complete, when the last picture is done. An interrupted run goes on after the last complete lines.
 """
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-import torch
 from mmengine.config import Config
-from mmengine.dataset import Compose, pseudo_collate
-from mmengine.registry import DefaultScope
-from mmengine.runner.checkpoint import CheckpointLoader
+from mmengine.dataset import Compose
+from mmengine.dist import barrier, broadcast_object_list, get_rank, get_world_size, is_main_process
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
+from galr_mm.proposals.detection import build_detector, detector_pipelines, find_in_tiles, find_objects, keep_best
+from galr_mm.proposals.tiles import picture_size
 from galr_mm.utils.io import missing_files, write_text
 
 SUFFIXES = {'.jpg', '.jpeg', '.png', '.tif', '.tiff', '.bmp', '.webp'}
@@ -60,93 +61,87 @@ def list_pictures(source: str | Path, img_root: str | Path | None = None) -> tup
 
 
 class Pictures(Dataset):
-    """Pictures through a detector's own test pipeline; one that cannot be read gives its error instead."""
+    """Pictures through a detector's own test pipeline; a broken one gives its error, a large one only its name.
 
-    def __init__(self, root: Path, names: Sequence[str], pipeline: Compose) -> None:
-        self.root, self.names, self.pipeline = root, names, pipeline
+    A picture is large when a side is longer than ``tile``.
+    """
+
+    def __init__(self, root: Path, names: Sequence[str], pipeline: Compose, tile: int | None = None) -> None:
+        self.root, self.names, self.pipeline, self.tile = root, names, pipeline, tile
 
     def __len__(self) -> int:
         return len(self.names)
 
     def __getitem__(self, index: int) -> dict:
-        """File name with either the detector's input or an error text."""
+        """File name with the detector's input, with an error text, or alone."""
         name = self.names[index]
         try:
+            if self.tile and max(picture_size(self.root / name)) > self.tile:
+                return {'name': name}
             return {'name': name, 'data': self.pipeline(dict(img_path=str(self.root / name), img_id=index))}
         except Exception as error:  # whatever a decoder raises on a broken file; it is listed in the result
             return {'name': name, 'error': f'{type(error).__name__}: {error}'}
 
 
-def build_detector(config: str | Path, checkpoint: str | Path, device: str = 'cpu') -> tuple[nn.Module, Compose]:
-    """An MMDet detector and its own test pipeline without the loading of annotations; no global scope is left behind.
+class Settings(NamedTuple):
+    """What decides which objects are kept.
 
-    Raises:
-        FileNotFoundError: when config or checkpoint is missing.
-        ValueError: when the checkpoint is another detector's.
+    Args:
+        score_thr: leave out lower scores.
+        max_per_image: keep the best-scored so many.
+        tile: cut pictures with a longer side into tiles of so many pixels; None never does.
+        overlap: pixels that neighbouring tiles share.
+        merge_iou: of objects of one class in the tiles of a picture that overlap more, the best-scored stays.
     """
-    for path in (config, checkpoint):
-        if not Path(path).is_file():
-            raise FileNotFoundError(f'no file at {path}')
-    with DefaultScope.overwrite_default_scope('mmdet'):
-        from mmdet.apis import init_detector
-        from mmdet.utils import get_test_pipeline_cfg
 
-        model = init_detector(str(config), str(checkpoint), device=device)
-        _require_weights(model, checkpoint)
-        steps = [step for step in get_test_pipeline_cfg(model.cfg) if 'LoadAnnotations' not in step['type']]
-        return model, Compose(steps)
+    score_thr: float = 0.1
+    max_per_image: int = 100
+    tile: int | None = None
+    overlap: int = 200
+    merge_iou: float = 0.5
 
-
-def _require_weights(model: nn.Module, checkpoint: str | Path) -> None:
-    """Refuse a checkpoint of another detector (MMDet only logs what is missing) and find the names of its classes."""
-    content = CheckpointLoader.load_checkpoint(str(checkpoint), map_location='cpu')
-    weights = {key.removeprefix('module.'): value for key, value in content.get('state_dict', content).items()}
-    own = model.state_dict()
-    wrong = [key for key, value in own.items() if getattr(weights.get(key), 'shape', None) != value.shape]
-    if wrong:
-        raise ValueError(
-            f'{checkpoint} does not fit the detector: {len(wrong)} of {len(own)} weights are missing or of another '
-            f'shape, such as {wrong[0]}'
-        )
-    if 'dataset_meta' not in content.get('meta', {}):
-        metainfo = model.cfg.test_dataloader.dataset.get('metainfo', {})
-        if 'classes' not in metainfo:
+    def check(self) -> None:
+        """Raise ValueError for a setting that makes no sense."""
+        if not 0 <= self.score_thr <= 1 or not 0 < self.merge_iou <= 1 or self.max_per_image < 1:
             raise ValueError(
-                f'neither {checkpoint} nor the config names the classes; set metainfo of the test data set'
+                f'score_thr is {self.score_thr}, merge_iou {self.merge_iou} and max_per_image {self.max_per_image}; '
+                'expected 0 to 1, above 0 to 1, and 1 or more'
             )
-        model.dataset_meta = dict(metainfo)
+        if self.tile is not None and not 0 <= self.overlap < self.tile:
+            raise ValueError(f'overlap is {self.overlap}, expected 0 to less than the tile of {self.tile}')
 
 
-@torch.no_grad()
 def detect(
-    model: nn.Module, pictures: Pictures, score_thr: float, max_per_image: int, batch_size: int, num_workers: int
+    model: nn.Module,
+    steps: Sequence[dict],
+    root: Path,
+    names: Sequence[str],
+    settings: Settings,
+    batch_size: int = 8,
+    num_workers: int = 2,
 ) -> Iterator[dict]:
     """Yield a record a picture, in order: file_name, height, width and objects [x, y, w, h, score, label], or error."""
-    loader = DataLoader(pictures, batch_size, num_workers=num_workers, collate_fn=list)
-    for items in loader:
-        good = [item for item in items if 'data' in item]
-        with DefaultScope.overwrite_default_scope('mmdet'):
-            results = iter(model.test_step(pseudo_collate([item['data'] for item in good])) if good else ())
+    for_files, for_arrays = detector_pipelines(steps)
+    pictures = Pictures(root, names, for_files, settings.tile)
+    for items in DataLoader(pictures, batch_size, num_workers=num_workers, collate_fn=list):
+        results = iter(find_objects(model, [item['data'] for item in items if 'data' in item]))
         for item in items:
+            if 'data' in item:
+                objects = next(results)
+            elif 'error' not in item:
+                try:
+                    objects = find_in_tiles(model, for_arrays, root / item['name'], *settings[2:], batch_size)
+                except Exception as error:  # as above, for what only decoding shows
+                    item['error'] = f'{type(error).__name__}: {error}'
             if 'error' in item:
                 yield {'file_name': item['name'], 'error': item['error']}
                 continue
-            result = next(results)
-            height, width = result.ori_shape[:2]
-            found = result.pred_instances
-            limit = found.bboxes.new_tensor([width, height, width, height])
-            found.bboxes = found.bboxes.clamp(min=0).minimum(limit)
-            visible = (found.bboxes[:, 2:] > found.bboxes[:, :2]).all(1)
-            found = found[visible & (found.scores >= score_thr)]
-            found = found[found.scores.argsort(descending=True, stable=True)][:max_per_image]
-            boxes = found.bboxes.double()
-            boxes = torch.cat([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], dim=1).round(decimals=2)
-            rows = zip(boxes.tolist(), found.scores.tolist(), found.labels.tolist(), strict=True)
+            found = keep_best(*objects, settings.score_thr, settings.max_per_image)
             yield {
                 'file_name': item['name'],
-                'height': height,
-                'width': width,
-                'objects': [[*box, round(score, 5), label] for box, score, label in rows],
+                'height': found.height,
+                'width': found.width,
+                'objects': found.rows,
             }
 
 
@@ -156,75 +151,108 @@ def extract_proposals(
     source: str | Path,
     out: str | Path,
     img_root: str | Path | None = None,
-    score_thr: float = 0.1,
-    max_per_image: int = 100,
+    settings: Settings | None = None,
     batch_size: int = 8,
     num_workers: int = 2,
     device: str = 'cpu',
-) -> dict:
+) -> dict | None:
     """Detect objects in all pictures of ``source`` and write them to ``out``, a COCO json.
 
+    In a process group each process takes every n-th picture that is still to be done.
+
     Returns:
-        What was written.
+        What was written; None in all processes but the first.
 
     Raises:
         FileExistsError: when an unfinished run with other settings lies beside ``out``.
+        ValueError: for settings that make no sense.
     """
+    settings = settings or Settings()
+    settings.check()
     out = Path(out)
     root, names = list_pictures(source, img_root)
-    model, pipeline = build_detector(config, checkpoint, device)
+    model, steps = build_detector(config, checkpoint, device)
     classes = model.dataset_meta['classes']
     header = {
         'detector': hashlib.sha256(
             Path(checkpoint).read_bytes() + json.dumps(str(_model_and_pipeline(model.cfg))).encode()
         ).hexdigest(),
-        'score_thr': score_thr,
-        'max_per_image': max_per_image,
+        **settings._asdict(),
         'classes': list(classes),
     }
-    partial = out.with_name(out.name + '.partial.jsonl')
-    done = _read_partial(partial, header)
+    shared: list[Any] = [None]
+    if is_main_process():
+        shared = [_begin(out, header)]
+    broadcast_object_list(shared)
+    if isinstance(shared[0], FileExistsError):
+        raise shared[0]
+    done = set(shared[0])
     todo = [name for name in names if name not in done]
-    if done:
-        print(f'going on after {len(names) - len(todo)} of {len(names)} pictures from {partial}', flush=True)
-    partial.parent.mkdir(parents=True, exist_ok=True)
-    # rewritten without a last line that was cut off
-    write_text(partial, ''.join(json.dumps(row) + '\n' for row in [header, *done.values()]))
-    bar = tqdm(total=len(names), initial=len(names) - len(todo), unit='picture')
-    with partial.open('a', encoding='utf-8') as file, bar:
-        pictures = Pictures(root, todo, pipeline)
-        for record in detect(model, pictures, score_thr, max_per_image, batch_size, num_workers):
+    share = todo[get_rank() :: get_world_size()]
+    if done and is_main_process():
+        print(f'going on after {len(names) - len(todo)} of {len(names)} pictures from {_partial(out)}', flush=True)
+    with (
+        _partial(out, get_rank()).open('a', encoding='utf-8') as file,
+        tqdm(total=len(share), unit='picture', disable=not is_main_process()) as bar,
+    ):
+        for record in detect(model, steps, root, share, settings, batch_size, num_workers):
             file.write(json.dumps(record) + '\n')
             file.flush()
-            done[record['file_name']] = record
             bar.update()
-    content = to_coco([done[name] for name in names], classes, {**header, 'config': Path(config).name})
+    barrier()
+    if not is_main_process():
+        return None
+    records = _read_partial(out, header)
+    content = to_coco([records[name] for name in names], classes, {**header, 'config': Path(config).name})
     write_text(out, json.dumps(content))
-    partial.unlink()
+    for path in _partials(out):
+        path.unlink()
     return content
+
+
+def _partial(out: Path, rank: int = 0) -> Path:
+    return out.with_name(f'{out.name}.partial{f"-{rank}" if rank else ""}.jsonl')
+
+
+def _partials(out: Path) -> list[Path]:
+    return sorted(out.parent.glob(f'{glob.escape(out.name)}.partial*.jsonl'))
+
+
+def _begin(out: Path, header: dict) -> list[str] | FileExistsError:
+    """Gather what unfinished runs left in one file, without lines that were cut off; names of the pictures done."""
+    try:
+        done = _read_partial(out, header)
+    except FileExistsError as error:
+        return error
+    out.parent.mkdir(parents=True, exist_ok=True)
+    write_text(_partial(out), ''.join(json.dumps(row) + '\n' for row in [header, *done.values()]))
+    for path in _partials(out):
+        if path != _partial(out):
+            path.unlink()
+    return list(done)
 
 
 def _model_and_pipeline(cfg: Config) -> dict[str, Any]:
     return {'model': cfg.model.to_dict(), 'test': cfg.test_dataloader.dataset.to_dict()}
 
 
-def _read_partial(partial: Path, header: dict) -> dict[str, dict]:
-    """Records of an unfinished run, by file name; a last line that was cut off is left out."""
-    if not partial.exists():
-        return {}
-    rows = []
-    for line in partial.read_text(encoding='utf-8').splitlines(keepends=True):
-        if line.endswith('\n'):
-            rows.append(json.loads(line))
-    if not rows:
-        return {}
-    different = [key for key in header if rows[0].get(key) != header[key]]
-    if different:
-        raise FileExistsError(
-            f'{partial} was begun with another {", ".join(different)}; delete it to start again, or choose another '
-            '--out'
-        )
-    return {row['file_name']: row for row in rows[1:]}
+def _read_partial(out: Path, header: dict) -> dict[str, dict]:
+    """Records of an unfinished run, by file name; lines that were cut off are left out."""
+    records = {}
+    for path in _partials(out):
+        rows = [
+            json.loads(line) for line in path.read_text(encoding='utf-8').splitlines(keepends=True) if line[-1] == '\n'
+        ]
+        if path == _partial(out) and rows:
+            first = rows.pop(0)
+            different = [key for key in header if first.get(key) != header[key]]
+            if different:
+                raise FileExistsError(
+                    f'{path} was begun with another {", ".join(different)}; delete it to start again, or choose '
+                    'another --out'
+                )
+        records |= {row['file_name']: row for row in rows}
+    return records
 
 
 def to_coco(records: Sequence[dict], classes: Sequence[str], info: dict) -> dict:

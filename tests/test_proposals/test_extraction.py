@@ -15,7 +15,8 @@ from mmengine.registry import DefaultScope
 from pycocotools.coco import COCO
 
 from galr_mm.proposals import ProposalSet
-from galr_mm.proposals.extraction import build_detector, extract_proposals, list_pictures
+from galr_mm.proposals.detection import build_detector
+from galr_mm.proposals.extraction import Settings, extract_proposals, list_pictures
 from tests.conftest import ROOT, SMALL, run_tool
 
 pytest.importorskip('mmdet')
@@ -47,7 +48,9 @@ def detector(tmp_path_factory):
 @pytest.fixture(scope='module')
 def whole(detector, mini, tmp_path_factory):
     out = tmp_path_factory.mktemp('out') / 'proposals.json'
-    content = extract_proposals(CONFIG, detector, mini / 'dataset_mini.json', out, score_thr=0.3, max_per_image=10)
+    content = extract_proposals(
+        CONFIG, detector, mini / 'dataset_mini.json', out, settings=Settings(score_thr=0.3, max_per_image=10)
+    )
     return out, content
 
 

@@ -10,11 +10,12 @@ from galr_mm.registry import TRANSFORMS
 class LoadPicture(LoadImageFromFile):
     """mmcv's LoadImageFromFile that names the picture it cannot read and fits proposals to the picture's size.
 
-    Proposals may have been found on a picture of another resolution; their boxes are scaled to this one's.
+    Proposals may have been found on a picture of another resolution; their boxes are scaled to this one's. A sample
+    that brings its picture along, BGR uint8 (H, W, 3), is not loaded.
 
     Required Keys:
 
-    - img_path
+    - img_path, or img
     - gt_bboxes, proposal_img_shape (optional)
 
     Modified Keys:
@@ -31,9 +32,12 @@ class LoadPicture(LoadImageFromFile):
 
     def transform(self, results: dict) -> dict:
         """Load one picture as BGR uint8 (H, W, 3)."""
-        path = results['img_path']
+        path = results.get('img_path')
         try:
-            results = super().transform(results)
+            if results.get('img') is None:
+                results = super().transform(results)
+            else:
+                results['img_shape'] = results['ori_shape'] = results['img'].shape[:2]
         except Exception as error:
             raise OSError(
                 f'cannot read the picture {path} ({type(error).__name__}: {" ".join(str(error).split())}); '

@@ -1,4 +1,5 @@
 from galr_mm.models.graph.drea import DREA
 from galr_mm.models.graph.gcn import GCN
+from galr_mm.models.graph.roi import RoINodes
 
-__all__ = ['DREA', 'GCN']
+__all__ = ['DREA', 'GCN', 'RoINodes']

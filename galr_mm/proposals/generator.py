@@ -1,0 +1,101 @@
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from mmengine.config import Config
+from mmengine.registry import DefaultScope
+from mmengine.runner.checkpoint import CheckpointLoader
+from torch import nn
+
+from galr_mm.proposals.detection import Found, detector_pipelines, find_objects, keep_best, require_weights
+from galr_mm.registry import MODELS
+
+
+@MODELS.register_module()
+class ProposalGenerator(nn.Module):
+    """A frozen MMDet detector inside a retriever: the objects of raw pictures, as offline extraction finds them.
+
+    It uses the detector's OWN preprocessing (size, normalisation, channel order), which the checkpoint of an MMDet
+    training holds. Its weights stay out of the retriever's checkpoints: they come from ``detector.init_cfg``.
+
+    Args:
+        detector: config of the detector, ``dict(_scope_='mmdet', type=..., init_cfg=dict(type='Pretrained',
+            checkpoint=...))``. With ``type=None`` or none the detector's config is taken from the checkpoint too.
+        pipeline: its test pipeline; by default that of the config which the checkpoint holds.
+        score_thr: leave out lower scores.
+        max_per_image: keep the best-scored so many.
+
+    Raises:
+        FileNotFoundError: when the checkpoint is missing.
+        ValueError: when it is another detector's, or holds no config and ``pipeline`` is not given.
+    """
+
+    def __init__(
+        self,
+        detector: dict,
+        pipeline: Sequence[dict] | None = None,
+        score_thr: float = 0.1,
+        max_per_image: int = 100,
+    ) -> None:
+        super().__init__()
+        detector = dict(detector)
+        checkpoint = dict(detector.pop('init_cfg', None) or {}).get('checkpoint')
+        if checkpoint is None:
+            raise ValueError("a proposal generator needs init_cfg=dict(type='Pretrained', checkpoint=...)")
+        if '://' not in str(checkpoint) and not Path(checkpoint).is_file():
+            raise FileNotFoundError(f'no detector at {checkpoint}')
+        saved = _saved_config(checkpoint)
+        if detector.get('type') is None:
+            if saved is None:
+                raise ValueError(f'{checkpoint} holds no config; give the detector its type and parts')
+            detector = saved.model.to_dict()
+        if pipeline is None:
+            if saved is None:
+                raise ValueError(f"{checkpoint} holds no config; give the detector's test pipeline as pipeline=[...]")
+            pipeline = saved.test_dataloader.dataset.pipeline
+        with DefaultScope.overwrite_default_scope('mmdet'):
+            self.detector = MODELS.build({'_scope_': 'mmdet', **detector})
+        self.classes = require_weights(self.detector, checkpoint)
+        self.detector.init_cfg = dict(type='Pretrained', checkpoint=str(checkpoint))
+        self.detector.init_weights()
+        self.for_files, self.for_arrays = detector_pipelines(pipeline)
+        self.score_thr = score_thr
+        self.max_per_image = max_per_image
+        self.requires_grad_(False).train(False)
+        self._register_state_dict_hook(_leave_out)
+        self.register_load_state_dict_pre_hook(_fill_in)
+
+    def train(self, mode: bool = True) -> ProposalGenerator:
+        """Stay in evaluation: the detector is frozen."""
+        return super().train(False)
+
+    def forward(self, pictures: Sequence[str | Path | np.ndarray]) -> list[Found]:
+        """Objects of picture files, or of BGR uint8 arrays (H, W, 3) as mmcv.imread gives them."""
+        batch = []
+        for number, picture in enumerate(pictures):
+            if isinstance(picture, np.ndarray):
+                batch.append(self.for_arrays(dict(img=picture, img_id=number)))
+            else:
+                batch.append(self.for_files(dict(img_path=str(picture), img_id=number)))
+        return [
+            keep_best(*objects, self.score_thr, self.max_per_image) for objects in find_objects(self.detector, batch)
+        ]
+
+
+def _saved_config(checkpoint: str | Path) -> Config | None:
+    content = CheckpointLoader.load_checkpoint(str(checkpoint), map_location='cpu')
+    text = content.get('meta', {}).get('cfg')
+    return None if text is None else Config.fromstring(text, '.py')
+
+
+def _leave_out(module: nn.Module, state_dict: dict[str, Any], prefix: str, _: Any) -> None:
+    for key in [key for key in state_dict if key.startswith(f'{prefix}detector.')]:
+        del state_dict[key]
+
+
+def _fill_in(module: ProposalGenerator, state_dict: dict[str, Any], prefix: str, *_: Any) -> None:
+    for key, value in module.detector.state_dict().items():
+        state_dict.setdefault(f'{prefix}detector.{key}', value)
