@@ -41,7 +41,11 @@ ROOT_NAMES = {
 
 
 def names(node):
+    """Type names, but for those inside a part that says its own scope."""
     if isinstance(node, dict):
+        if '_scope_' in node:
+            yield node['type']
+            return
         if isinstance(node.get('type'), str):
             yield node['type']
         for value in node.values():
@@ -76,6 +80,8 @@ def test_retrieval_configs(path):
 def test_detection_configs(path):
     pytest.importorskip('mmdet')
     cfg = Config.fromfile(path)
-    assert MODELS.build(cfg.model).bbox_head.num_classes == len(cfg.train_dataloader.dataset.metainfo.classes)
+    model = MODELS.build(cfg.model)
+    head = model.roi_head.bbox_head if hasattr(model, 'roi_head') else model.bbox_head
+    assert head.num_classes == len(cfg.train_dataloader.dataset.metainfo.classes)
     loaded = cfg.test_dataloader.dataset.metainfo
     assert loaded == cfg.train_dataloader.dataset.metainfo

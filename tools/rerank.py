@@ -34,7 +34,7 @@ def parse_args() -> argparse.Namespace:
         '--captions-per-image', type=int, help='captions n*i to n*i+n-1 describe picture i (default 5)'
     )
     answers.add_argument('--positives', help='json: for each picture the list of its caption columns')
-    parser.add_argument('--method', default='mr', help='mr, rr, product or a registered re-ranker (default mr)')
+    parser.add_argument('--method', default='mr', choices=['mr', 'rr', 'product'])
     parser.add_argument('--k', type=int, help='candidates of each query')
     parser.add_argument('--weights', type=float, nargs=3, metavar=('SIGNIFICANCE', 'FORWARD', 'REVERSE'))
     parser.add_argument('--decay', type=float)
@@ -115,7 +115,8 @@ def load_scores(args: argparse.Namespace) -> RetrievalScores:
         elif 'positives' in arrays and args.captions_per_image is None:
             positives = arrays['positives'].bool()
         else:
-            positives = RetrievalScores.from_matrix(i2t, args.captions_per_image or 5).positives
+            count = 5 if args.captions_per_image is None else args.captions_per_image
+            positives = RetrievalScores.from_matrix(i2t, count).positives
         return RetrievalScores(i2t, t2i, positives, args.filler)
     except ValueError as error:
         raise SystemExit(
@@ -153,12 +154,10 @@ def main() -> None:
         if path and Path(path).suffix != suffix:
             raise SystemExit(f'{flag} is {path}, expected a name that ends in {suffix}')
     try:
-        reranker = build_rerankers(args.method, {args.method: options}).get(args.method)
+        reranker = build_rerankers(args.method, {args.method: options})[args.method]
         recall = RecallAtK(args.topk)
-    except (KeyError, ValueError) as error:
-        raise SystemExit(error.args[0]) from error
-    if reranker is None:
-        raise SystemExit(f'--method is {args.method}, expected mr, rr, product or a registered re-ranker')
+    except ValueError as error:
+        raise SystemExit(str(error)) from error
     scores = load_scores(args)
     try:
         if args.sweep:
@@ -191,8 +190,8 @@ def report(raw: RetrievalScores, new: RetrievalScores, recall: RecallAtK, args: 
 
 def sweep(scores: RetrievalScores, args: argparse.Namespace, options: dict[str, Any]) -> None:
     """Search k and weights, draw the surface and print the best setting."""
-    if args.method != 'mr' or {'k', 'weights', 'tail'} & options.keys():
-        raise SystemExit('--sweep searches k and weights of mr; leave --method, --k, --weights and --tail out')
+    if args.method != 'mr' or args.out or {'k', 'weights', 'tail'} & options.keys():
+        raise SystemExit('--sweep searches k and weights of mr; leave --method, --k, --weights, --tail and --out out')
     raw, points = sweep_multivariate(scores, topk=args.topk, **options)
     draw_sweep(raw, points, args.sweep)
     ranked = sorted(points, key=lambda point: -point.mean_recall)
@@ -203,11 +202,17 @@ def sweep(scores: RetrievalScores, args: argparse.Namespace, options: dict[str, 
     best = ranked[0]
     chosen = dict(k=best.k, weights=list(best.weights), **options)
     settings = ' '.join(f'rerank_cfg.mr.{name}={_text(value)}' for name, value in chosen.items())
-    print(f'--cfg-options rerank=mr {settings}')
+    print(f'tools/test.py:   --cfg-options rerank=mr {settings}')
+    words = ' '.join(f'--{name.replace("_", "-")} {_words(value)}' for name, value in chosen.items())
+    print(f'tools/rerank.py: {words}')
 
 
 def _text(value: Any) -> str:
     return f'"[{",".join(f"{v:g}" for v in value)}]"' if isinstance(value, list) else str(value)
+
+
+def _words(value: Any) -> str:
+    return ' '.join(f'{v:g}' for v in value) if isinstance(value, list) else str(value)
 
 
 if __name__ == '__main__':

@@ -7,7 +7,7 @@ from typing import Literal
 import numpy as np
 from torch import Tensor
 
-from galr_mm.evaluation.functional.candidates import FeatureTiles, top_k
+from galr_mm.evaluation.functional.candidates import FeatureTiles, require_finite, top_k
 from galr_mm.evaluation.functional.rerank import (
     REVERSES,
     SIGNIFICANCES,
@@ -16,9 +16,9 @@ from galr_mm.evaluation.functional.rerank import (
     as_tensor,
     best_first,
     check_formula,
+    check_options,
     column_statistics,
     multivariate_scores,
-    prepare,
     prepare_features,
 )
 
@@ -27,8 +27,9 @@ class OnlineReranker:
     """Multivariate rerank of one new query: a bank of earlier or training queries stands in for the query set.
 
     MR compares a query with the other queries of the same gallery items; alone, a query has none and keeps its order.
-    The result is that of :func:`galr_mm.evaluation.multivariate_rerank_from_features` for this query among the bank's:
-    where the bank holds the same features, they are the query, otherwise the query comes last.
+    The result is that of :func:`galr_mm.evaluation.multivariate_rerank_from_features` for this query among the bank's,
+    but for rounding: where the bank holds the same features, the first of them is the query, otherwise the query comes
+    last.
 
     A query costs one product with the gallery and one of the bank with its k candidates, O((N + M k) D).
 
@@ -63,7 +64,7 @@ class OnlineReranker:
         significance: Literal['ratio', 'softmax', 'off'] = 'ratio',
     ) -> None:
         bank, gallery = prepare_features(bank=bank, gallery=gallery)
-        prepare(bank, k, reverse=(reverse, REVERSES), significance=(significance, SIGNIFICANCES))
+        check_options(k, reverse=(reverse, REVERSES), significance=(significance, SIGNIFICANCES))
         check_formula(weights, decay, reverse_top)
         self.formula = (weights, decay, reverse, reverse_top)
         self.k = int(k)
@@ -72,6 +73,7 @@ class OnlineReranker:
         self.statistics = column_statistics(len(gallery), gallery.device, significance)
         if significance != 'off':
             for rows, columns, tile in tiles:
+                require_finite(tile)
                 self.statistics.update(rows, columns, tile)
 
     def __call__(self, query: Tensor | np.ndarray) -> Ranking:
@@ -80,10 +82,13 @@ class OnlineReranker:
         Raises:
             ValueError: when the query is not (D,) or holds NaN or infinity.
         """
-        query = as_tensor(query).to(self.gallery.device)[None]
-        prepare_features(query=query, gallery=self.gallery[:1])
+        query = as_tensor(query).to(self.gallery.device)
+        if query.ndim != 1:
+            raise ValueError(f'expected one query (D,), got shape {tuple(query.shape)}')
+        query, _ = prepare_features(query=query[None], gallery=self.gallery[:1])
         query = query.to(self.gallery.dtype)
         similarity = query @ self.gallery.t()
+        require_finite(similarity)
         value, index = top_k(similarity, self.k)
         others = self.bank @ self.gallery[index[0]].t()  # M, k
         same = (self.bank == query).all(1).nonzero().squeeze(1)
@@ -94,6 +99,6 @@ class OnlineReranker:
         if not len(same):
             statistics = copy.deepcopy(statistics)
             statistics.update(slice(0, 1), slice(0, len(self.gallery)), similarity)
-        candidates = Candidates(index, value, statistics.share(value, index), reverse[None], None, value[:, -1])
+        candidates = Candidates(index, value, statistics.share(value, index), reverse[None])
         indices, scores = best_first(candidates, multivariate_scores(candidates, *self.formula))
         return Ranking(indices[0], scores[0])

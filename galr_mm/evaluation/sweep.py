@@ -41,7 +41,7 @@ def sweep_multivariate(
         ks: values of k.
         significance_weights: values of the first weight.
         reverse_weights: values of the third weight.
-        significance: 'ratio' or 'softmax'.
+        significance: 'ratio', 'softmax', or 'off', which leaves the first weight at 0.
         topk: k of the recalls whose mean is taken.
         **formula: decay, reverse and reverse_top of :func:`galr_mm.evaluation.multivariate_rerank`.
 
@@ -55,12 +55,14 @@ def sweep_multivariate(
         raise ValueError(f'significance is {significance!r}, expected one of {SIGNIFICANCES}')
     if min(ks) < 1:
         raise ValueError(f'ks is {ks}, expected numbers of 1 or more')
+    if significance == 'off':
+        significance_weights = (0.0,)
     directions = []
     for own, other, positives in (
         (scores.i2t, scores.t2i, scores.positives),
         (scores.t2i, scores.i2t, scores.positives.t()),
     ):
-        candidates = find_candidates(own, max(ks), other, significance, scores.filler)
+        candidates, _ = find_candidates(own, max(ks), other, significance, scores.filler)
         directions.append((candidates, positives.gather(1, candidates.index), retrieval_ranks(own, positives)))
     raw = _mean_recall([ranks for _, _, ranks in directions], topk)
     points = []
@@ -78,9 +80,7 @@ def sweep_multivariate(
 
 def first_candidates(candidates: Candidates, k: int) -> Candidates:
     """The k first of more candidates, as :func:`find_candidates` would have given them."""
-    index, similarity, share, reverse = (x[:, :k] for x in candidates[:4])
-    valid = None if candidates.valid is None else candidates.valid[:, :k]
-    return Candidates(index, similarity, share, reverse, valid, candidates.below)
+    return Candidates(*(None if values is None else values[:, :k] for values in candidates))
 
 
 def ranks_after(candidates: Candidates, scores: Tensor, right: Tensor, ranks: Tensor) -> Tensor:

@@ -107,7 +107,7 @@ class TiledTiff:
         self.height, self.width = page.imagelength, page.imagewidth
 
     def read(self, window: Window) -> np.ndarray:
-        """BGR uint8 (h, w, 3): grey is repeated, alpha dropped, 16 bit scaled to 8 as OpenCV does."""
+        """BGR uint8 (h, w, 3): grey is repeated, alpha dropped, 16 bit scaled to 8."""
         page, file = self.page, self.page.parent.filehandle
         high, wide = page.tilelength, page.tilewidth
         across = -(-self.width // wide)
@@ -128,7 +128,7 @@ class TiledTiff:
                     first_y - top : last_y - top, first_x - left : last_x - left
                 ]
         if out.dtype == np.uint16:
-            out = (out >> 8).astype(np.uint8)
+            out = (out / 257).round().astype(np.uint8)
         if out.shape[2] < 3:
             return np.repeat(out[..., :1], 3, axis=2)
         return np.ascontiguousarray(out[..., 2::-1])

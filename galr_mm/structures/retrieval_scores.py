@@ -43,6 +43,8 @@ class RetrievalScores:
     def from_matrix(cls, i2t: Tensor, captions_per_image: int = 5) -> RetrievalScores:
         """A matrix (I, I * n) whose captions ``n * i`` to ``n * i + n - 1`` describe picture ``i``."""
         images, texts = i2t.shape
+        if captions_per_image < 1:
+            raise ValueError(f'captions_per_image is {captions_per_image}, expected 1 or more')
         if texts != images * captions_per_image:
             raise ValueError(
                 f'{images} pictures with {captions_per_image} captions each need '

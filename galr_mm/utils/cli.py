@@ -8,10 +8,13 @@ import inspect
 import os
 from pathlib import Path
 
+import numpy as np
 import torch
 from mmengine.config import Config, DictAction
+from mmengine.dataset import BaseDataset
 from mmengine.runner import Runner
 
+from galr_mm.registry import DATASETS
 from galr_mm.utils.install_check import require_working_mmcv
 
 RERANK_HOOK = dict(type='galr_mm.RerankHook')
@@ -86,6 +89,41 @@ def load_config(args: argparse.Namespace) -> Config:
     if args.launcher == 'pytorch' and not torch.cuda.is_available():
         prepare_cpu_processes(cfg)
     return cfg
+
+
+def add_browse_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of the tools that draw samples of a split."""
+    parser.add_argument('config', help='config file')
+    parser.add_argument('--out-dir', type=Path, required=True, help='folder for the PNG files')
+    parser.add_argument('--split', choices=['train', 'val', 'test'], default='train', help='which data loader')
+    parser.add_argument('--num', type=int, default=20, help='samples, spread evenly over the split')
+    parser.add_argument('--seed', type=int, default=0, help='of the augmentation')
+    parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE')
+
+
+def load_split(args: argparse.Namespace) -> tuple[Config, BaseDataset, list[int]]:
+    """The config, the data set of ``--split`` and the numbers of the samples to draw.
+
+    Raises:
+        SystemExit: when the config or its data is missing or the numbers make no sense.
+    """
+    if not Path(args.config).is_file():
+        raise SystemExit(f'no config at {args.config}')
+    if args.num < 1:
+        raise SystemExit(f'--num is {args.num}, expected 1 or more')
+    cfg = Config.fromfile(args.config)
+    if args.cfg_options:
+        check_options(cfg, args.cfg_options)
+        cfg.merge_from_dict(args.cfg_options)
+    loader = cfg.get(f'{args.split}_dataloader')
+    if loader is None:
+        raise SystemExit(f'{args.config} has no {args.split}_dataloader')
+    try:
+        dataset = DATASETS.build(loader.dataset)
+    except (OSError, ValueError) as error:
+        raise SystemExit(str(error)) from error
+    numbers = np.linspace(0, len(dataset) - 1, min(args.num, len(dataset))).round().astype(int).tolist()
+    return cfg, dataset, numbers
 
 
 def check_options(cfg: Config, options: dict) -> None:

@@ -51,7 +51,9 @@ def test_bad_input():
         rerank(torch.rand(3))
     with pytest.raises(ValueError, match='1 of 16 numbers of query'):
         rerank(torch.cat([bank[0][:15], torch.tensor([torch.nan], dtype=torch.float64)]))
-    with pytest.raises(ValueError, match=r'query \(n, D\)'):
+    with pytest.raises(ValueError, match=r'one query \(D,\), got shape \(4, 16\)'):
         rerank(bank)
+    with pytest.raises(ValueError, match='similarities are NaN or infinite'):
+        OnlineReranker(bank.float(), gallery.float() * 1e10, significance='off')(bank[0].float() * 1e35)
     with pytest.raises(ValueError, match='k is 0'):
         OnlineReranker(bank, gallery, k=0)

@@ -248,7 +248,10 @@ def test_bad_input(function):
     [
         (dict(weights=(1, 2)), 'weights is'),
         (dict(weights=(1, 2, float('nan'))), 'weights is'),
+        (dict(weights=None), 'weights is None'),
         (dict(decay=float('inf')), 'decay is inf'),
+        (dict(decay=-0.1), 'decay is -0.1'),
+        (dict(decay='a'), "decay is 'a'"),
         (dict(reverse_top=-1), 'reverse_top is -1'),
         (dict(k=2.5), 'k is 2.5'),
         (dict(reverse='up'), "reverse is 'up'"),
@@ -281,6 +284,7 @@ def test_from_features_equals_the_matrix(shape, options, tiles):
     for both in (False, True):
         results = multivariate_rerank_from_features(query, gallery, 8, **options, both=both)
         results = results if both else (results,)
+        assert len(results) == 1 + both
         for (index, score), s in zip(results, (similarity, similarity.t()), strict=False):
             expected, order = multivariate_rerank(s, 8, **options).sort(dim=1, descending=True, stable=True)
             assert index.shape == score.shape == (len(s), min(8, s.shape[1]))
@@ -309,10 +313,11 @@ def test_from_features_takes_halves_and_arrays():
 @pytest.mark.parametrize(
     ('query', 'gallery', 'message'),
     [
-        (torch.rand(3), torch.rand(2, 3), r'query_feats \(n, D\), got shape \(3,\)'),
+        (torch.rand(3), torch.rand(2, 3), r'query_feats \(n, D\) of real numbers, got shape \(3,\)'),
         (torch.rand(3, 4), torch.rand(2, 3), 'differ in width or device: 4 on cpu, 3 on cpu'),
         (torch.rand(3, 4), torch.full((2, 4), torch.nan), '8 of 8 numbers of gallery_feats .* row 0, column 0'),
         (torch.rand(3, 4), torch.rand(0, 4), 'gallery_feats'),
+        (torch.full((3, 4), 1e25), torch.full((2, 4), 1e25), '6 of 6 similarities are NaN or infinite'),
     ],
 )
 def test_bad_features(query, gallery, message):

@@ -117,11 +117,14 @@ def test_sweep(rerank, matrix, tmp_path):
     picture = tmp_path / 'sub/sweep.png'
     output = rerank(matrix, '--sweep', picture, '--reverse', 'absolute')
     assert Image.open(picture).width > 300
-    options = re.search(r'--cfg-options rerank=mr (.*)', output).group(1)
-    k, w_s, w_r = re.search(r'mr.k=(\d+) rerank_cfg.mr.weights="\[(.*),1,(.*)\]"', options).groups()
-    assert 'rerank_cfg.mr.reverse=absolute' in options
+    options = re.search(r'--cfg-options (rerank=mr .*)', output).group(1)
+    words = re.search(r'tools/rerank.py: (.*)', output).group(1).split()
+    k, w_s, w_r = words[1], words[3], words[5]
+    assert options == (
+        f'rerank=mr rerank_cfg.mr.k={k} rerank_cfg.mr.weights="[{w_s},1,{w_r}]" rerank_cfg.mr.reverse=absolute'
+    )
     best = float(re.search(r'mR +([\d.]+) \(', output).group(1))
-    rows = rows_of(rerank(matrix, '--k', k, '--weights', w_s, 1, w_r, '--reverse', 'absolute'))
+    rows = rows_of(rerank(matrix, *words))
     assert rows['mR'][2] == best >= rows['mR'][1]
 
 
@@ -143,14 +146,14 @@ def test_every_point_of_a_sweep_is_what_the_re_ranked_matrix_gives(filler):
 @pytest.mark.parametrize(
     ('args', 'message'),
     [
-        (['--method', 'foo'], 'foo.*mr, rr, product'),
-        (['--method', 'none'], 'method is none'),
         (['--method', 'rr', '--weights', 1, 1, 1], 'weights'),
         (['--k', 0], 'k is 0'),
+        (['--captions-per-image', 0], 'captions_per_image is 0'),
         (['--captions-per-image', 4], '30 pictures with 4 captions each need 120 columns, got 150'),
         (['--out', 'o.npy'], 'ends in .npz'),
         (['--sweep', 's.jpg'], 'ends in .png'),
-        (['--sweep', '--k', 3], 'leave'),
+        (['--sweep', 's.png', '--k', 3], 'leave'),
+        (['--sweep', 's.png', '--out', 'o.npz'], 'leave'),
         (['--positives', 'nowhere.json'], 'nowhere.json'),
         (['--t2i', 'nowhere.npy'], 'no file at nowhere.npy'),
     ],

@@ -103,12 +103,10 @@ class RerankHook(Hook):
         """Put a ``predict_all`` on the model that remembers its predictions and takes itself off again."""
         if getattr(model.predict_all, 'listens', False):  # still there after a test that failed
             del model.predict_all
-        own, predict_all = 'predict_all' in vars(model), model.predict_all
+        predict_all = model.predict_all
 
         def listening(feats: dict[str, Tensor], *args: Any, **kwargs: Any) -> tuple:
             del model.predict_all
-            if own:
-                model.predict_all = predict_all
             missing = {'image_feat', 'text_feat'} - feats.keys()
             if len(missing) == 1:
                 raise ValueError(

@@ -21,7 +21,6 @@ def paired_bootstrap(
     positives: Tensor,
     topk: Sequence[int] = (1, 5, 10),
     resamples: int = 2000,
-    level: float = 0.95,
     seed: int = 0,
 ) -> dict[str, Interval]:
     """What a re-ranking changes in R@k and mR, with percentile intervals of the paired bootstrap (Efron, 1979).
@@ -36,17 +35,16 @@ def paired_bootstrap(
         positives: bool (I, T); a caption goes with the first picture it describes.
         topk: the values of k.
         resamples: draws.
-        level: share of the draws inside the interval.
         seed: of the draws.
 
     Returns:
-        Intervals by the names of :class:`galr_mm.RecallAtK`.
+        Differences with their 95 % intervals, by the names of :class:`galr_mm.RecallAtK`.
 
     Raises:
-        ValueError: when a direction has no query with a right answer, or for a level outside (0, 1).
+        ValueError: when a direction has no query with a right answer, or for less than one draw.
     """
-    if not 0 < level < 1 or resamples < 1:
-        raise ValueError(f'level is {level} and resamples {resamples}, expected a share between 0 and 1 and 1 or more')
+    if resamples < 1:
+        raise ValueError(f'resamples is {resamples}, expected 1 or more')
     pictures = len(positives)
     owner = dict(i2t=torch.arange(pictures), t2i=positives.cpu().int().argmax(dim=0))
     generator = torch.Generator().manual_seed(seed)
@@ -69,7 +67,7 @@ def paired_bootstrap(
             changes[name] = 100 * (weight @ gained) / (weight @ queries).clamp(min=1)
     differences['mR'] = torch.stack(list(differences.values())).mean()
     changes['mR'] = torch.stack(list(changes.values())).mean(dim=0)
-    edges = torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.float64)
+    edges = torch.tensor([0.025, 0.975], dtype=torch.float64)
     return {
         name: Interval(value.item(), *changes[name].quantile(edges).tolist()) for name, value in differences.items()
     }

@@ -16,8 +16,10 @@ ordered by lower index. How candidates and positions are found without sorting t
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Iterator, Sequence
+from numbers import Real
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -34,6 +36,7 @@ from galr_mm.evaluation.functional.candidates import (
     NoShare,
     ReverseCounter,
     RunningTopK,
+    require_finite,
 )
 from galr_mm.evaluation.functional.recall import check_finite
 
@@ -51,15 +54,13 @@ class Candidates(NamedTuple):
         - share: float64 (Q, k), how much the query stands out in the candidate's column
         - reverse: int64 (Q, k), 0-based position of the query in the candidate's own list of all queries
         - valid: bool (Q, k), false for pairs that were not scored; None where all were
-        - below: (Q,), the best similarity of what is no candidate, -inf where nothing is left
     """
 
     index: Tensor
     similarity: Tensor
     share: Tensor
     reverse: Tensor
-    valid: Tensor | None
-    below: Tensor
+    valid: Tensor | None = None
 
 
 def column_statistics(
@@ -82,18 +83,28 @@ def find_candidates(
     reverse_similarity: Tensor | None = None,
     significance: str = 'off',
     filler: float | None = None,
-) -> Candidates:
+) -> tuple[Candidates, Tensor]:
     """The k best of each row of a matrix (Q, N), their share, and where the query stands in their own lists.
 
-    ``reverse_similarity`` (N, Q) is the other direction where it is not the transpose.
+    Args:
+        similarity: (Q, N).
+        k: candidates of each query.
+        reverse_similarity: (N, Q), the other direction where it is not the transpose.
+        significance: 'ratio', 'softmax' or 'off'.
+        filler: value of pairs that were not scored.
+
+    Returns:
+        The candidates, and the best similarity of what is none (Q,), -inf where nothing is left.
+
+    Raises:
+        ValueError: for NaN or infinite similarities; says how many and where the first is.
     """
     tiles = MatrixTiles(similarity)
     size, gallery = similarity.shape
     best = RunningTopK(size, gallery, k + 1, tiles.dtype, tiles.device)  # one more: the best of what stays below
     statistics = column_statistics(gallery, tiles.device, significance, filler)
     for rows, columns, tile in tiles:
-        if not all(edge.isfinite() for edge in tile.aminmax()):
-            check_finite(similarity)
+        require_finite(tile, similarity)
         best.update(rows, columns, tile)
         statistics.update(rows, columns, tile)
     index, value = best.index[:, :k], best.value[:, :k]
@@ -106,14 +117,14 @@ def find_candidates(
     backward_tiles = MatrixTiles(backward)
     counter = ReverseCounter(index, backward.gather(1, index).to(backward_tiles.dtype), gallery, valid)
     for rows, columns, tile in backward_tiles:
-        if reverse_similarity is not None and not all(edge.isfinite() for edge in tile.aminmax()):
-            check_finite(reverse_similarity)
+        if reverse_similarity is not None:
+            require_finite(tile, reverse_similarity)
         counter.update(rows, columns, tile)
-    return Candidates(index, value, statistics.share(value, index), counter.positions(), valid, below)
+    return Candidates(index, value, statistics.share(value, index), counter.positions(), valid), below
 
 
 def reverse_order(candidates: Candidates, reverse: str) -> Tensor:
-    """Reverse order o of each candidate, (Q, k): its place among the candidates, or its own position."""
+    """Reverse order o of each candidate, int64 (Q, k): its place among the candidates, or its own position."""
     if reverse == 'absolute':
         return candidates.reverse
     order = candidates.reverse.argsort(dim=1, stable=True)
@@ -148,7 +159,7 @@ def product_scores(candidates: Candidates, decay: float = 0.05, reverse: str = '
     return positive * (-decay * (forward + reverse_order(candidates, reverse) + 1).double()).exp()
 
 
-def place_scores(similarity: Tensor, candidates: Candidates, scores: Tensor, tail: str) -> Tensor:
+def place_scores(similarity: Tensor, candidates: Candidates, below: Tensor, scores: Tensor, tail: str) -> Tensor:
     """Spread the candidates' scores (Q, k) over the whole gallery, (Q, N) in float32 or wider.
 
     'zero' gives everything else 0, as released. 'keep' leaves it in its old order below all candidates: where a row's
@@ -166,7 +177,7 @@ def place_scores(similarity: Tensor, candidates: Candidates, scores: Tensor, tai
     floor = floor.amin(dim=1)
     for rows, _, tile in tiles:
         part, index, score = out[rows].copy_(tile), candidates.index[rows], scores[rows]
-        move_below_(part, candidates.below[rows], floor[rows])
+        move_below_(part, below[rows], floor[rows])
         if candidates.valid is not None:
             score = torch.where(candidates.valid[rows], score, part.gather(1, index))
         part.scatter_(1, index, score)
@@ -219,23 +230,31 @@ def as_tensor(array: Tensor | np.ndarray) -> Tensor:
     return torch.as_tensor(array).detach()
 
 
-def prepare(similarity: Tensor | np.ndarray, k: int, **options: tuple[object, tuple]) -> Tensor:
-    """Check the arguments of a re-ranker and give its matrix as a tensor.
+def check_options(k: int, **options: tuple[object, tuple]) -> None:
+    """Refuse k below 1 and options that are not known, each given as ``name=(value, known values)``.
 
     Raises:
-        ValueError: for a matrix that is not 2-d or is empty, k below 1, or an unknown option.
+        ValueError: says which and what was expected.
     """
     for name, (value, known) in options.items():
         if value not in known:
             raise ValueError(f'{name} is {value!r}, expected one of {known}')
+    if not _finite(k) or int(k) != k or k < 1:
+        raise ValueError(f'k is {k!r}, expected a whole number of 1 or more')
+
+
+def prepare(similarity: Tensor | np.ndarray) -> Tensor:
+    """A similarity matrix as a tensor.
+
+    Raises:
+        ValueError: for a matrix that is not 2-d, is empty or complex.
+    """
     similarity = as_tensor(similarity)
     if similarity.ndim != 2 or not similarity.numel() or similarity.is_complex():
         raise ValueError(
             f'expected a similarity matrix (queries, gallery) of real numbers, got shape {tuple(similarity.shape)} of '
             f'{similarity.dtype}'
         )
-    if isinstance(k, bool) or int(k) != k or k < 1:
-        raise ValueError(f'k is {k}, expected a whole number of 1 or more')
     return similarity
 
 
@@ -262,12 +281,16 @@ def check_formula(weights: Sequence[float], decay: float, reverse_top: int | Non
     Raises:
         ValueError: says which and what was expected.
     """
-    if len(weights) != 3 or not np.isfinite(np.asarray(weights, dtype=float)).all():
-        raise ValueError(f'weights is {weights}, expected three finite numbers: significance, forward, reverse')
-    if not np.isfinite(decay):
-        raise ValueError(f'decay is {decay}, expected a finite number')
-    if reverse_top is not None and reverse_top < 0:
-        raise ValueError(f'reverse_top is {reverse_top}, expected None or a number of 0 or more')
+    if not isinstance(weights, Sequence) or len(weights) != 3 or not all(_finite(weight) for weight in weights):
+        raise ValueError(f'weights is {weights!r}, expected three finite numbers: significance, forward, reverse')
+    if not _finite(decay) or decay < 0:
+        raise ValueError(f'decay is {decay!r}, expected a finite number of 0 or more')
+    if reverse_top is not None and (not _finite(reverse_top) or reverse_top < 0):
+        raise ValueError(f'reverse_top is {reverse_top!r}, expected None or a number of 0 or more')
+
+
+def _finite(value: object) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def multivariate_rerank(
@@ -284,7 +307,7 @@ def multivariate_rerank(
 ) -> Tensor:
     """Multivariate rerank (MR) of GaLR, Sec. III-F; the formula is at the top of this module.
 
-    Besides the result it needs a few tiles of 16 MiB and about 100 bytes for each of the Q k candidates.
+    Besides the result it needs a few tiles of 8 MiB (16 in float64) and about 100 bytes for each of the Q k candidates.
 
     Args:
         similarity: (Q, N), rows are queries; float16 to float64, tensor on any device or array.
@@ -306,14 +329,13 @@ def multivariate_rerank(
         ValueError: for NaN or infinite similarities (says how many and where the first is), an empty matrix, k below 1,
             or an unknown option.
     """
-    similarity = prepare(
-        similarity, k, reverse=(reverse, REVERSES), significance=(significance, SIGNIFICANCES), tail=(tail, TAILS)
-    )
+    check_options(k, reverse=(reverse, REVERSES), significance=(significance, SIGNIFICANCES), tail=(tail, TAILS))
+    similarity = prepare(similarity)
     check_formula(weights, decay, reverse_top)
     reverse_similarity = prepare_reverse(reverse_similarity, similarity)
-    candidates = find_candidates(similarity, int(k), reverse_similarity, significance, filler)
+    candidates, below = find_candidates(similarity, int(k), reverse_similarity, significance, filler)
     scores = multivariate_scores(candidates, weights, decay, reverse, reverse_top)
-    return place_scores(similarity, candidates, scores, tail)
+    return place_scores(similarity, candidates, below, scores, tail)
 
 
 def reverse_rank_rerank(
@@ -326,7 +348,7 @@ def reverse_rank_rerank(
 ) -> Tensor:
     """Order the k best by the query's position in their own lists only (MTFN-RR, Wang et al., 2019).
 
-    Arguments and result as for :func:`multivariate_rerank`.
+    Arguments, result and errors as for :func:`multivariate_rerank`.
     """
     return multivariate_rerank(
         similarity,
@@ -351,14 +373,15 @@ def product_rerank(
 ) -> Tensor:
     """Similarity times forward and reverse term for the k best.
 
-    A row's similarities are shifted to be positive first where one is not, since a product of signs has no order.
-    Arguments and result as for :func:`multivariate_rerank`.
+    A product of mixed signs has no order: where a query has a candidate at or below zero, all its candidates are moved
+    up first, the lowest to just above zero. Arguments, result and errors as for :func:`multivariate_rerank`.
     """
-    similarity = prepare(similarity, k, reverse=(reverse, REVERSES), tail=(tail, TAILS))
+    check_options(k, reverse=(reverse, REVERSES), tail=(tail, TAILS))
+    similarity = prepare(similarity)
     check_formula((0, 0, 0), decay, None)
     reverse_similarity = prepare_reverse(reverse_similarity, similarity)
-    candidates = find_candidates(similarity, int(k), reverse_similarity, filler=filler)
-    return place_scores(similarity, candidates, product_scores(candidates, decay, reverse), tail)
+    candidates, below = find_candidates(similarity, int(k), reverse_similarity, filler=filler)
+    return place_scores(similarity, candidates, below, product_scores(candidates, decay, reverse), tail)
 
 
 class Ranking(NamedTuple):
@@ -374,7 +397,7 @@ class Ranking(NamedTuple):
 
 
 def best_first(candidates: Candidates, scores: Tensor) -> Ranking:
-    """Candidates by falling score, equal ones by lower index, as in the re-ranked matrix."""
+    """Candidates and their scores (Q, k) by falling score, equal ones by lower index, as in the re-ranked matrix."""
     scores = scores.to(candidates.similarity.dtype)
     indices, order = candidates.index.sort(dim=1)
     scores, by_score = scores.gather(1, order).sort(dim=1, descending=True, stable=True)
@@ -389,8 +412,8 @@ def prepare_features(**feats: Tensor | np.ndarray) -> list[Tensor]:
     """
     tensors = [as_tensor(feat) for feat in feats.values()]
     for name, feat in zip(feats, tensors, strict=True):
-        if feat.ndim != 2 or not feat.numel():
-            raise ValueError(f'expected {name} (n, D), got shape {tuple(feat.shape)}')
+        if feat.ndim != 2 or not feat.numel() or feat.is_complex():
+            raise ValueError(f'expected {name} (n, D) of real numbers, got shape {tuple(feat.shape)} of {feat.dtype}')
         check_finite(feat, f'numbers of {name}')
     first, second = tensors
     if first.shape[1] != second.shape[1] or first.device != second.device:
@@ -437,7 +460,7 @@ def multivariate_rerank_from_features(
         ValueError: as :func:`multivariate_rerank`, or when the features do not fit each other.
     """
     queries, gallery = prepare_features(query_feats=query_feats, gallery_feats=gallery_feats)
-    prepare(queries, k, reverse=(reverse, REVERSES), significance=(significance, SIGNIFICANCES))
+    check_options(k, reverse=(reverse, REVERSES), significance=(significance, SIGNIFICANCES))
     check_formula(weights, decay, reverse_top)
     tiles = FeatureTiles(queries, gallery)
     directions = [(queries, gallery), (gallery, queries)][: 2 if both else 1]
@@ -448,6 +471,7 @@ def multivariate_rerank_from_features(
     ]
     with tqdm(total=2 * len(tiles), desc='re-ranking', unit='tile', delay=1, disable=not progress) as bar:
         for rows, columns, tile in tiles:
+            require_finite(tile)
             for number, view in enumerate(views(rows, columns, tile, both)):
                 best[number].update(*view)
                 statistics[number].update(*view)
@@ -459,8 +483,7 @@ def multivariate_rerank_from_features(
             bar.update()
     results = []
     for b, s, counter in zip(best, statistics, counters, strict=True):
-        below = torch.full_like(b.value[:, 0], -torch.inf)
-        candidates = Candidates(b.index, b.value, s.share(b.value, b.index), counter.positions(), None, below)
+        candidates = Candidates(b.index, b.value, s.share(b.value, b.index), counter.positions())
         results.append(best_first(candidates, multivariate_scores(candidates, weights, decay, reverse, reverse_top)))
     return tuple(results) if both else results[0]
 

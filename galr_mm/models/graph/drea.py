@@ -301,12 +301,15 @@ class DREA(BaseModule):
         """
         # half precision would move small boxes by pixels
         with torch.autocast(proposals[0].bboxes.device.type, enabled=False):
-            objects = self.objects(proposals, img_shapes)
-            objects = Objects(*(self._fit(value) for value in objects))
+            objects = self.nodes(proposals, img_shapes)
             adj = adjacency(objects, self.adj, self.sigma)
             if self.enhancement:
                 adj = enhance(adj, salience(objects, self.enhancement))
             return ObjectGraph(node_features(objects, self.num_classes), normalize(adj), objects.mask)
+
+    def nodes(self, proposals: Sequence[InstanceData], img_shapes: Sequence[tuple[int, int]]) -> Objects:
+        """The objects that become the nodes of the graphs, (B, num_nodes)."""
+        return Objects(*(self._fit(value) for value in self.objects(proposals, img_shapes)))
 
     def objects(self, proposals: Sequence[InstanceData], img_shapes: Sequence[tuple[int, int]]) -> Objects:
         """The de-noised objects of a batch, before they are cut or padded to ``num_nodes``."""

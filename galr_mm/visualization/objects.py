@@ -1,0 +1,131 @@
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib import colormaps
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from mmengine.structures import InstanceData
+
+from galr_mm.models.graph.drea import DREA, salience
+from galr_mm.utils.io import replaced_when_done
+
+MERGED = '#aaaaaa'
+
+
+def draw_sample(
+    img: np.ndarray,
+    boxes: np.ndarray,
+    labels: np.ndarray,
+    texts: Sequence[str],
+    path: str | Path,
+    classes: Sequence[str] = (),
+) -> None:
+    """Draw a picture as the model sees it, with its boxes and captions, to a PNG; works without a display.
+
+    Args:
+        img: RGB uint8 (H, W, 3).
+        boxes: (n, 4) xyxy in its pixels.
+        labels: (n,).
+        texts: captions.
+        path: PNG to write.
+        classes: names of the labels.
+    """
+    figure = Figure(figsize=(5, 5 + 0.35 * len(texts)), layout='constrained')
+    axis = _show(figure.subplots(), img)
+    for box, label in zip(boxes, labels, strict=True):
+        _box(axis, box, colour(int(label)))
+    _legend(axis, sorted({int(label) for label in labels}), classes)
+    lines = '\n'.join(textwrap.shorten(text, 75) for text in texts)
+    figure.supxlabel(lines, fontsize=8, parse_math=False)
+    _save(figure, path)
+
+
+def draw_graph(
+    img: np.ndarray, proposals: InstanceData, drea: DREA, path: str | Path, classes: Sequence[str] = (), title: str = ''
+) -> None:
+    """Draw what DREA makes of a picture's proposals to a PNG; works without a display.
+
+    Left: all proposals dashed in grey, the nodes in the colour of their class with a frame as thick as their salience,
+    how many proposals were merged (x3), and edges as strong as the adjacency. Right: the adjacency itself.
+
+    Args:
+        img: RGB uint8 (H, W, 3).
+        proposals: bboxes (n, 4) xyxy in its pixels, scores (n,) and labels (n,).
+        drea: the module.
+        path: PNG to write.
+        classes: names of the labels.
+        title: printed above.
+    """
+    height, width = img.shape[:2]
+    objects = drea.nodes([proposals], [(height, width)])
+    graph = drea([proposals], [(height, width)])
+    count = int(graph.mask.sum())
+    weight = salience(objects, drea.enhancement or 'area')[0, :count].numpy()
+    boxes = objects.boxes[0, :count].numpy() * [width, height, width, height]
+    labels = objects.labels[0, :count].tolist()
+    merged = objects.count[0, :count].tolist()
+    adj = graph.adj[0, :count, :count].numpy()
+    figure = Figure(figsize=(10, 5.4), layout='constrained')
+    left, right = figure.subplots(1, 2)
+    _show(left, img)
+    for box in proposals.bboxes.numpy():
+        _box(left, box, MERGED, 0.7, linestyle='--')
+    centres = (boxes[:, :2] + boxes[:, 2:]) / 2
+    off = adj - np.diag(np.diag(adj))
+    strongest = off.max(initial=0) or 1.0
+    for i in range(count):
+        for j in range(i):
+            if off[i, j] > 0.05 * strongest:
+                left.plot(*centres[[i, j]].T, color='white', linewidth=2.5 * off[i, j] / strongest, alpha=0.8)
+    for number, (box, label, share, members) in enumerate(zip(boxes, labels, weight, merged, strict=True)):
+        _box(left, box, colour(label), 1 + 3 * share)
+        text = f'{number}' + (f' x{members:.0f}' if members > 1 else '')
+        left.text(
+            box[0], box[1], text, fontsize=6, color='white', va='top',
+            bbox=dict(facecolor=colour(label), edgecolor='none', pad=0.5),
+        )  # fmt: skip
+    _legend(left, sorted(set(labels)), classes)
+    left.set_title(f'{len(proposals.scores)} proposals, {count} nodes', fontsize=9)
+    image = right.imshow(adj if count else np.zeros((1, 1)), cmap='viridis', vmin=0)
+    right.set_title('adjacency between the nodes', fontsize=9)
+    figure.colorbar(image, ax=right, shrink=0.8)
+    figure.suptitle(title, fontsize=9, parse_math=False)
+    _save(figure, path)
+
+
+def colour(label: int) -> tuple[float, ...]:
+    """Colour of a class."""
+    return colormaps['tab20'](label % 20)
+
+
+def _show(axis: Axes, img: np.ndarray) -> Axes:
+    axis.imshow(img)
+    axis.set_xlim(-0.5, img.shape[1] - 0.5)
+    axis.set_ylim(img.shape[0] - 0.5, -0.5)
+    axis.set_axis_off()
+    return axis
+
+
+def _box(axis: Axes, box: np.ndarray, edge: object, linewidth: float = 1.5, **style: object) -> None:
+    x1, y1, x2, y2 = box
+    axis.add_patch(Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, edgecolor=edge, linewidth=linewidth, **style))
+
+
+def _legend(axis: Axes, labels: Sequence[int], classes: Sequence[str]) -> None:
+    if not labels:
+        return
+    handles = [
+        Rectangle((0, 0), 1, 1, color=colour(label), label=classes[label] if label < len(classes) else str(label))
+        for label in labels
+    ]
+    axis.legend(handles=handles, fontsize=6, loc='lower right', framealpha=0.7)
+
+
+def _save(figure: Figure, path: str | Path) -> None:
+    with replaced_when_done(path) as part:
+        figure.savefig(part, format='png', dpi=110)
