@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from mmengine.dataset import Compose, pseudo_collate
+from mmengine.dataset import Compose, default_collate
 from mmengine.model import BaseModel
 from mmengine.registry import DefaultScope
 from torch import Tensor
@@ -53,6 +53,6 @@ def encode_pictures(model: BaseModel, pictures: Sequence[str | Path | np.ndarray
         if generator is not None:
             for sample, found in zip(samples, generator(part), strict=True):
                 sample.update(as_proposals(found))
-        batch = model.data_preprocessor(pseudo_collate([pipeline(sample) for sample in samples]), False)
+        batch = model.data_preprocessor(default_collate([pipeline(sample) for sample in samples]), False)
         embeddings.append(model.extract_feat(batch['images'], batch['data_samples'])['image_feat'])
     return torch.cat(embeddings)
