@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import pickle
-import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from torch import Tensor
 from galr_mm.evaluation import RecallAtK, build_rerankers, paired_bootstrap, retrieval_ranks
 from galr_mm.evaluation.sweep import sweep_multivariate
 from galr_mm.structures import RetrievalScores
+from galr_mm.utils.cli import require_writable
 from galr_mm.utils.io import replaced_when_done
 from galr_mm.visualization import draw_sweep
 
@@ -72,23 +73,21 @@ def load_arrays(path: str, allow_pickle: bool) -> dict[str, Tensor]:
             data = data.item() if data.ndim == 0 else np.stack(data)
         if isinstance(data, (np.ndarray, Tensor)):
             data = {'i2t': data}
+        if not isinstance(data, (Mapping, np.lib.npyio.NpzFile)):
+            raise TypeError(f'it holds a {type(data).__name__}, expected an array or named arrays')
         names = list(data)
         wanted = [name for name in ('i2t', 't2i', 'positives') if name in names] or names[: len(names) == 1]
         arrays = {name: torch.as_tensor(data[name]) for name in wanted}
     except FileNotFoundError:
         raise SystemExit(f'no file at {path}') from None
-    except (
-        ValueError,
-        TypeError,
-        OSError,
-        EOFError,
-        RuntimeError,
-        pickle.UnpicklingError,
-        zipfile.BadZipFile,
-    ) as error:
+    except Exception as error:  # a broken file makes its reader raise anything
         pickled = not allow_pickle and 'pickle' in str(error).lower() or isinstance(error, pickle.UnpicklingError)
-        hint = '; a pickled file is read with --allow-pickle, which can run any code in it' if pickled else ''
-        raise SystemExit(f'{path} cannot be read: {error}{hint}') from error
+        hint = (
+            '; a pickled file (not a broken one) is read with --allow-pickle, which can run any code in it'
+            if pickled
+            else ''
+        )
+        raise SystemExit(f'{path} cannot be read: {type(error).__name__}: {error}{hint}') from error
     if 'i2t' not in arrays:
         if len(arrays) != 1:
             raise SystemExit(
@@ -98,6 +97,20 @@ def load_arrays(path: str, allow_pickle: bool) -> dict[str, Tensor]:
     return arrays
 
 
+def prepare_scores(path: str, matrix: Tensor) -> Tensor:
+    """A matrix of real numbers that can be re-ranked.
+
+    Raises:
+        SystemExit: when it is something else.
+    """
+    if matrix.ndim != 2 or not matrix.numel() or matrix.is_complex() or matrix.layout != torch.strided:
+        raise SystemExit(
+            f'{path}: expected a dense matrix (pictures, captions) of real numbers, got shape {tuple(matrix.shape)} of '
+            f'{matrix.dtype}'
+        )
+    return matrix.detach() if matrix.is_floating_point() else matrix.double()
+
+
 def load_scores(args: argparse.Namespace) -> RetrievalScores:
     """Scores of both directions and right answers.
 
@@ -105,10 +118,9 @@ def load_scores(args: argparse.Namespace) -> RetrievalScores:
         SystemExit: when shapes or right answers do not fit.
     """
     arrays = load_arrays(args.similarity, args.allow_pickle)
-    i2t = arrays['i2t']
-    if i2t.ndim != 2 or not i2t.numel():
-        raise SystemExit(f'{args.similarity}: expected a matrix (pictures, captions), got shape {tuple(i2t.shape)}')
+    i2t = prepare_scores(args.similarity, arrays['i2t'])
     t2i = load_arrays(args.t2i, args.allow_pickle)['i2t'] if args.t2i else arrays.get('t2i', i2t.t())
+    t2i = prepare_scores(args.t2i or args.similarity, t2i)
     try:
         if args.positives:
             positives = read_positives(args.positives, *i2t.shape)
@@ -141,7 +153,7 @@ def read_positives(path: str, pictures: int, captions: int) -> Tensor:
                 if not isinstance(column, int) or not 0 <= column < captions:
                     raise ValueError(f'picture {row} has caption {column!r}, expected numbers from 0 to {captions - 1}')
                 positives[row, column] = True
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError, TypeError, RecursionError) as error:
         raise SystemExit(f'--positives {path}: {error}') from error
     return positives
 
@@ -151,8 +163,10 @@ def main() -> None:
     args = parse_args()
     options: dict[str, Any] = {name: getattr(args, name) for name in FORMULA if getattr(args, name) is not None}
     for flag, path, suffix in (('--out', args.out, '.npz'), ('--sweep', args.sweep, '.png')):
-        if path and Path(path).suffix != suffix:
-            raise SystemExit(f'{flag} is {path}, expected a name that ends in {suffix}')
+        if path and (Path(path).suffix != suffix or Path(path).is_dir()):
+            raise SystemExit(f'{flag} is {path}, expected a file name that ends in {suffix}')
+        if path:
+            require_writable(Path(path).parent, flag)
     try:
         reranker = build_rerankers(args.method, {args.method: options})[args.method]
         recall = RecallAtK(args.topk)

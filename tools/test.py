@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import tempfile
 from pathlib import Path
 from pickle import UnpicklingError
 
@@ -11,7 +10,7 @@ from mmengine.config import Config
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
-from galr_mm.utils.cli import add_common_arguments, close_processes, load_config
+from galr_mm.utils.cli import add_common_arguments, close_processes, load_config, require_writable
 
 
 def parse_args() -> argparse.Namespace:
@@ -44,16 +43,6 @@ def merge_args(cfg: Config, args: argparse.Namespace) -> Config:
             dict(type='galr_mm.RankedHitsHook', out_dir=args.show_dir),
         ]
     return cfg
-
-
-def require_writable(folder: Path, flag: str) -> None:
-    """Stop before the test where its result could not be written afterwards."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise SystemExit(f'{flag}: cannot write into {folder} ({error})') from error
 
 
 def load_weights(runner: Runner, checkpoint: str) -> None:

@@ -44,10 +44,10 @@ class OnlineReranker:
 
     Example:
         >>> gallery = torch.tensor([[1.0, 0.0], [0.8, 0.6], [0.0, 1.0]])
-        >>> bank = torch.tensor([[1.0, 0.0], [0.99, 0.1], [0.98, 0.0]])  # all nearer to the first item
-        >>> query = torch.tensor([0.95, 0.2])
+        >>> query = torch.tensor([0.92, 0.28])
         >>> (gallery @ query).argsort(descending=True)
         tensor([0, 1, 2])
+        >>> bank = torch.tensor([[1.0, 0.0], [1.0, 0.1], [1.0, -0.1]])  # all want the first item more
         >>> OnlineReranker(bank, gallery, k=2)(query).indices
         tensor([1, 0])
     """

@@ -20,6 +20,7 @@ PRESETS = {
     'rr': 'galr_mm.ReverseRankRerank',
     'product': 'galr_mm.ProductRerank',
 }
+RESERVED = ('raw', 'chance', 'i2t', 't2i', 'mR')  # names in the table
 OFF = (None, 'none', 'None', False)
 
 
@@ -93,6 +94,10 @@ def build_rerankers(rerank: Any, rerank_cfg: Mapping[str, Mapping] | None = None
     """
     if rerank in OFF:
         return {}
+    if rerank_cfg is not None and not (
+        isinstance(rerank_cfg, Mapping) and all(isinstance(options, Mapping) for options in rerank_cfg.values())
+    ):
+        raise ValueError(f'rerank_cfg is {rerank_cfg!r}, expected parameters by name, such as dict(mr=dict(k=20))')
     unknown = [name for name in rerank_cfg or {} if name not in PRESETS and RERANKERS.get(name) is None]
     if unknown:
         raise KeyError(f'rerank_cfg has {unknown}, expected {", ".join(PRESETS)} or a registered name')
@@ -106,7 +111,12 @@ def build_rerankers(rerank: Any, rerank_cfg: Mapping[str, Mapping] | None = None
             prefix = config.pop('prefix', next((p for p, t in PRESETS.items() if t == entry['type']), entry['type']))
         else:
             raise ValueError(f'rerank is {rerank!r}, expected a name, dict(type=...), or a list of these')
-        if not prefix or '/' in prefix or prefix in ('raw', 'chance', 'i2t', 't2i', 'mR'):
+        if (
+            not isinstance(prefix, str)
+            or not prefix
+            or '/' in prefix
+            or prefix in ('raw', 'chance', 'i2t', 't2i', 'mR')
+        ):
             raise ValueError(f'the prefix {prefix!r} of a re-ranker is empty, holds a slash or is taken')
         if prefix in built:
             raise ValueError(f'rerank names {prefix!r} twice; give one a dict with another prefix=...')

@@ -1,13 +1,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import product
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from galr_mm.evaluation.functional import retrieval_ranks
-from galr_mm.evaluation.functional.rerank import SIGNIFICANCES, Candidates, find_candidates, multivariate_scores
+from galr_mm.evaluation.functional.rerank import (
+    REVERSES,
+    SIGNIFICANCES,
+    Candidates,
+    check_formula,
+    check_options,
+    find_candidates,
+    multivariate_scores,
+)
 from galr_mm.structures import RetrievalScores
 
 KS = (5, 10, 20, 30, 50, 100)
@@ -49,12 +58,17 @@ def sweep_multivariate(
         The mean recall of the raw scores, and a point for each setting.
 
     Raises:
-        ValueError: for an unknown significance, k below 1, or as :func:`galr_mm.evaluation.multivariate_rerank`.
+        ValueError: when a direction has no query with a right answer, and as
+            :func:`galr_mm.evaluation.multivariate_rerank`.
     """
-    if significance not in SIGNIFICANCES:
-        raise ValueError(f'significance is {significance!r}, expected one of {SIGNIFICANCES}')
-    if min(ks) < 1:
-        raise ValueError(f'ks is {ks}, expected numbers of 1 or more')
+    if not ks:
+        raise ValueError('ks is empty, expected numbers of 1 or more')
+    for k in ks:
+        check_options(
+            k, significance=(significance, SIGNIFICANCES), reverse=(formula.get('reverse', 'ordinal'), REVERSES)
+        )
+    for w_s, w_r in product(significance_weights, reverse_weights):
+        check_formula((w_s, 1.0, w_r), formula.get('decay', 0.05), formula.get('reverse_top'))
     if significance == 'off':
         significance_weights = (0.0,)
     directions = []
@@ -64,17 +78,17 @@ def sweep_multivariate(
     ):
         candidates, _ = find_candidates(own, max(ks), other, significance, scores.filler)
         directions.append((candidates, positives.gather(1, candidates.index), retrieval_ranks(own, positives)))
+    for name, (_, _, ranks) in zip(('i2t', 't2i'), directions, strict=True):
+        if not (ranks >= 0).any():
+            raise ValueError(f'{name} has no query with a right answer')
     raw = _mean_recall([ranks for _, _, ranks in directions], topk)
     points = []
     for k in sorted(set(ks)):
         cut = [(first_candidates(c, k), right[:, :k], ranks) for c, right, ranks in directions]
-        for w_s in significance_weights:
-            for w_r in reverse_weights:
-                weights = (w_s, 1.0, w_r)
-                new = [
-                    ranks_after(c, multivariate_scores(c, weights, **formula), right, ranks) for c, right, ranks in cut
-                ]
-                points.append(SweepPoint(k, weights, _mean_recall(new, topk)))
+        for w_s, w_r in product(significance_weights, reverse_weights):
+            weights = (w_s, 1.0, w_r)
+            new = [ranks_after(c, multivariate_scores(c, weights, **formula), right, ranks) for c, right, ranks in cut]
+            points.append(SweepPoint(k, weights, _mean_recall(new, topk)))
     return raw, points
 
 

@@ -6,6 +6,7 @@ import argparse
 import difflib
 import inspect
 import os
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -124,6 +125,16 @@ def load_split(args: argparse.Namespace) -> tuple[Config, BaseDataset, list[int]
         raise SystemExit(str(error)) from error
     numbers = np.linspace(0, len(dataset) - 1, min(args.num, len(dataset))).round().astype(int).tolist()
     return cfg, dataset, numbers
+
+
+def require_writable(folder: Path, flag: str) -> None:
+    """Stop before long work whose result could not be written afterwards."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise SystemExit(f'{flag}: cannot write into {folder} ({error})') from error
 
 
 def check_options(cfg: Config, options: dict) -> None:

@@ -53,7 +53,19 @@ def test_queries_without_an_answer_do_not_count():
 
 def test_bad_input():
     before, positives = ranks(4, 0), owners(4)
-    with pytest.raises(ValueError, match='resamples is 0'):
-        paired_bootstrap(before, before, positives, resamples=0)
+    for options in (dict(resamples=0), dict(resamples=2.5), dict(topk=())):
+        with pytest.raises(ValueError, match='resamples'):
+            paired_bootstrap(before, before, positives, **options)
+    none = dict(before, i2t=torch.full((4,), -1))
     with pytest.raises(ValueError, match='i2t has no query'):
-        paired_bootstrap(dict(before, i2t=torch.full((4,), -1)), before, positives)
+        paired_bootstrap(none, none, positives)
+    for other in (torch.full((4,), -1), torch.zeros(3)):
+        with pytest.raises(ValueError, match='differ in the i2t queries'):
+            paired_bootstrap(before, dict(before, i2t=other), positives)
+
+
+def test_draws_without_a_query_say_nothing():
+    positives = torch.tensor([[True], [False], [False], [False]])
+    before = dict(i2t=torch.tensor([3, -1, -1, -1]), t2i=torch.tensor([3]))
+    after = dict(i2t=torch.tensor([0, -1, -1, -1]), t2i=torch.tensor([0]))
+    assert paired_bootstrap(before, after, positives, topk=(1,))['i2t/R@1'] == (100, 100, 100)

@@ -149,6 +149,55 @@ def test_tail_keeps_its_order_at_any_scale(scale, dtype):
         assert torch.equal(after[:, 4:], before[:, 4:])
 
 
+@pytest.mark.parametrize('options', [dict(reverse_top=1), dict(decay=2000.0), dict(weights=(0, 0, 0))])
+@pytest.mark.parametrize('dtype', [torch.float32, torch.float64])
+def test_candidates_of_score_zero_stay_above_the_rest(options, dtype):
+    s = matrix('random', (6, 9)).to(dtype)
+    out = multivariate_rerank(s, 3, **{'weights': (0, 0, 1.0), **options})
+    order = s.argsort(dim=1, descending=True)
+    lowest = out.gather(1, order[:, :3]).amin(dim=1)
+    assert (lowest == 0).any()
+    assert (out.gather(1, order[:, 3:]) < lowest[:, None]).all()
+    assert torch.equal(out.argsort(dim=1, descending=True, stable=True)[:, 3:], order[:, 3:])
+
+
+def test_neighbours_around_zero_stay_different():
+    tiny = torch.finfo(torch.float32).tiny * torch.finfo(torch.float32).eps  # the smallest number above 0
+    s = torch.tensor([[9.0, 2 * tiny, tiny, 0.0, -tiny, -2 * tiny]])
+    out = multivariate_rerank(s, 1, weights=(0, 0, 0))
+    assert (out[0, 1:] < out[0, :-1]).all()
+
+
+@pytest.mark.parametrize('function', [multivariate_rerank, product_rerank])
+def test_similarities_near_the_largest_there_are(function):
+    s = matrix('random', (6, 8)).float() * 3e38
+    out = function(s, 2)
+    order = s.argsort(dim=1, descending=True)
+    assert torch.equal(out.argsort(dim=1, descending=True, stable=True)[:, 2:], order[:, 2:])
+    assert (out.gather(1, order[:, 2:]).amax(1) < out.gather(1, order[:, :2]).amin(1)).all()
+
+
+def test_column_sums_do_not_overflow():
+    s = matrix('random', (6, 8)).float() * 3e38
+    options = dict(k=8, weights=(1.0, 0.0, 0.0))
+    torch.testing.assert_close(multivariate_rerank(s, **options), multivariate_rerank(s.double(), **options).float())
+
+
+@pytest.mark.parametrize('dtype', [torch.bool, torch.uint8, torch.int16, torch.int64])
+def test_whole_numbers(dtype):
+    s = (matrix('random', (6, 9)) * 5).round().to(dtype)
+    assert_same(multivariate_rerank(s, 3), slow_mr(s, 3), atol=1e-6)
+
+
+@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16, torch.float32])
+def test_a_filler_as_the_matrix_holds_it(dtype):
+    s = matrix('random', (5, 8)).to(dtype)
+    s[:, ::2] = -9999.0  # not a number of half precision
+    out = multivariate_rerank(s, 6, filler=-9999.0)
+    assert (out[:, ::2].amax(1) < out[:, 1::2].amin(1)).all()
+    assert_same(out, slow_mr(s, 6, filler=s[0, 0].item()), atol=1e-6)
+
+
 @pytest.mark.parametrize('kind', ['signed', 'tied'])
 def test_pairs_that_were_not_scored(kind, tiles):
     s, back = matrix(kind, (9, 14)), matrix(kind, (14, 9), seed=1)
@@ -249,6 +298,10 @@ def test_bad_input(function):
         (dict(weights=(1, 2)), 'weights is'),
         (dict(weights=(1, 2, float('nan'))), 'weights is'),
         (dict(weights=None), 'weights is None'),
+        (dict(weights=(1e39, 0, 0)), 'weights is'),
+        (dict(filler=float('nan')), 'filler is nan'),
+        (dict(filler=1.0), 'filler is 1.0, but a pair that was scored'),
+        (dict(reverse_similarity=torch.rand(3, 2) + 1j), 'complex64'),
         (dict(decay=float('inf')), 'decay is inf'),
         (dict(decay=-0.1), 'decay is -0.1'),
         (dict(decay='a'), "decay is 'a'"),

@@ -80,3 +80,9 @@ def test_both_directions():
     out = MultivariateRerank(k=4)(scores)
     torch.testing.assert_close(out.i2t, multivariate_rerank(scores.i2t, 4))
     torch.testing.assert_close(out.t2i, multivariate_rerank(scores.t2i, 4))
+
+
+@pytest.mark.parametrize('rerank_cfg', [['mr'], 5, dict(mr=5), dict(mr='k=3')])
+def test_parameters_of_another_kind(rerank_cfg):
+    with pytest.raises(ValueError, match='rerank_cfg is'):
+        build_rerankers('mr', rerank_cfg)

@@ -156,6 +156,9 @@ def test_every_point_of_a_sweep_is_what_the_re_ranked_matrix_gives(filler):
         (['--sweep', 's.png', '--out', 'o.npz'], 'leave'),
         (['--positives', 'nowhere.json'], 'nowhere.json'),
         (['--t2i', 'nowhere.npy'], 'no file at nowhere.npy'),
+        (['--out', '/proc/nowhere/x.npz'], '--out: cannot write'),
+        (['--sweep', '/proc/nowhere/x.png'], '--sweep: cannot write'),
+        (['--resamples', 10**9], 'resamples'),
     ],
 )
 def test_bad_arguments(rerank, matrix, args, message):
@@ -171,6 +174,10 @@ def bad_files():
     yield 'objects.npy', lambda p: np.save(p, np.array({'i2t': s}, dtype=object)), '--allow-pickle'
     yield 'pickle.npy', lambda p: p.write_bytes(pickle.dumps({'i2t': s})), '--allow-pickle'
     yield 'model.pt', lambda p: torch.save(torch.nn.Linear(2, 2), p), '--allow-pickle'
+    yield 'text.pt', lambda p: p.write_text('hello'), 'cannot be read'
+    yield 'list.pt', lambda p: torch.save([torch.rand(2, 2)], p), 'holds a list'
+    yield 'sparse.pt', lambda p: torch.save(torch.eye(5).to_sparse(), p), 'dense matrix'
+    yield 'none.npz', lambda p: np.savez(p, i2t=s, positives=np.zeros(s.shape, bool)), 'no query with a right answer'
     yield 'cut.npz', lambda p: p.write_bytes(b'PK' + bytes(50)), 'cannot be read'
     yield 'two.npz', lambda p: np.savez(p, a=s, b=s), "holds a, b; expected 'i2t'"
     yield 'vector.npy', lambda p: np.save(p, s[0]), r'shape \(20,\)'
@@ -183,6 +190,21 @@ def test_bad_files(rerank, tmp_path, name, write, message):
     write(tmp_path / name)
     with pytest.raises(SystemExit, match=message):
         rerank(tmp_path / name)
+
+
+def test_whole_numbers(rerank, tmp_path):
+    s = similarity(12)
+    np.save(tmp_path / 's.npy', (s * 10).round().astype(np.int64))
+    np.save(tmp_path / 'f.npy', (s * 10).round())
+    assert rerank(tmp_path / 's.npy') == rerank(tmp_path / 'f.npy')
+
+
+def test_a_sweep_without_right_answers(rerank, tmp_path):
+    s = similarity(4)
+    np.savez(tmp_path / 's.npz', i2t=s, positives=np.zeros(s.shape, bool))
+    with pytest.raises(SystemExit, match='no query with a right answer'):
+        rerank(tmp_path / 's.npz', '--sweep', tmp_path / 's.png')
+    assert not (tmp_path / 's.png').exists()
 
 
 def test_pickles_on_request(rerank, tmp_path):

@@ -3,6 +3,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -41,10 +42,17 @@ def paired_bootstrap(
         Differences with their 95 % intervals, by the names of :class:`galr_mm.RecallAtK`.
 
     Raises:
-        ValueError: when a direction has no query with a right answer, or for less than one draw.
+        ValueError: when a direction has no query with a right answer, both sides differ in their queries, or topk or
+            resamples make no sense.
     """
-    if resamples < 1:
-        raise ValueError(f'resamples is {resamples}, expected 1 or more')
+    if not topk or not isinstance(resamples, int) or not 1 <= resamples <= 100_000:
+        raise ValueError(f'topk is {topk} and resamples {resamples!r}, expected numbers, and 1 to 100,000 draws')
+    for direction in ('i2t', 't2i'):
+        first, second = before[direction], after[direction]
+        if first.shape != second.shape or not torch.equal(first < 0, second < 0):
+            raise ValueError(f'before and after differ in the {direction} queries that have a right answer')
+        if not (first >= 0).any():
+            raise ValueError(f'{direction} has no query with a right answer')
     pictures = len(positives)
     owner = dict(i2t=torch.arange(pictures), t2i=positives.cpu().int().argmax(dim=0))
     generator = torch.Generator().manual_seed(seed)
@@ -56,18 +64,16 @@ def paired_bootstrap(
     for direction in ('i2t', 't2i'):
         first, second = before[direction].cpu(), after[direction].cpu()
         counts = (first >= 0).double()
-        if not counts.sum():
-            raise ValueError(f'{direction} has no query with a right answer')
         queries = torch.zeros(pictures, dtype=torch.float64).index_add_(0, owner[direction], counts)
         for k in topk:
             change = ((second < k).double() - (first < k).double()) * counts
             gained = torch.zeros(pictures, dtype=torch.float64).index_add_(0, owner[direction], change)
             name = f'{direction}/R@{k}'
             differences[name] = 100 * gained.sum() / queries.sum()
-            changes[name] = 100 * (weight @ gained) / (weight @ queries).clamp(min=1)
+            changes[name] = 100 * (weight @ gained) / (weight @ queries)  # NaN where no query was drawn
     differences['mR'] = torch.stack(list(differences.values())).mean()
     changes['mR'] = torch.stack(list(changes.values())).mean(dim=0)
-    edges = torch.tensor([0.025, 0.975], dtype=torch.float64)
     return {
-        name: Interval(value.item(), *changes[name].quantile(edges).tolist()) for name, value in differences.items()
+        name: Interval(difference.item(), *np.nanquantile(changes[name], [0.025, 0.975]).tolist())
+        for name, difference in differences.items()
     }

@@ -141,13 +141,18 @@ class ColumnSums:
         """Take a tile in."""
         if self.filler is not None:
             tile = tile.masked_fill(tile == self.filler, 0)
-        total = tile.sum(0)
+        total = tile.sum(0, dtype=torch.float64)
         self.total[columns] += total
-        self.magnitude[columns] += torch.linalg.vector_norm(tile, 1, dim=0) if tile.min() < 0 else total
+        self.magnitude[columns] += column_magnitudes(tile) if tile.min() < 0 else total
 
     def share(self, similarity: Tensor, index: Tensor) -> Tensor:
         """Similarity over the guarded sum of its column, float64 (Q, k)."""
         return guarded_share(similarity, index, self.total, self.magnitude)
+
+
+def column_magnitudes(tile: Tensor) -> Tensor:
+    """Sum of the magnitudes of each column of a tile (b, w), float64 (w,)."""
+    return torch.linalg.vector_norm(tile, 1, dim=0, dtype=torch.float64)
 
 
 def guarded_share(similarity: Tensor, index: Tensor, total: Tensor, magnitude: Tensor) -> Tensor:
@@ -174,7 +179,7 @@ class FeatureColumnSums:
     def update(self, rows: slice, columns: slice, tile: Tensor) -> None:
         """Take a tile in."""
         if (self.total[columns] <= self.bound[columns]).any():
-            self.magnitude[columns] += torch.linalg.vector_norm(tile, 1, dim=0)
+            self.magnitude[columns] += column_magnitudes(tile)
 
     def share(self, similarity: Tensor, index: Tensor) -> Tensor:
         """Similarity over the guarded sum of its column, float64 (Q, k)."""
@@ -192,7 +197,7 @@ class ColumnSoftmax:
         """Take a tile in."""
         if self.filler is not None:
             tile = tile.masked_fill(tile == self.filler, -torch.inf)
-        self.total[columns] = torch.logaddexp(self.total[columns], tile.logsumexp(0).double())
+        self.total[columns] = torch.logaddexp(self.total[columns], tile.double().logsumexp(0))
 
     def share(self, similarity: Tensor, index: Tensor) -> Tensor:
         """Softmax over the column, float64 (Q, k)."""

@@ -97,14 +97,19 @@ def find_candidates(
         The candidates, and the best similarity of what is none (Q,), -inf where nothing is left.
 
     Raises:
-        ValueError: for NaN or infinite similarities; says how many and where the first is.
+        ValueError: for NaN or infinite similarities (says how many and where the first is), or a filler that is not
+            below all others.
     """
+    if filler is not None:  # as it is written in this matrix
+        filler = torch.tensor(filler, dtype=similarity.dtype).item()
     tiles = MatrixTiles(similarity)
     size, gallery = similarity.shape
     best = RunningTopK(size, gallery, k + 1, tiles.dtype, tiles.device)  # one more: the best of what stays below
     statistics = column_statistics(gallery, tiles.device, significance, filler)
     for rows, columns, tile in tiles:
         require_finite(tile, similarity)
+        if filler is not None and tile.min() < filler:
+            raise ValueError(f'filler is {filler}, but a pair that was scored has {tile.min().item()}, which is lower')
         best.update(rows, columns, tile)
         statistics.update(rows, columns, tile)
     index, value = best.index[:, :k], best.value[:, :k]
@@ -155,7 +160,11 @@ def product_scores(candidates: Candidates, decay: float = 0.05, reverse: str = '
     if candidates.valid is not None:
         similarity = similarity.masked_fill(~candidates.valid, torch.inf)
     lowest = similarity.amin(dim=1, keepdim=True)
-    positive = similarity + torch.where(lowest > 0, torch.zeros_like(lowest), 1e-6 - lowest)
+    if candidates.valid is not None:
+        similarity = similarity.masked_fill(~candidates.valid, -torch.inf)
+    spread = similarity.amax(dim=1, keepdim=True) - lowest
+    above = torch.where(spread > 0, 1e-6 * spread, 1.0)  # just above zero, on the scale of this query
+    positive = similarity + torch.where(lowest > 0, 0.0, above - lowest)
     return positive * (-decay * (forward + reverse_order(candidates, reverse) + 1).double()).exp()
 
 
@@ -188,7 +197,7 @@ def move_below_(rows: Tensor, highest: Tensor, floor: Tensor) -> None:
     """Lower each row (b, N) in place so that ``highest`` (b,) comes below ``floor`` (b,), and all keep their order.
 
     Numbers are moved along the line of all floating-point numbers, by as many of them as is needed; a row where that
-    line ends too early, with similarities near the largest there are, gets one less for each place instead.
+    line ends too early, with similarities near the largest there are, goes down by one of them for each place instead.
     """
     high, low, end = (
         _line_(x.clone()) for x in (highest, floor, torch.full_like(floor, -torch.finfo(floor.dtype).max))
@@ -201,7 +210,7 @@ def move_below_(rows: Tensor, highest: Tensor, floor: Tensor) -> None:
     steps = torch.where(highest < floor, 0, high - low + 1)
     if steps.any():
         _number_(_line_(rows).sub_(steps[:, None]))
-    rows[early] = floor[early, None] - 1 - places
+    rows[early] = _number_(low[early, None] - 1 - places.to(low.dtype))
 
 
 def _line_(number: Tensor) -> Tensor:
@@ -216,8 +225,9 @@ def _number_(place: Tensor) -> Tensor:
 
 
 def _flip_(bits: Tensor) -> Tensor:
-    info = torch.iinfo(bits.dtype)
-    return bits.bitwise_xor_((bits >> (info.bits - 1)).bitwise_and_(info.max))  # all but the sign, of negative ones
+    """Exchange sign and magnitude with two's complement, so that the places run on below zero; its own inverse."""
+    sign = bits >> (torch.iinfo(bits.dtype).bits - 1)  # -1 for negative ones, else 0
+    return bits.bitwise_xor_(sign & torch.iinfo(bits.dtype).max).sub_(sign)
 
 
 def as_tensor(array: Tensor | np.ndarray) -> Tensor:
@@ -228,6 +238,16 @@ def as_tensor(array: Tensor | np.ndarray) -> Tensor:
             warnings.filterwarnings('ignore', message='The given NumPy array is not writable')
             return torch.as_tensor(array)
     return torch.as_tensor(array).detach()
+
+
+def check_filler(filler: float | None) -> None:
+    """Refuse a filler that no similarity can equal.
+
+    Raises:
+        ValueError: for what is no finite number.
+    """
+    if filler is not None and not _finite(filler):
+        raise ValueError(f'filler is {filler!r}, expected None or a finite number')
 
 
 def check_options(k: int, **options: tuple[object, tuple]) -> None:
@@ -255,7 +275,9 @@ def prepare(similarity: Tensor | np.ndarray) -> Tensor:
             f'expected a similarity matrix (queries, gallery) of real numbers, got shape {tuple(similarity.shape)} of '
             f'{similarity.dtype}'
         )
-    return similarity
+    if similarity.is_floating_point():
+        return similarity
+    return similarity.to(torch.float32 if similarity.element_size() <= 2 else torch.float64)
 
 
 def prepare_reverse(reverse_similarity: Tensor | np.ndarray | None, similarity: Tensor) -> Tensor | None:
@@ -266,7 +288,7 @@ def prepare_reverse(reverse_similarity: Tensor | np.ndarray | None, similarity: 
     """
     if reverse_similarity is None:
         return None
-    reverse_similarity = as_tensor(reverse_similarity).to(similarity.device)
+    reverse_similarity = prepare(reverse_similarity).to(similarity.device)
     if reverse_similarity.shape != similarity.shape[::-1]:
         raise ValueError(
             f'expected reverse_similarity {tuple(similarity.shape[::-1])} beside similarity '
@@ -281,8 +303,12 @@ def check_formula(weights: Sequence[float], decay: float, reverse_top: int | Non
     Raises:
         ValueError: says which and what was expected.
     """
-    if not isinstance(weights, Sequence) or len(weights) != 3 or not all(_finite(weight) for weight in weights):
-        raise ValueError(f'weights is {weights!r}, expected three finite numbers: significance, forward, reverse')
+    if (
+        not isinstance(weights, Sequence)
+        or len(weights) != 3
+        or not all(_finite(weight) and abs(weight) < 1e30 for weight in weights)
+    ):
+        raise ValueError(f'weights is {weights!r}, expected three numbers below 1e30: significance, forward, reverse')
     if not _finite(decay) or decay < 0:
         raise ValueError(f'decay is {decay!r}, expected a finite number of 0 or more')
     if reverse_top is not None and (not _finite(reverse_top) or reverse_top < 0):
@@ -332,6 +358,7 @@ def multivariate_rerank(
     check_options(k, reverse=(reverse, REVERSES), significance=(significance, SIGNIFICANCES), tail=(tail, TAILS))
     similarity = prepare(similarity)
     check_formula(weights, decay, reverse_top)
+    check_filler(filler)
     reverse_similarity = prepare_reverse(reverse_similarity, similarity)
     candidates, below = find_candidates(similarity, int(k), reverse_similarity, significance, filler)
     scores = multivariate_scores(candidates, weights, decay, reverse, reverse_top)
@@ -379,6 +406,7 @@ def product_rerank(
     check_options(k, reverse=(reverse, REVERSES), tail=(tail, TAILS))
     similarity = prepare(similarity)
     check_formula((0, 0, 0), decay, None)
+    check_filler(filler)
     reverse_similarity = prepare_reverse(reverse_similarity, similarity)
     candidates, below = find_candidates(similarity, int(k), reverse_similarity, filler=filler)
     return place_scores(similarity, candidates, below, product_scores(candidates, decay, reverse), tail)
