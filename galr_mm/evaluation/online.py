@@ -12,15 +12,13 @@ from galr_mm.evaluation.functional.rerank import (
     REVERSES,
     SIGNIFICANCES,
     Candidates,
-    Ranking,
     as_tensor,
-    best_first,
     check_formula,
     check_options,
     column_statistics,
     multivariate_scores,
-    prepare_features,
 )
+from galr_mm.evaluation.functional.rerank_features import Ranking, best_first, prepare_features
 
 
 class OnlineReranker:
@@ -43,6 +41,7 @@ class OnlineReranker:
         ValueError: when the features do not fit each other or hold NaN or infinity, or for an unknown option.
 
     Example:
+        >>> import torch
         >>> gallery = torch.tensor([[1.0, 0.0], [0.8, 0.6], [0.0, 1.0]])
         >>> query = torch.tensor([0.92, 0.28])
         >>> (gallery @ query).argsort(descending=True)

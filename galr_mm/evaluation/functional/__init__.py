@@ -1,12 +1,7 @@
 from galr_mm.evaluation.functional.bootstrap import Interval, paired_bootstrap
 from galr_mm.evaluation.functional.recall import chance_recall_at_k, recall_at_k, retrieval_ranks
-from galr_mm.evaluation.functional.rerank import (
-    Ranking,
-    multivariate_rerank,
-    multivariate_rerank_from_features,
-    product_rerank,
-    reverse_rank_rerank,
-)
+from galr_mm.evaluation.functional.rerank import multivariate_rerank, product_rerank, reverse_rank_rerank
+from galr_mm.evaluation.functional.rerank_features import Ranking, multivariate_rerank_from_features
 
 __all__ = [
     'Interval',
