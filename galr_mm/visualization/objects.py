@@ -93,6 +93,9 @@ def draw_graph(
     left.set_title(f'{len(proposals.scores)} proposals, {count} nodes', fontsize=9)
     image = right.imshow(adj if count else np.zeros((1, 1)), cmap='viridis', vmin=0)
     right.set_title('adjacency between the nodes', fontsize=9)
+    right.set_xticks(range(count))
+    right.set_yticks(range(count))
+    right.tick_params(labelsize=7)
     figure.colorbar(image, ax=right, shrink=0.8)
     figure.suptitle(title, fontsize=9, parse_math=False)
     _save(figure, path)
@@ -123,7 +126,7 @@ def _legend(axis: Axes, labels: Sequence[int], classes: Sequence[str]) -> None:
         Rectangle((0, 0), 1, 1, color=colour(label), label=classes[label] if label < len(classes) else str(label))
         for label in labels
     ]
-    axis.legend(handles=handles, fontsize=6, loc='lower right', framealpha=0.7)
+    axis.legend(handles=handles, fontsize=7, loc='upper center', bbox_to_anchor=(0.5, 0), ncols=4, frameon=False)
 
 
 def _save(figure: Figure, path: str | Path) -> None:
