@@ -152,7 +152,7 @@ def gather_scores(
     positives = torch.zeros(num_images, num_texts, dtype=torch.bool)
     for row, label in enumerate(labels[:num_images]):
         positives[row, label] = True
-    filled = any((matrix == UNSCORED).any() for matrix in matrices.values())
+    filled = min(matrix.min() for matrix in matrices.values()) == UNSCORED
     return RetrievalScores(**matrices, positives=positives, filler=UNSCORED if filled else None), own
 
 
