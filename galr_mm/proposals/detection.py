@@ -111,16 +111,17 @@ def find_in_tiles(
 
     What :func:`find_objects` gives, for the whole picture. ``pipeline`` is the detector's one for arrays.
     """
-    picture = open_picture(path)
     parts: list[tuple[Tensor, Tensor, Tensor]] = []
-    for group in _groups(windows(picture.height, picture.width, tile, overlap), batch_size):
-        batch = [pipeline(dict(img=picture.read(window), img_id=number)) for number, window in enumerate(group)]
-        for window, (boxes, scores, labels, _) in zip(group, find_objects(model, batch), strict=True):
-            corner = boxes.new_tensor([window.left, window.top, window.left, window.top])
-            parts.append((boxes + corner, scores, labels))
+    with open_picture(path) as picture:
+        size = (picture.height, picture.width)
+        for group in _groups(windows(*size, tile, overlap), batch_size):
+            batch = [pipeline(dict(img=picture.read(window), img_id=number)) for number, window in enumerate(group)]
+            for window, (boxes, scores, labels, _) in zip(group, find_objects(model, batch), strict=True):
+                corner = boxes.new_tensor([window.left, window.top, window.left, window.top])
+                parts.append((boxes + corner, scores, labels))
     boxes, scores, labels = (torch.cat(values) for values in zip(*parts, strict=True))
     keep = batched_nms(boxes, scores, labels, merge_iou)
-    return boxes[keep], scores[keep], labels[keep], (picture.height, picture.width)
+    return boxes[keep], scores[keep], labels[keep], size
 
 
 def _groups(items: Iterator, size: int) -> Iterator[list]:

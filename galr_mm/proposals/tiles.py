@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
 import mmcv
 import numpy as np
+from PIL import Image, UnidentifiedImageError
 
 
 class Window(NamedTuple):
@@ -32,21 +33,20 @@ class Picture(Protocol):
 
 
 def picture_size(path: str | Path) -> tuple[int, int]:
-    """Height and width from a file's header, without decoding it.
+    """Height and width, from a file's header where Pillow knows its kind, else by decoding it.
 
     Raises:
-        OSError: when no header that is known is found.
+        OSError: when the file cannot be read.
     """
-    from PIL import Image
-
-    with warnings.catch_warnings():  # large is what we are here for, and nothing is decoded
-        warnings.simplefilter('ignore', Image.DecompressionBombWarning)
-        limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
-        try:
-            with Image.open(path) as picture:
-                return picture.height, picture.width
-        finally:
-            Image.MAX_IMAGE_PIXELS = limit
+    limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None  # large is what we are here for; nothing is decoded
+    try:
+        with Image.open(path) as picture:
+            return picture.height, picture.width
+    except UnidentifiedImageError:
+        picture = DecodedPicture(path)
+        return picture.height, picture.width
+    finally:
+        Image.MAX_IMAGE_PIXELS = limit
 
 
 def windows(height: int, width: int, tile: int, overlap: int) -> Iterator[Window]:
@@ -67,7 +67,8 @@ def _starts(length: int, tile: int, overlap: int) -> list[int]:
     return [*range(0, length - tile, tile - overlap), length - tile]
 
 
-def open_picture(path: str | Path) -> Picture:
+@contextmanager
+def open_picture(path: str | Path) -> Iterator[Picture]:
     """A tiled TIFF of 8 or 16 bit is read window by window; everything else is decoded once, as mmcv does it.
 
     Raises:
@@ -76,13 +77,14 @@ def open_picture(path: str | Path) -> Picture:
     if Path(path).suffix.lower() in ('.tif', '.tiff'):
         import tifffile
 
-        try:
-            page = tifffile.TiffFile(path).pages[0]
-        except tifffile.TiffFileError:
-            page = None  # decoded whole below, which says what is wrong with it
-        if page is not None and page.is_tiled and page.dtype in (np.uint8, np.uint16) and page.planarconfig == 1:
-            return TiledTiff(page)
-    return DecodedPicture(path)
+        with ExitStack() as stack:
+            page = None
+            with suppress(tifffile.TiffFileError):  # what it cannot read mmcv may
+                page = stack.enter_context(tifffile.TiffFile(path)).pages[0]
+            if page is not None and page.is_tiled and page.dtype in (np.uint8, np.uint16) and page.planarconfig == 1:
+                yield TiledTiff(page)
+                return
+    yield DecodedPicture(path)
 
 
 class DecodedPicture:

@@ -45,26 +45,27 @@ def test_a_tiled_tiff_reads_as_a_decoded_one(tmp_path, kind, compression):
     path, plain = tmp_path / 'tiled.tif', tmp_path / 'plain.tif'
     tifffile.imwrite(path, array, tile=(64, 48), compression=compression)
     tifffile.imwrite(plain, array[..., :3] if kind == 'alpha' else array)  # OpenCV darkens by alpha, in TIFF only
-    tiled, decoded = tiles.open_picture(path), tiles.open_picture(plain)
-    assert isinstance(tiled, tiles.TiledTiff)
-    assert isinstance(decoded, tiles.DecodedPicture)
-    assert (tiled.height, tiled.width) == (decoded.height, decoded.width) == (130, 210)
-    for window in tiles.windows(130, 210, 50, 10):
-        np.testing.assert_allclose(tiled.read(window).astype(int), decoded.read(window), atol=kind == '16 bit')
+    with tiles.open_picture(path) as tiled, tiles.open_picture(plain) as decoded:
+        assert isinstance(tiled, tiles.TiledTiff)
+        assert isinstance(decoded, tiles.DecodedPicture)
+        assert (tiled.height, tiled.width) == (decoded.height, decoded.width) == (130, 210)
+        for window in tiles.windows(130, 210, 50, 10):
+            np.testing.assert_allclose(tiled.read(window).astype(int), decoded.read(window), atol=kind == '16 bit')
 
 
 def test_only_tiles_under_the_window_are_decoded(tmp_path, monkeypatch):
     path = tmp_path / 'large.tif'
     tifffile.imwrite(path, picture('rgb', (640, 640)), tile=(64, 64))
-    opened = tiles.open_picture(path)
-    seen, decode = [], opened.page.decode
+    seen = []
 
     def noting(data, number, **options):
         seen.append(number)
         return decode(data, number, **options)
 
-    monkeypatch.setattr(opened.page, 'decode', noting)
-    opened.read(tiles.Window(64, 0, 192, 64))
+    with tiles.open_picture(path) as opened:
+        decode = opened.page.decode
+        monkeypatch.setattr(opened.page, 'decode', noting)
+        opened.read(tiles.Window(64, 0, 192, 64))
     assert seen == [1, 2]
 
 
