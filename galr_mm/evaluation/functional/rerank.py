@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from numbers import Real
 from typing import Literal, NamedTuple
 
@@ -299,11 +299,8 @@ def check_formula(weights: Sequence[float], decay: float, reverse_top: int | Non
     Raises:
         ValueError: says which and what was expected.
     """
-    if (
-        not isinstance(weights, Sequence)
-        or len(weights) != 3
-        or not all(_finite(weight) and abs(weight) < 1e30 for weight in weights)
-    ):
+    given = tuple(weights) if isinstance(weights, Iterable) else ()
+    if len(given) != 3 or not all(_finite(weight) and abs(weight) < 1e30 for weight in given):
         raise ValueError(f'weights is {weights!r}, expected three numbers below 1e30: significance, forward, reverse')
     if not _finite(decay) or decay < 0:
         raise ValueError(f'decay is {decay!r}, expected a finite number of 0 or more')
