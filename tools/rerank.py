@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from galr_mm.evaluation import RecallAtK, build_rerankers, paired_bootstrap, retrieval_ranks
+from galr_mm.evaluation.functional.rerank_inputs import prepare
 from galr_mm.evaluation.sweep import sweep_multivariate
 from galr_mm.structures import RetrievalScores
 from galr_mm.utils.cli import require_writable
@@ -103,12 +104,10 @@ def prepare_scores(path: str, matrix: Tensor) -> Tensor:
     Raises:
         SystemExit: when it is something else.
     """
-    if matrix.ndim != 2 or not matrix.numel() or matrix.is_complex() or matrix.layout != torch.strided:
-        raise SystemExit(
-            f'{path}: expected a dense matrix (pictures, captions) of real numbers, got shape {tuple(matrix.shape)} of '
-            f'{matrix.dtype}'
-        )
-    return matrix.detach() if matrix.is_floating_point() else matrix.double()
+    try:
+        return prepare(matrix)
+    except ValueError as error:
+        raise SystemExit(f'{path}: {error}') from error
 
 
 def load_scores(args: argparse.Namespace) -> RetrievalScores:

@@ -8,17 +8,9 @@ import numpy as np
 from torch import Tensor
 
 from galr_mm.evaluation.functional.candidates import FeatureTiles, require_finite, top_k
-from galr_mm.evaluation.functional.rerank import (
-    REVERSES,
-    SIGNIFICANCES,
-    Candidates,
-    as_tensor,
-    check_formula,
-    check_options,
-    column_statistics,
-    multivariate_scores,
-)
-from galr_mm.evaluation.functional.rerank_features import Ranking, best_first, prepare_features
+from galr_mm.evaluation.functional.rerank import Candidates, column_statistics, multivariate_scores
+from galr_mm.evaluation.functional.rerank_features import Ranking, best_first
+from galr_mm.evaluation.functional.rerank_inputs import as_tensor, check_multivariate, prepare_features
 
 
 class OnlineReranker:
@@ -63,8 +55,7 @@ class OnlineReranker:
         significance: Literal['ratio', 'softmax', 'off'] = 'ratio',
     ) -> None:
         bank, gallery = prepare_features(bank=bank, gallery=gallery)
-        check_options(k, reverse=(reverse, REVERSES), significance=(significance, SIGNIFICANCES))
-        check_formula(weights, decay, reverse_top)
+        check_multivariate(k, weights, decay, reverse, reverse_top, significance)
         self.formula = (weights, decay, reverse, reverse_top)
         self.k = int(k)
         tiles = FeatureTiles(bank, gallery)

@@ -8,15 +8,8 @@ import torch
 from torch import Tensor
 
 from galr_mm.evaluation.functional import retrieval_ranks
-from galr_mm.evaluation.functional.rerank import (
-    REVERSES,
-    SIGNIFICANCES,
-    Candidates,
-    check_formula,
-    check_options,
-    find_candidates,
-    multivariate_scores,
-)
+from galr_mm.evaluation.functional.rerank import Candidates, find_candidates, multivariate_scores
+from galr_mm.evaluation.functional.rerank_inputs import check_multivariate
 from galr_mm.structures import RetrievalScores
 
 KS = (5, 10, 20, 30, 50, 100)
@@ -63,12 +56,9 @@ def sweep_multivariate(
     """
     if not ks:
         raise ValueError('ks is empty, expected numbers of 1 or more')
-    for k in ks:
-        check_options(
-            k, significance=(significance, SIGNIFICANCES), reverse=(formula.get('reverse', 'ordinal'), REVERSES)
-        )
-    for w_s, w_r in product(significance_weights, reverse_weights):
-        check_formula((w_s, 1.0, w_r), formula.get('decay', 0.05), formula.get('reverse_top'))
+    settings = dict(decay=0.05, reverse='ordinal', reverse_top=None) | formula
+    for k, w_s, w_r in product(ks, significance_weights, reverse_weights):
+        check_multivariate(k, (w_s, 1.0, w_r), significance=significance, **settings)
     if significance == 'off':
         significance_weights = (0.0,)
     directions = []

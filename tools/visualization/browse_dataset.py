@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from galr_mm.models.retrievers.dual_encoder import texts_of
 from galr_mm.utils.cli import add_browse_arguments, load_split
 from galr_mm.visualization import draw_sample
 
@@ -26,12 +27,11 @@ def main() -> None:
         data = dataset[number]
         sample = data['data_samples']
         found = sample.get('proposals')
-        texts = sample.get('text', [])
         draw_sample(
             data['inputs'].numpy().transpose(1, 2, 0)[..., ::-1],
             np.zeros((0, 4)) if found is None else found.bboxes.numpy(),
             np.zeros(0, int) if found is None else found.labels.numpy(),
-            [text for text in ([texts] if isinstance(texts, str) else texts) if isinstance(text, str)],
+            [text for text in texts_of(sample) if isinstance(text, str)],
             args.out_dir / f'{number:06d}_{Path(sample.file_name).stem}.png',
             classes,
         )

@@ -16,10 +16,7 @@ ordered by lower index. How candidates and positions are found without sorting t
 
 from __future__ import annotations
 
-import math
-import warnings
-from collections.abc import Iterable, Sequence
-from numbers import Real
+from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -35,10 +32,16 @@ from galr_mm.evaluation.functional.candidates import (
     RunningTopK,
     require_finite,
 )
-
-REVERSES = ('ordinal', 'absolute')
-SIGNIFICANCES = ('ratio', 'softmax', 'off')
-TAILS = ('keep', 'zero')
+from galr_mm.evaluation.functional.rerank_inputs import (
+    REVERSES,
+    TAILS,
+    check_choices,
+    check_decay,
+    check_filler,
+    check_multivariate,
+    prepare,
+    prepare_reverse,
+)
 
 
 class Candidates(NamedTuple):
@@ -226,92 +229,6 @@ def _flip_(bits: Tensor) -> Tensor:
     return bits.bitwise_xor_(sign & torch.iinfo(bits.dtype).max).sub_(sign)
 
 
-def as_tensor(array: Tensor | np.ndarray) -> Tensor:
-    """A tensor that shares the memory of an array where it can, of read-only ones too: nothing here writes to it."""
-    if isinstance(array, np.ndarray):
-        array = np.ascontiguousarray(array) if any(step < 0 for step in array.strides) else array
-        with warnings.catch_warnings():
-            warnings.filterwarnings('ignore', message='The given NumPy array is not writable')
-            return torch.as_tensor(array)
-    return torch.as_tensor(array).detach()
-
-
-def check_filler(filler: float | None) -> None:
-    """Refuse a filler that no similarity can equal.
-
-    Raises:
-        ValueError: for what is no finite number.
-    """
-    if filler is not None and not _finite(filler):
-        raise ValueError(f'filler is {filler!r}, expected None or a finite number')
-
-
-def check_options(k: int, **options: tuple[object, tuple]) -> None:
-    """Refuse k below 1 and options that are not known, each given as ``name=(value, known values)``.
-
-    Raises:
-        ValueError: says which and what was expected.
-    """
-    for name, (value, known) in options.items():
-        if value not in known:
-            raise ValueError(f'{name} is {value!r}, expected one of {known}')
-    if not _finite(k) or int(k) != k or k < 1:
-        raise ValueError(f'k is {k!r}, expected a whole number of 1 or more')
-
-
-def prepare(similarity: Tensor | np.ndarray) -> Tensor:
-    """A similarity matrix as a tensor.
-
-    Raises:
-        ValueError: for a matrix that is not 2-d, is empty or complex.
-    """
-    similarity = as_tensor(similarity)
-    if similarity.ndim != 2 or not similarity.numel() or similarity.is_complex():
-        raise ValueError(
-            f'expected a similarity matrix (queries, gallery) of real numbers, got shape {tuple(similarity.shape)} of '
-            f'{similarity.dtype}'
-        )
-    if similarity.is_floating_point():
-        return similarity
-    return similarity.to(torch.float32 if similarity.element_size() <= 2 else torch.float64)
-
-
-def prepare_reverse(reverse_similarity: Tensor | np.ndarray | None, similarity: Tensor) -> Tensor | None:
-    """The other direction as a tensor beside ``similarity`` (Q, N).
-
-    Raises:
-        ValueError: when it is not (N, Q).
-    """
-    if reverse_similarity is None:
-        return None
-    reverse_similarity = prepare(reverse_similarity).to(similarity.device)
-    if reverse_similarity.shape != similarity.shape[::-1]:
-        raise ValueError(
-            f'expected reverse_similarity {tuple(similarity.shape[::-1])} beside similarity '
-            f'{tuple(similarity.shape)}, got {tuple(reverse_similarity.shape)}'
-        )
-    return reverse_similarity
-
-
-def check_formula(weights: Sequence[float], decay: float, reverse_top: int | None) -> None:
-    """Refuse numbers that give no scores.
-
-    Raises:
-        ValueError: says which and what was expected.
-    """
-    given = tuple(weights) if isinstance(weights, Iterable) else ()
-    if len(given) != 3 or not all(_finite(weight) and abs(weight) < 1e30 for weight in given):
-        raise ValueError(f'weights is {weights!r}, expected three numbers below 1e30: significance, forward, reverse')
-    if not _finite(decay) or decay < 0:
-        raise ValueError(f'decay is {decay!r}, expected a finite number of 0 or more')
-    if reverse_top is not None and (not _finite(reverse_top) or reverse_top < 0):
-        raise ValueError(f'reverse_top is {reverse_top!r}, expected None or a number of 0 or more')
-
-
-def _finite(value: object) -> bool:
-    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
-
-
 def multivariate_rerank(
     similarity: Tensor | np.ndarray,
     k: int = 30,
@@ -348,10 +265,10 @@ def multivariate_rerank(
         ValueError: for NaN or infinite similarities (says how many and where the first is), an empty matrix, k below 1,
             or an unknown option.
     """
-    check_options(k, reverse=(reverse, REVERSES), significance=(significance, SIGNIFICANCES), tail=(tail, TAILS))
-    similarity = prepare(similarity)
-    check_formula(weights, decay, reverse_top)
+    check_multivariate(k, weights, decay, reverse, reverse_top, significance)
+    check_choices(k, tail=(tail, TAILS))
     check_filler(filler)
+    similarity = prepare(similarity)
     reverse_similarity = prepare_reverse(reverse_similarity, similarity)
     candidates, below = find_candidates(similarity, int(k), reverse_similarity, significance, filler)
     scores = multivariate_scores(candidates, weights, decay, reverse, reverse_top)
@@ -396,10 +313,10 @@ def product_rerank(
     A product of mixed signs has no order: where a query has a candidate at or below zero, all its candidates are moved
     up first, the lowest to just above zero. Arguments, result and errors as for :func:`multivariate_rerank`.
     """
-    check_options(k, reverse=(reverse, REVERSES), tail=(tail, TAILS))
-    similarity = prepare(similarity)
-    check_formula((0, 0, 0), decay, None)
+    check_choices(k, reverse=(reverse, REVERSES), tail=(tail, TAILS))
+    check_decay(decay)
     check_filler(filler)
+    similarity = prepare(similarity)
     reverse_similarity = prepare_reverse(reverse_similarity, similarity)
     candidates, below = find_candidates(similarity, int(k), reverse_similarity, filler=filler)
     return place_scores(similarity, candidates, below, product_scores(candidates, decay, reverse), tail)

@@ -16,17 +16,8 @@ from galr_mm.evaluation.functional.candidates import (
     RunningTopK,
     require_finite,
 )
-from galr_mm.evaluation.functional.recall import check_finite
-from galr_mm.evaluation.functional.rerank import (
-    REVERSES,
-    SIGNIFICANCES,
-    Candidates,
-    as_tensor,
-    check_formula,
-    check_options,
-    column_statistics,
-    multivariate_scores,
-)
+from galr_mm.evaluation.functional.rerank import Candidates, column_statistics, multivariate_scores
+from galr_mm.evaluation.functional.rerank_inputs import check_multivariate, prepare_features
 
 
 class Ranking(NamedTuple):
@@ -47,26 +38,6 @@ def best_first(candidates: Candidates, scores: Tensor) -> Ranking:
     indices, order = candidates.index.sort(dim=1)
     scores, by_score = scores.gather(1, order).sort(dim=1, descending=True, stable=True)
     return Ranking(indices.gather(1, by_score), scores)
-
-
-def prepare_features(**feats: Tensor | np.ndarray) -> list[Tensor]:
-    """Check two sets of features and give them as tensors.
-
-    Raises:
-        ValueError: when one is not (n, D), is empty or holds NaN or infinity, or when the widths differ.
-    """
-    tensors = [as_tensor(feat) for feat in feats.values()]
-    for name, feat in zip(feats, tensors, strict=True):
-        if feat.ndim != 2 or not feat.numel() or feat.is_complex():
-            raise ValueError(f'expected {name} (n, D) of real numbers, got shape {tuple(feat.shape)} of {feat.dtype}')
-        check_finite(feat, f'numbers of {name}')
-    first, second = tensors
-    if first.shape[1] != second.shape[1] or first.device != second.device:
-        raise ValueError(
-            f'{" and ".join(feats)} differ in width or device: {first.shape[1]} on {first.device}, '
-            f'{second.shape[1]} on {second.device}'
-        )
-    return tensors
 
 
 def multivariate_rerank_from_features(
@@ -105,8 +76,7 @@ def multivariate_rerank_from_features(
         ValueError: as :func:`multivariate_rerank`, or when the features do not fit each other.
     """
     queries, gallery = prepare_features(query_feats=query_feats, gallery_feats=gallery_feats)
-    check_options(k, reverse=(reverse, REVERSES), significance=(significance, SIGNIFICANCES))
-    check_formula(weights, decay, reverse_top)
+    check_multivariate(k, weights, decay, reverse, reverse_top, significance)
     tiles = FeatureTiles(queries, gallery)
     directions = [(queries, gallery), (gallery, queries)][: 2 if both else 1]
     best = [RunningTopK(len(q), len(g), int(k), tiles.dtype, tiles.device) for q, g in directions]
