@@ -1,4 +1,4 @@
-"""Test a checkpoint: ``python tools/test.py CONFIG CHECKPOINT [--cfg-options rerank=mr] [flags]``."""
+"""Test a model: ``python tools/test.py CONFIG [CHECKPOINT] [--cfg-options rerank=mr] [flags]``."""
 
 from __future__ import annotations
 
@@ -17,7 +17,11 @@ def parse_args() -> argparse.Namespace:
     """Flags of mmpretrain's tool of the same name, as far as they make sense for retrieval."""
     parser = argparse.ArgumentParser(description='Test a model')
     add_common_arguments(parser)
-    parser.add_argument('checkpoint', help='checkpoint file')
+    parser.add_argument(
+        'checkpoint',
+        nargs='?',
+        help='checkpoint file; left out for a model whose config names its own weights (zero-shot CLIP)',
+    )
     parser.add_argument('--out', help='.npz for the scores of both directions, raw and re-ranked, with ids')
     parser.add_argument('--show-dir', help='folder for sheets of captions with their best pictures')
     return parser.parse_args()
@@ -25,7 +29,10 @@ def parse_args() -> argparse.Namespace:
 
 def merge_args(cfg: Config, args: argparse.Namespace) -> Config:
     """Derive runner settings from the flags, on top of a config that already holds ``--cfg-options``."""
-    if not Path(args.checkpoint).is_file():
+    args.checkpoint = args.checkpoint or cfg.get('load_from')
+    if args.checkpoint is None and cfg.model.get('pretrained') is None:
+        raise SystemExit('CHECKPOINT is missing, and the config names no weights of its own (model.pretrained)')
+    if args.checkpoint is not None and not Path(args.checkpoint).is_file():
         raise SystemExit(f'no checkpoint at {args.checkpoint}')
     if args.amp:
         cfg.test_cfg.fp16 = True
@@ -58,7 +65,8 @@ def main() -> None:
     args = parse_args()
     cfg = merge_args(load_config(args), args)
     runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
-    load_weights(runner, args.checkpoint)
+    if args.checkpoint is not None:
+        load_weights(runner, args.checkpoint)
     runner.test()
     close_processes()
 

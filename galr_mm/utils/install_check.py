@@ -45,6 +45,16 @@ def mmcv_ops_error() -> str | None:
     return None
 
 
+def require_module(module: str, extra: str) -> None:
+    """Stop where an optional package is missing.
+
+    Raises:
+        ImportError: naming the extra of galr_mm that brings the package.
+    """
+    if importlib.util.find_spec(module) is None:
+        raise ImportError(f'{module} is not installed; get it with: pip install "galr_mm[{extra}]"')
+
+
 def require_working_mmcv() -> None:
     """Stop with the mending command where mmcv's ops are there but broken.
 

@@ -6,6 +6,14 @@ from mmcv.transforms import LoadImageFromFile
 from galr_mm.registry import TRANSFORMS
 
 
+def fit_proposals(results: dict) -> None:
+    """Scale boxes that were found on a picture of ``proposal_img_shape`` to one of ``img_shape``."""
+    if 'proposal_img_shape' in results:
+        height, width = results.pop('proposal_img_shape')
+        scale = np.asarray(results['img_shape'][::-1], np.float32) / np.asarray((width, height), np.float32)
+        results['gt_bboxes'] = results['gt_bboxes'] * np.tile(scale, 2)
+
+
 @TRANSFORMS.register_module()
 class LoadPicture(LoadImageFromFile):
     """mmcv's LoadImageFromFile that names the picture it cannot read and fits proposals to the picture's size.
@@ -44,8 +52,5 @@ class LoadPicture(LoadImageFromFile):
                 'tools/dataset_converters/verify_dataset.py CONFIG lists all pictures of a set that cannot be read, '
                 'docs/datasets.md says where to get them'
             ) from error
-        if 'proposal_img_shape' in results:
-            height, width = results.pop('proposal_img_shape')
-            scale = np.asarray(results['img_shape'][::-1], np.float32) / np.asarray((width, height), np.float32)
-            results['gt_bboxes'] = results['gt_bboxes'] * np.tile(scale, 2)
+        fit_proposals(results)
         return results

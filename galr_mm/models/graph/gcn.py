@@ -16,12 +16,12 @@ class GraphFeatures(NamedTuple):
     """What a graph encoder makes of an object graph.
 
     Shapes:
-        - embedding: (B, D), all objects as one vector
         - tokens: (B, N, token_channels), one vector a node, zero for padding
+        - embedding: (B, D), all objects as one vector
     """
 
-    embedding: Tensor
     tokens: Tensor
+    embedding: Tensor
 
 
 @MODELS.register_module()
@@ -41,7 +41,7 @@ class GCN(BaseModule):
 
     Shapes:
         - input: :class:`ObjectGraph` with x (B, N, in_channels)
-        - output: :class:`GraphFeatures`, embedding (B, embed_dim) L2-normalised, tokens (B, N, channels[-1])
+        - output: :class:`GraphFeatures`, tokens (B, N, channels[-1]), embedding (B, embed_dim) L2-normalised
     """
 
     def __init__(
@@ -82,4 +82,4 @@ class GCN(BaseModule):
         else:
             count = graph.mask.sum(1, keepdim=True).clamp(min=1)
             pooled = torch.where(graph.mask[..., None], x, 0.0).sum(1) / count
-        return GraphFeatures(F.normalize(self.out(pooled), dim=-1), x)
+        return GraphFeatures(x, F.normalize(self.out(pooled), dim=-1))

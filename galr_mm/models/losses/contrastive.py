@@ -16,7 +16,7 @@ class ContrastiveLoss(nn.Module):
 
     Args:
         temperature: the start value.
-        max_scale: upper bound of 1 / temperature.
+        max_scale: upper bound of 1 / temperature; the lower one is 1.
         mask_duplicates: leave pairs of the same picture or of equal captions out of the negatives.
 
     Shapes:
@@ -34,7 +34,9 @@ class ContrastiveLoss(nn.Module):
         self, image_feat: Tensor, text_feat: Tensor, image_ids: Tensor, caption_ids: Tensor
     ) -> dict[str, Tensor]:
         """Loss of a batch of matching pairs, and the temperature in use."""
-        scale = self.log_scale.exp().clamp(max=self.max_scale)
+        with torch.no_grad():  # as CLIP does: the parameter itself is kept in range, so its gradient never dies
+            self.log_scale.clamp_(0, math.log(self.max_scale))
+        scale = self.log_scale.exp()
         logits = scale * image_feat @ text_feat.t()
         if self.mask_duplicates:
             logits = logits.masked_fill(duplicate_pairs(image_ids, caption_ids), torch.finfo(logits.dtype).min)

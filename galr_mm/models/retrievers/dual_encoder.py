@@ -30,10 +30,13 @@ class DualEncoder(BaseModel):
     ``RetrievalTestLoop`` and its two retrieval inferencers.
 
     Args:
-        backbone: gives feature maps; any mmpretrain or mmdet backbone.
-        visual: makes one vector of them (:class:`galr_mm.MVSA`, :class:`galr_mm.GlobalPool`).
+        backbone: gives feature maps; any mmpretrain or mmdet backbone, or :class:`galr_mm.OpenCLIPBackbone`.
+        visual: makes one vector of them (:class:`galr_mm.MVSA`, :class:`galr_mm.GlobalPool`); its ``in_channels`` are
+            found out by a dry run of the backbone where the config leaves them out.
         text_encoder: :class:`galr_mm.BiGRUEncoder` or another that takes a list of captions.
         loss: :class:`galr_mm.TripletLoss` or :class:`galr_mm.ContrastiveLoss`; needed for training only.
+        neck: between backbone and ``visual``, such as an mmdet.FPN.
+        data_preprocessor: normalises the pictures; by default the one that the backbone's weights want, if it says so.
     """
 
     def __init__(
@@ -42,12 +45,15 @@ class DualEncoder(BaseModel):
         visual: dict | nn.Module,
         text_encoder: dict | nn.Module,
         loss: dict | nn.Module | None = None,
+        neck: dict | nn.Module | None = None,
         data_preprocessor: dict | nn.Module | None = None,
         init_cfg: dict | None = None,
     ) -> None:
-        super().__init__(data_preprocessor, init_cfg)
-        self.backbone = build(backbone)
-        self.visual = build(visual)
+        backbone = build(backbone)
+        super().__init__(data_preprocessor or getattr(backbone, 'data_preprocessor', None), init_cfg)
+        self.backbone = backbone
+        self.neck = build(neck)
+        self.visual = build(visual, **self._seen_by_visual(visual))
         self.text_encoder = build(text_encoder)
         self.loss_module = build(loss)
 
@@ -65,7 +71,40 @@ class DualEncoder(BaseModel):
 
     def encode_image(self, images: Tensor, graph: ObjectGraph | None = None) -> Tensor:
         """L2-normalised features (B, D) of normalised pictures (B, 3, H, W); ``graph`` has no part in this model."""
-        return F.normalize(self.visual(self.backbone(images)).embedding, dim=-1)
+        return F.normalize(self.visual(self.extract_maps(images)).embedding, dim=-1)
+
+    def extract_maps(self, images: Tensor) -> Sequence[Tensor]:
+        """Feature maps (B, C_i, H_i, W_i), from fine to coarse, of normalised pictures (B, 3, H, W)."""
+        maps = self.backbone(images)
+        return maps if self.neck is None else self.neck(maps)
+
+    def _seen_by_visual(self, visual: dict | nn.Module) -> dict[str, Any]:
+        """Channels of the maps and width of a CLIP's embedding, seen by a dry run where the config lacks them."""
+        if isinstance(visual, nn.Module) or 'in_channels' in visual:
+            return {}
+        side = getattr(self.backbone, 'image_size', (224, 224))
+        modes = {module: module.training for module in self.modules()}
+        try:
+            with torch.no_grad():
+                maps = self.eval().extract_maps(torch.zeros(1, 3, *side))
+            shapes = [tuple(m.shape) for m in maps]
+        except Exception as error:
+            raise ValueError(
+                f'a dry run of the backbone at {side} pixels failed ({type(error).__name__}: {error}); mend it, or say '
+                'visual.in_channels'
+            ) from error
+        finally:
+            for module, mode in modes.items():
+                module.training = mode
+        if any(len(shape) != 4 for shape in shapes):
+            raise ValueError(
+                f'the backbone gives {shapes}, expected maps (B, C, H, W); a transformer of mmpretrain gives them with '
+                "out_type='featmap'"
+            )
+        seen: dict[str, Any] = dict(in_channels=tuple(shape[1] for shape in shapes))
+        if hasattr(maps, 'embedding') and 'embed_dim' not in visual:
+            seen['embed_dim'] = maps.embedding.shape[1]
+        return seen
 
     def encode_text(self, texts: Sequence[str] | Tensor) -> Tensor:
         """L2-normalised features (T, D) of a list of captions, given in the form the text encoder takes."""

@@ -26,17 +26,18 @@ class GaLR(DualEncoder):
 
     Args:
         backbone: gives feature maps, from fine to coarse.
-        visual: the global encoder over them, :class:`galr_mm.MVSA`.
+        visual: the global encoder over them, :class:`galr_mm.MVSA` or :class:`galr_mm.CLIPEmbedding`.
         drea: proposals -> object graph, :class:`galr_mm.DREA`.
-        gcn: object graph -> vector, :class:`galr_mm.GCN`; in_channels and num_nodes follow from ``drea``.
-        fusion: :class:`galr_mm.MIDF`; the widths of the tokens follow from ``visual`` and ``gcn``.
+        gcn: object graph -> vector, :class:`galr_mm.GCN`; in_channels and num_nodes follow from ``drea``, embed_dim
+            from ``visual``.
+        fusion: :class:`galr_mm.MIDF`; dim and the widths of the tokens follow from ``visual`` and ``gcn``.
         roi: adds what the backbone sees in each box to the node features, :class:`galr_mm.RoINodes`; in_channels follow
             from ``visual``.
         proposal_generator: finds the objects of pictures that come without proposals: the config of an MMDet detector
             with its weights, ``dict(_scope_='mmdet', type=..., init_cfg=dict(type='Pretrained', checkpoint=...))``, or
             a :class:`galr_mm.ProposalGenerator`. Not for training, whose augmentation moves boxes.
         text_encoder: :class:`galr_mm.BiGRUEncoder` or another.
-        loss: see :class:`galr_mm.DualEncoder`.
+        loss, neck, data_preprocessor: see :class:`galr_mm.DualEncoder`.
     """
 
     def __init__(
@@ -48,24 +49,27 @@ class GaLR(DualEncoder):
         fusion: dict | nn.Module,
         text_encoder: dict | nn.Module,
         loss: dict | nn.Module | None = None,
+        neck: dict | nn.Module | None = None,
         roi: dict | nn.Module | None = None,
         proposal_generator: dict | nn.Module | None = None,
         data_preprocessor: dict | nn.Module | None = None,
         init_cfg: dict | None = None,
     ) -> None:
-        super().__init__(backbone, visual, text_encoder, loss, data_preprocessor, init_cfg)
+        super().__init__(backbone, visual, text_encoder, loss, neck, data_preprocessor, init_cfg)
         self.drea = build(drea)
         self.roi = None if roi is None else build(roi, in_channels=self.visual.in_channels)
         num_features = self.drea.num_features + (self.roi.out_channels if self.roi else 0)
-        self.gcn = build(gcn, in_channels=num_features, num_nodes=self.drea.num_nodes)
-        self.fusion = build(fusion, global_channels=self.visual.token_channels, local_channels=self.gcn.token_channels)
+        width = self.visual.embed_dim
+        self.gcn = build(gcn, in_channels=num_features, num_nodes=self.drea.num_nodes, embed_dim=width)
+        tokens = dict(global_channels=self.visual.token_channels, local_channels=self.gcn.token_channels)
+        self.fusion = build(fusion, dim=width, **tokens)
         if self.roi is not None and not self.fusion.uses_global:
             raise ValueError(f'mode={self.fusion.mode!r} has no backbone for roi to look at')
         self.proposal_generator = self._build_generator(proposal_generator)
         if not self.fusion.uses_local:
             self.drea = self.gcn = self.roi = self.proposal_generator = None
         if not self.fusion.uses_global:
-            self.backbone = self.visual = None
+            self.backbone = self.neck = self.visual = None
         self._said_constant = False
 
     def encode_image(self, images: Tensor, graph: ObjectGraph | None = None) -> Tensor:
@@ -75,14 +79,14 @@ class GaLR(DualEncoder):
         """
         v_g = g_tokens = v_l = l_tokens = mask = None
         if self.fusion.uses_global:
-            maps = self.backbone(images)
-            v_g, g_tokens = self.visual(maps)
+            maps = self.extract_maps(images)
+            g_tokens, v_g = self.visual(maps)
         if self.fusion.uses_local:
             if graph is None:
                 graph = ObjectGraph.empty(len(images), self.drea.num_nodes, self.drea.num_features, like=images)
             if self.roi is not None:
                 graph = self.roi(graph, maps)
-            v_l, l_tokens = self.gcn(graph)
+            l_tokens, v_l = self.gcn(graph)
             mask = graph.mask
         return F.normalize(self.fusion(v_g, v_l, g_tokens, l_tokens, mask), dim=-1)
 

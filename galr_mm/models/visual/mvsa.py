@@ -14,13 +14,15 @@ from galr_mm.registry import MODELS
 class VisualFeatures(NamedTuple):
     """What a global encoder makes of a backbone's feature maps.
 
+    The embedding comes last, where the heads of mmpretrain look, so a global encoder serves as a neck there.
+
     Shapes:
-        - embedding: (B, D), the picture as one vector
         - tokens: (B, P, token_channels), one vector a map position
+        - embedding: (B, D), the picture as one vector
     """
 
-    embedding: Tensor
     tokens: Tensor
+    embedding: Tensor
 
 
 def concat_maps(maps: Sequence[Tensor]) -> Tensor:
@@ -45,7 +47,7 @@ class MVSA(BaseModule):
     and ``high`` are pooled to ``map_size``, which does nothing for the released 16 x 16.
 
     Args:
-        in_channels: channels of the backbone's maps, from fine to coarse.
+        in_channels: channels of the backbone's maps, from fine to coarse; a retriever finds them out by itself.
         embed_dim: width of the embedding.
         mid_channels: channels of ``low`` and of ``high``.
         map_size: side of the joint map.
@@ -53,7 +55,7 @@ class MVSA(BaseModule):
 
     Shapes:
         - input: sequence of (B, C_i, H_i, W_i)
-        - output: :class:`VisualFeatures`, embedding (B, embed_dim) L2-normalised, tokens (B, H_3 * W_3, token_channels)
+        - output: :class:`VisualFeatures`, tokens (B, H_3 * W_3, token_channels), embedding (B, embed_dim) L2-normalised
     """
 
     def __init__(
@@ -97,7 +99,7 @@ class MVSA(BaseModule):
         value = self.value_conv(joint) * self.gate_conv(joint).sigmoid()  # B, 1, 16, 16
         mask = self.mask_fc(value.flatten(1)).sigmoid()  # B, D
         solo = self.solo_fc(maps[-1].mean(dim=(2, 3)))  # B, D
-        return VisualFeatures(F.normalize(solo * mask, dim=-1), high_maps.flatten(2).transpose(1, 2))
+        return VisualFeatures(high_maps.flatten(2).transpose(1, 2), F.normalize(solo * mask, dim=-1))
 
 
 @MODELS.register_module()
@@ -105,21 +107,24 @@ class GlobalPool(BaseModule):
     """Mean of the last feature map and a linear layer: the plain image tower.
 
     Args:
-        in_channels: channels of the backbone's last map.
+        in_channels: channels of the backbone's last map, or of all of them; a retriever finds them out by itself.
         embed_dim: width of the embedding.
 
     Shapes:
-        - input: sequence of maps, the last (B, in_channels, H, W)
-        - output: :class:`VisualFeatures`, embedding (B, embed_dim), tokens (B, H * W, in_channels)
+        - input: sequence of maps, the last (B, C, H, W)
+        - output: :class:`VisualFeatures`, tokens (B, H * W, C), embedding (B, embed_dim)
     """
 
-    def __init__(self, in_channels: int = 512, embed_dim: int = 512, init_cfg: dict | None = None) -> None:
+    def __init__(
+        self, in_channels: int | Sequence[int] = 512, embed_dim: int = 512, init_cfg: dict | None = None
+    ) -> None:
         super().__init__(init_cfg)
+        self.in_channels = (in_channels,) if isinstance(in_channels, int) else tuple(in_channels)
         self.embed_dim = embed_dim
-        self.token_channels = in_channels
-        self.fc = nn.Linear(in_channels, embed_dim)
+        self.token_channels = self.in_channels[-1]
+        self.fc = nn.Linear(self.token_channels, embed_dim)
 
     def forward(self, maps: Sequence[Tensor]) -> VisualFeatures:
         """Encode the last feature map."""
         last = maps[-1]
-        return VisualFeatures(self.fc(last.mean(dim=(2, 3))), last.flatten(2).transpose(1, 2))
+        return VisualFeatures(last.flatten(2).transpose(1, 2), self.fc(last.mean(dim=(2, 3))))

@@ -1,0 +1,17 @@
+# As image_text_256px.py, for a CLIP: the size of the pictures and how they are resized are the model's own, and so are
+# mean and std, which the model brings itself. `model_name` is that of the model; all that take 224 px serve.
+_base_ = './image_text_256px.py'
+
+data_preprocessor = None
+train_pipeline = [
+    dict(type='galr_mm.OpenCLIPPreprocess', model_name='ViT-B-32-quickgelu', scale=(0.7, 1.0)),
+    dict(type='mmengine.RandomFlip', prob=[0.25, 0.25], direction=['horizontal', 'vertical']),
+    dict(type='galr_mm.PackRetrievalInputs'),
+]
+test_pipeline = [
+    dict(type='galr_mm.OpenCLIPPreprocess', model_name='ViT-B-32-quickgelu'),
+    dict(type='galr_mm.PackRetrievalInputs'),
+]
+train_dataloader = dict(dataset=dict(pipeline=train_pipeline))
+val_dataloader = dict(dataset=dict(pipeline=test_pipeline))
+test_dataloader = dict(dataset=dict(pipeline=test_pipeline))

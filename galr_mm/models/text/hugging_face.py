@@ -1,0 +1,129 @@
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+from mmengine.model import BaseModule
+from torch import Tensor, nn
+
+from galr_mm.registry import MODELS
+from galr_mm.utils.hub import fail_fast_offline
+from galr_mm.utils.install_check import require_module
+
+POOLINGS = ('mean', 'cls')
+
+
+@MODELS.register_module()
+class HuggingFaceTextEncoder(BaseModule):
+    """A text model of Hugging Face transformers with its tokenizer, its words pooled, then an MLP.
+
+    The weights of the model are loaded here, not by ``init_cfg``. A frozen one stays in evaluation, and its weights
+    stay out of the retriever's checkpoints: they come from ``name_or_path`` again.
+
+    Args:
+        name_or_path: a folder with config, weights and tokenizer, or a name of the hub (cached, else downloaded).
+        embed_dim: width of the output.
+        pooling: 'mean' of the words, or 'cls', the first one.
+        frozen: train the MLP only.
+        dropout: in the MLP.
+        max_length: longest caption in tokens, the special ones included; the rest is cut off.
+
+    Shapes:
+        - input: list of T captions, or int64 (T, L) token ids padded with the tokenizer's padding token
+        - output: (T, embed_dim), not normalised
+
+    Raises:
+        ImportError: when transformers is not installed.
+        FileNotFoundError: when the model is neither on the disk nor to be downloaded.
+    """
+
+    def __init__(
+        self,
+        name_or_path: str,
+        embed_dim: int = 512,
+        pooling: str = 'mean',
+        frozen: bool = True,
+        dropout: float = 0.0,
+        max_length: int = 64,
+        init_cfg: dict | None = None,
+    ) -> None:
+        super().__init__(init_cfg)
+        if pooling not in POOLINGS:
+            raise ValueError(f'pooling is {pooling!r}, expected one of {POOLINGS}')
+        self.tokenizer, self.model = _load(name_or_path)
+        self.pooling = pooling
+        self.frozen = frozen
+        self.max_length = max_length
+        width = self.model.config.hidden_size
+        self.mlp = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Dropout(dropout), nn.Linear(width, embed_dim))
+        if frozen:
+            self.model.requires_grad_(False)
+            self._register_state_dict_hook(_leave_out)
+            self.register_load_state_dict_pre_hook(_fill_in)
+        self.train()
+
+    def train(self, mode: bool = True) -> HuggingFaceTextEncoder:
+        """Switch to training; a frozen model stays in evaluation."""
+        super().train(mode)
+        if self.frozen:
+            self.model.eval()
+        return self
+
+    def init_weights(self) -> None:
+        """Leave the weights alone: they were loaded when the model was built."""
+
+    def tokenize(self, texts: Sequence[str]) -> Tensor:
+        """Token ids of captions, int64 (T, L)."""
+        if not len(texts):
+            raise ValueError('there are no captions to encode')
+        options = dict(padding=True, truncation=True, max_length=self.max_length, return_tensors='pt')
+        return self.tokenizer(list(texts), **options).input_ids
+
+    def forward(self, texts: Sequence[str] | Tensor) -> Tensor:
+        """Encode captions."""
+        ids = (texts if isinstance(texts, Tensor) else self.tokenize(texts)).to(self.mlp[0].weight.device)
+        mask = ids != self.tokenizer.pad_token_id  # T, L
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
+            words = self.model(input_ids=ids, attention_mask=mask.long()).last_hidden_state  # T, L, C
+        if self.pooling == 'cls':
+            pooled = words[:, 0]
+        else:
+            pooled = (words * mask[..., None]).sum(1) / mask.sum(1, keepdim=True).clamp(min=1)
+        return self.mlp(pooled)
+
+
+def _load(name_or_path: str) -> tuple:
+    """Tokenizer and model; for an encoder-decoder the encoder."""
+    require_module('transformers', 'text')
+    from transformers import AutoModel, AutoTokenizer
+
+    try:
+        with fail_fast_offline():
+            tokenizer = AutoTokenizer.from_pretrained(name_or_path)
+            model = AutoModel.from_pretrained(name_or_path)
+    except (OSError, ValueError) as error:
+        reason = ' '.join(str(error).split())[:300]
+        if Path(name_or_path).is_dir():
+            raise FileNotFoundError(
+                f'{name_or_path} holds no text model that transformers can read: {reason}. It needs config.json, '
+                'model.safetensors and the tokenizer files'
+            ) from error
+        raise FileNotFoundError(
+            f'the text model {name_or_path!r} is no folder, and neither in the cache of the Hugging Face hub (HF_HOME) '
+            f'nor to be downloaded: {reason}. With a network run `huggingface-cli download {name_or_path}` '
+            'and give the path of that folder here'
+        ) from error
+    if tokenizer.pad_token_id is None:
+        raise ValueError(f'the tokenizer of {name_or_path} has no padding token, so captions cannot be batched')
+    return tokenizer, model.encoder if model.config.is_encoder_decoder else model
+
+
+def _leave_out(module: nn.Module, state_dict: dict, prefix: str, _: Mapping) -> None:
+    for key in [key for key in state_dict if key.startswith(f'{prefix}model.')]:
+        del state_dict[key]
+
+
+def _fill_in(module: HuggingFaceTextEncoder, state_dict: dict, prefix: str, *_: object) -> None:
+    for key, value in module.model.state_dict().items():
+        state_dict.setdefault(f'{prefix}model.{key}', value)
