@@ -9,7 +9,7 @@ import sys
 import galr_mm
 from galr_mm.utils.install_check import OPENMMLAB, REBUILD_MMCV, mixed_lines, mmcv_ops_error, version_of
 
-OPTIONAL = {'mmdet': 'detect'}
+OPTIONAL = {'mmdet': 'detect', 'open_clip': 'clip', 'transformers': 'text'}
 OTHERS = (
     'torch',
     'torchvision',

@@ -130,7 +130,7 @@ class OpenCLIPBackbone(BaseModule):
         """Encode pictures."""
         if tuple(images.shape[-2:]) != self.image_size:
             raise ValueError(
-                f'this CLIP takes {self.image_size} pixels, got pictures of {tuple(images.shape[-2:])}; in the pipeline '
+                f'this CLIP takes {self.image_size} pixels, got {tuple(images.shape[-2:])}; in the pipeline '
                 'dict(type="galr_mm.OpenCLIPPreprocess", model_name=...) makes them so, with the name of the model'
             )
         with autocast(self.precision, images.device):
