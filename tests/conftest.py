@@ -10,11 +10,11 @@ ROOT = Path(__file__).resolve().parents[1]
 SMALL = dict(train=24, val=8, test=11)  # 11 is not divisible by two processes
 
 
-def run_tool(*args, check=True, env=None, timeout=560, **options):
+def run_tool(*args, check=True, env=None, timeout=560, cwd=ROOT, **options):
     """Run a tool of the project as a user would, on one thread so that tests do not fight for cores."""
     env = {**os.environ, 'OMP_NUM_THREADS': '1', **(env or {})}
     command = [sys.executable, *map(str, args)]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=env, timeout=timeout, **options)
+    done = subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=env, timeout=timeout, **options)
     if check:
         assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     return done

@@ -22,7 +22,8 @@ def encode_pictures(model: BaseModel, pictures: Sequence[str | Path | np.ndarray
     config and the picture tower run as in a test.
 
     Args:
-        model: from :func:`galr_mm.apis.init_model`, which keeps the config.
+        model: from :func:`galr_mm.apis.init_model` or :func:`~galr_mm.apis.get_model`, or mmpretrain's get_model; they
+            keep the config.
         pictures: files, or BGR uint8 arrays (H, W, 3) as mmcv.imread gives them.
         batch_size: pictures at a time.
 
@@ -32,7 +33,8 @@ def encode_pictures(model: BaseModel, pictures: Sequence[str | Path | np.ndarray
     """
     if not len(pictures):
         raise ValueError('no pictures to encode')
-    if getattr(model, 'cfg', None) is None:
+    config = getattr(model, '_config', None)  # the name that mmpretrain's get_model gives it
+    if config is None:
         raise ValueError('the model has no config; build it with galr_mm.apis.init_model(config, checkpoint)')
     for number, picture in enumerate(pictures):
         if isinstance(picture, np.ndarray) and (
@@ -44,7 +46,7 @@ def encode_pictures(model: BaseModel, pictures: Sequence[str | Path | np.ndarray
         if not isinstance(picture, np.ndarray) and not Path(picture).is_file():
             raise FileNotFoundError(f'no picture at {picture}')
     with DefaultScope.overwrite_default_scope('mmengine'):
-        pipeline = Compose(model.cfg.test_dataloader.dataset.pipeline)
+        pipeline = Compose(config.test_dataloader.dataset.pipeline)
     generator = getattr(model, 'proposal_generator', None)
     embeddings = []
     for start in range(0, len(pictures), batch_size):

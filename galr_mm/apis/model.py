@@ -21,7 +21,7 @@ def init_model(
 
     Args:
         config: a config or its path.
-        checkpoint: what training saved or a converter wrote; all weights must be there.
+        checkpoint: file or http(s) link of what training saved or a converter wrote; all weights must be there.
         device: where the model goes.
 
     Raises:
@@ -29,7 +29,11 @@ def init_model(
         RuntimeError: when the weights do not fit the model; lists them.
     """
     for path in (config, checkpoint):
-        if isinstance(path, (str, Path)) and not Path(path).is_file():
+        if (
+            isinstance(path, (str, Path))
+            and not str(path).startswith(('http://', 'https://'))
+            and not Path(path).is_file()
+        ):
             raise FileNotFoundError(f'no file at {path}')
     if not isinstance(config, Config):
         config = Config.fromfile(config)
