@@ -6,7 +6,7 @@ model = dict(
     _delete_=True,
     type='galr_mm.DualEncoder',
     backbone={{_base_.model.backbone}},
-    visual=dict(type='galr_mm.GlobalPool', in_channels=512),
+    visual=dict(type='galr_mm.GlobalPool'),
     text_encoder={{_base_.model.text_encoder}},
     loss={{_base_.model.loss}},
 )

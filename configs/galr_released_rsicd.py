@@ -12,7 +12,7 @@ data_root = '{{$GALR_DATA_ROOT:data}}/rsicd/'
 model = dict(
     type='galr_mm.GaLR',
     backbone=dict(type='mmpretrain.ResNet', depth=18, out_indices=(0, 1, 2, 3)),
-    visual=dict(type='galr_mm.MVSA', in_channels=(64, 128, 256, 512)),
+    visual=dict(type='galr_mm.MVSA'),
     # 15 classes of DOTA + score + box: 20 numbers an object
     drea=dict(type='galr_mm.DREA', num_classes=15, num_nodes=20),
     gcn=dict(type='galr_mm.GCN', channels=(20, 10, 20)),

@@ -68,3 +68,23 @@ def data_root():
     if not root:
         pytest.skip('GALR_DATA_ROOT is not set: no real data sets here')
     return Path(root)
+
+
+def shrink_clip(cfg, mini, work_dir):
+    """Let a CLIP config run in seconds: a tiny CLIP with random weights, a few pictures. Gives the splits it has."""
+    tiny = dict(model_name=str(ROOT / 'tests/data/clip/tiny-vit.json'), pretrained=None)
+    for tower in [cfg.model] if 'model_name' in cfg.model else [cfg.model.backbone, cfg.model.text_encoder]:
+        assert set(tiny) <= set(tower)
+        tower.update(tiny)
+    splits = [split for split in ('train', 'val', 'test') if cfg[f'{split}_dataloader'] is not None]
+    for split in splits:
+        loader = cfg[f'{split}_dataloader']
+        loader.update(batch_size=5, num_workers=0, persistent_workers=False)
+        loader.dataset.update(data_root=f'{mini}/', ann_file='dataset_mini.json')
+        loader.dataset.update(proposal_file=f'instances_{split}.json')
+        loader.dataset.pipeline[0].model_name = tiny['model_name']
+        if split == 'train':
+            loader.dataset.indices = 10
+            cfg.train_cfg.max_epochs = 1
+    cfg.work_dir = str(work_dir)
+    return splits

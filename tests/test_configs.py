@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 from mmengine.config import Config
+from mmengine.runner import Runner
 
 from galr_mm.datasets import Vocabulary
-from tests.conftest import ROOT, run_tool
+from tests.conftest import ROOT, run_tool, shrink_clip
 
 CONFIGS = sorted(path for path in (ROOT / 'configs').rglob('*.py') if '_base_' not in path.parts)
 DETECTION = [path for path in CONFIGS if path.parent.name == 'detection']
@@ -160,3 +161,24 @@ def test_every_config_builds_under_any_scope(scope, small_data):
     assert [path for _, path in built] == [str(path) for path in paths]
     for module, path in built:
         assert module.split('.')[0] == ('mmdet' if Path(path) in DETECTION else 'galr_mm')
+
+
+@pytest.mark.parametrize('path', [p for p in RETRIEVAL if p.parent.name == 'clip'], ids=lambda p: p.stem)
+def test_clip_configs_run(path, mini, tmp_path):
+    """Every CLIP config trains a few steps, validates, and tests with MR; a tiny CLIP with random weights stands in."""
+    cfg = Config.fromfile(path)
+    splits = shrink_clip(cfg, mini, tmp_path)
+    cfg.merge_from_dict(dict(rerank='mr', rerank_cfg=dict(mr=dict(k=5))))
+    runner = Runner.from_cfg(cfg)
+    before = {name: value.clone() for name, value in runner.model.state_dict().items()}
+    if 'train' in splits:
+        runner.train()
+        moved = {
+            name.split('.')[0] for name, value in runner.model.state_dict().items() if (value != before[name]).any()
+        }
+        locked = 'locked-image' in path.stem
+        assert {'text_encoder', 'loss_module'} <= moved
+        assert ('backbone' in moved) != locked
+        assert ('gcn' in moved) == ('fusion' in moved) == ('galr' in path.stem.split('_'))
+    metrics = runner.test()
+    assert {'mR', 'mr/mR', 'i2t/R@1', 'mr/t2i/R@10'} <= set(metrics)

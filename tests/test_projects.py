@@ -1,23 +1,53 @@
 import re
 
-import torch
+import pytest
+from mmengine.config import Config
+from mmengine.runner import Runner
 
-from galr_mm.apis import init_model
-from tests.conftest import ROOT, run_tool
+from tests.conftest import ROOT, run_tool, shrink_clip
+
+PROJECTS = sorted(path for path in (ROOT / 'projects').iterdir() if path.is_dir() and path.name != '__pycache__')
 
 
-def test_own_reranker(mini_config, tmp_path):
+@pytest.mark.parametrize('folder', PROJECTS, ids=lambda p: p.name)
+def test_has_a_page_with_a_check_list(folder):
+    page = (folder / 'README.md').read_text()
+    assert len(re.findall(r'^- \[[x ]\] Milestone \d', page, re.M)) == 3
+    assert folder.name in (ROOT / 'projects/README.md').read_text()
+    for name in re.findall(r'`(\w+\.py)`', page):
+        assert (folder / name).is_file(), name
+
+
+def test_example_project(mini_config, mini, tmp_path):
+    """Trains and tests with a re-ranker and a text encoder that are not in the package."""
     config = tmp_path / 'own.py'
+    shipped = Config.fromfile(ROOT / 'projects/example_project/example_mini.py', import_custom_modules=False)
+    text = dict(shipped.model.text_encoder, vocabulary=f'{mini}/vocabulary.json')
     config.write_text(
-        f"_base_ = '{mini_config}'\n"
-        "custom_imports = dict(imports=['projects.example_project.centred'])\n"
-        "rerank = ['mr', dict(type='CentredRerank', prefix='centred')]\n"
+        f'_base_ = {str(mini_config)!r}\ncustom_imports = {shipped.custom_imports.to_dict()}\n'
+        f'model = dict(text_encoder=dict(_delete_=True, **{text}))\nrerank = {list(map(dict_of, shipped.rerank))}\n'
     )
-    shipped = (ROOT / 'projects/example_project/centred_mini.py').read_text()
-    assert config.read_text().split('\n', 1)[1].strip() in shipped
-    torch.manual_seed(0)
-    torch.save({'state_dict': init_model(mini_config).state_dict()}, tmp_path / 'a.pth')
-    done = run_tool('tools/test.py', config, tmp_path / 'a.pth', '--work-dir', tmp_path, env={'PYTHONPATH': '.'})
+    options = dict(env={'PYTHONPATH': '.'})
+    run_tool('tools/train.py', config, '--work-dir', tmp_path, **options)
+    (best,) = tmp_path.glob('best_mR_*.pth')
+    done = run_tool('tools/test.py', config, best, '--work-dir', tmp_path, **options)
     log = done.stdout + done.stderr
     assert re.search(r'^centred +\d', log, re.M)
     assert re.search(r'^mr +\d', log, re.M)
+
+
+def dict_of(reranker):
+    return reranker if isinstance(reranker, str) else reranker.to_dict()
+
+
+def test_remoteclip_fine_tunes(mini, tmp_path):
+    """The recipe with a tiny CLIP: unlocked groups and text tower learn, the rest of the image tower does not."""
+    cfg = Config.fromfile(ROOT / 'projects/remoteclip/finetune_rsitmd.py')
+    assert cfg.model.pretrained.endswith('RemoteCLIP-ViT-B-32.pt')
+    shrink_clip(cfg, mini, tmp_path)
+    runner = Runner.from_cfg(cfg)
+    before = {name: value.clone() for name, value in runner.model.state_dict().items()}
+    runner.train()
+    moved = {name for name, value in runner.model.state_dict().items() if (value != before[name]).any()}
+    assert 'backbone.tower.conv1.weight' not in moved
+    assert {'backbone.tower.proj', 'text_encoder.clip.token_embedding.weight'} <= moved

@@ -4,7 +4,7 @@ import pytest
 import torch
 from mmcv.transforms import RandomFlip, Resize
 
-from galr_mm.datasets.transforms import LoadPicture, PackRetrievalInputs, RandomCrop, RandomRotate
+from galr_mm.datasets.transforms import LoadPicture, OpenCLIPPreprocess, PackRetrievalInputs, RandomCrop, RandomRotate
 from galr_mm.datasets.transforms.geometric import rotate_boxes
 
 
@@ -112,6 +112,47 @@ def test_unreadable_picture_is_named(tmp_path, content):
     (tmp_path / 'bad.jpg').write_bytes(content)
     with pytest.raises(OSError, match=r'bad.jpg.*verify_dataset'):
         LoadPicture()(dict(img_path=str(tmp_path / 'bad.jpg')))
+
+
+@pytest.mark.parametrize('scale', [None, (0.3, 0.8), (1.0, 1.0)])
+@pytest.mark.parametrize('shape', [(480, 640), (640, 480), (300, 300)])
+@pytest.mark.parametrize('name', ['ViT-B-32', 'ViT-B-16-SigLIP'])
+def test_open_clip_moves_boxes(name, shape, scale):
+    """The painted rectangle is still in its box, after the crop at the centre and after random ones."""
+    torch.manual_seed(0)
+    transform = OpenCLIPPreprocess(name, scale=scale, min_visible=0.0)
+    for x1, y1 in ((130, 120), (200, 160), (20, 30)):
+        result = transform(picture([(x1, y1, x1 + 60, y1 + 40)], shape))
+        assert result['img'].shape == (224, 224, 3)
+        assert result['img_shape'] == (224, 224)
+        if len(result['gt_bboxes']):
+            np.testing.assert_allclose(result['gt_bboxes'][0], painted(result['img'], 0), atol=2)
+        else:
+            assert result['img'].max() < 40
+    if scale is not None:
+        windows = {transform(picture([(0, 0, 60, 40)], shape))['img'].tobytes() for _ in range(4)}
+        assert len(windows) > 1 or scale == (1.0, 1.0)
+
+
+@pytest.mark.parametrize('name', ['a.jpg', 'b.png'])
+def test_open_clip_loads(tmp_path, name):
+    """Files as PIL reads them, 16-bit ones and arrays as LoadPicture does, boxes fitted, unreadable ones named."""
+    rng = np.random.default_rng(0)
+    pixels = np.kron(rng.integers(0, 255, (8, 8, 3)), np.ones((40, 40, 1))).astype(np.uint8)
+    cv2.imwrite(str(tmp_path / name), pixels)
+    transform = OpenCLIPPreprocess('ViT-B-32')
+    boxes = dict(gt_bboxes=np.array([[40, 40, 80, 80]], np.float32), proposal_img_shape=(160, 160))
+    result = transform(dict(img_path=str(tmp_path / name), **boxes))
+    np.testing.assert_allclose(result['gt_bboxes'], [[56, 56, 112, 112]], atol=1e-3)
+    array = transform(dict(img=cv2.imread(str(tmp_path / name))))
+    assert np.abs(array['img'].astype(int) - result['img']).max() <= 2
+    cv2.imwrite(str(tmp_path / '16bit.png'), pixels[..., 0].astype(np.uint16) * 256)
+    assert transform(dict(img_path=str(tmp_path / '16bit.png')))['img'].max() == pixels[..., 0].max()
+    (tmp_path / 'bad.jpg').write_bytes(b'not a picture')
+    with pytest.raises(OSError, match='bad.jpg'):
+        transform(dict(img_path=str(tmp_path / 'bad.jpg')))
+    with pytest.raises(ValueError, match='scale is'):
+        OpenCLIPPreprocess('ViT-B-32', scale=(0.5, 1.5))
 
 
 def test_pack():

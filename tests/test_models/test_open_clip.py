@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import open_clip
@@ -17,8 +18,11 @@ from galr_mm.utils.open_clip import load_clip, load_preprocess, load_tokenizer
 from tests.conftest import ROOT
 from tests.test_models.test_retrievers import batch
 
-TINY = str(ROOT / 'tests/data/tiny-clip.json')
-TINY_RESNET = str(ROOT / 'tests/data/tiny-clip-resnet.json')
+# small models of four families; their files are the own model files of a user
+TINY, TINY_RESNET, TINY_TIMM, TINY_COCA = (
+    str(ROOT / f'tests/data/clip/tiny-{name}.json') for name in ('vit', 'resnet', 'timm', 'coca')
+)
+NAMES = (TINY, TINY_RESNET, TINY_TIMM, TINY_COCA, 'ViT-S-32', 'RN50')
 TEXTS = ['two planes beside a runway .', 'A river', '']
 
 
@@ -32,7 +36,7 @@ def weights(tmp_path_factory):
     """Files as RemoteCLIP publishes them: the state dict of an open_clip model. {name: (model, file)}"""
     folder = tmp_path_factory.mktemp('clip')
     made = {}
-    for name in (TINY, TINY_RESNET, 'ViT-S-32', 'RN50', 'convnext_tiny', 'coca_ViT-B-32'):
+    for name in NAMES:
         torch.manual_seed(1)
         model = load_clip(name).eval()
         with torch.no_grad():
@@ -45,7 +49,7 @@ def weights(tmp_path_factory):
     return made
 
 
-@pytest.mark.parametrize('name', [TINY, TINY_RESNET, 'ViT-S-32', 'RN50', 'convnext_tiny', 'coca_ViT-B-32'])
+@pytest.mark.parametrize('name', NAMES)
 @torch.no_grad()
 def test_embeddings_are_open_clips(name, weights):
     theirs, file = weights[name]
@@ -101,8 +105,7 @@ def test_from_file_to_embedding(name, weights, pictures):
 @pytest.mark.parametrize('name', ['ViT-B-32', 'ViT-B/16', 'ViT-L-14-336', 'RN50x4', 'convnext_base_w_320', TINY])
 def test_preprocessing_without_the_model(name):
     cfg = load_preprocess(name)
-    known = dict(size=open_clip.get_model_config(name.replace('/', '-')) if name != TINY else None)
-    size = 32 if name == TINY else known['size']['vision_cfg']['image_size']
+    size = 32 if name == TINY else open_clip.get_model_config(name.replace('/', '-'))['vision_cfg']['image_size']
     assert (cfg['size'], cfg['interpolation'], cfg['resize_mode']) == (size, 'bicubic', 'shortest')
     assert load_preprocess('ViT-B-16-SigLIP', 'webli') | dict(size=0) == dict(
         size=0, mode='RGB', mean=(0.5,) * 3, std=(0.5,) * 3, interpolation='bicubic', resize_mode='squash', fill_color=0
@@ -194,7 +197,7 @@ def test_galr_on_clip(name, visual, mode):
         loss=dict(type='galr_mm.ContrastiveLoss', temperature=0.01),
     )
     size = model.backbone.image_size[0]
-    assert model.visual.embed_dim == json.loads(open(name).read())['embed_dim']
+    assert model.visual.embed_dim == json.loads(Path(name).read_text())['embed_dim']
     losses(model, size)
     assert model.backbone.tower.conv1.weight.grad.abs().sum() > 0
     graph = model.drea([s.proposals for s in batch(4)[1]], [(64, 64)] * 4)
@@ -219,7 +222,7 @@ def test_checkpoints_of_training_hold_everything(tmp_path):
 def test_a_folder_of_the_hub(tmp_path, weights):
     theirs, file = weights[TINY]
     cfg = dict(
-        model_cfg=json.loads(open(TINY).read()),
+        model_cfg=json.loads(Path(TINY).read_text()),
         preprocess_cfg=dict(mean=[0.5] * 3, std=[0.25] * 3, interpolation='bilinear', resize_mode='squash'),
     )
     (tmp_path / 'open_clip_config.json').write_text(json.dumps(cfg))
@@ -270,7 +273,7 @@ def test_weights_of_another_model(weights):
     ],
 )
 def test_offline(options, needed, monkeypatch, tmp_path):
-    """Where the hub cannot be reached the answer comes at once, not after half a minute of retries, and says what to do."""
+    """Where the hub cannot be reached the answer comes at once, without retries, and says what to do."""
     slept = []
     monkeypatch.setattr('time.sleep', slept.append)
     monkeypatch.setattr('galr_mm.utils.hub._reachable', lambda *_: False)
@@ -285,11 +288,11 @@ def test_offline(options, needed, monkeypatch, tmp_path):
 
 
 def test_own_model_files(tmp_path):
-    copy = tmp_path / 'tiny-clip.json'  # the same model under another path
+    copy = tmp_path / 'tiny-vit.json'  # the same model under another path
     shutil.copy(TINY, copy)
     build('OpenCLIPBackbone', model_name=str(copy))
     copy.write_text(copy.read_text().replace('"layers": 4', '"layers": 3'))
-    with pytest.raises(ValueError, match="another model called 'tiny-clip'"):
+    with pytest.raises(ValueError, match="another model called 'tiny-vit'"):
         build('OpenCLIPBackbone', model_name=str(copy))
     copy.write_text('{"embed_dim": 4}')
     with pytest.raises(ValueError, match='vision_cfg, text_cfg missing'):

@@ -64,35 +64,61 @@ def test_every_mode_trains(mode):
     assert (model.gcn is None) == (mode == 'global_only')
 
 
-@pytest.mark.parametrize(
-    ('backbone', 'channels', 'low_stride'),
-    [
-        (
-            dict(type='mmpretrain.ConvNeXt', arch='atto', out_indices=(0, 1, 2, 3), gap_before_final_norm=False),
-            (40, 80, 160, 320),
-            4,
-        ),
-        (dict(type='mmpretrain.MobileNetV3', arch='small', out_indices=(0, 3, 8, 11)), (16, 24, 48, 96), 4),
-        (
-            dict(
-                type='mmpretrain.VisionTransformer',
-                arch='deit-tiny',
-                img_size=64,
-                out_type='featmap',
-                out_indices=(2, 5, 8, 11),
-            ),
-            (192,) * 4,
-            1,
-        ),
-    ],
-    ids=lambda p: p['type'] if isinstance(p, dict) else '',
+BACKBONES = {
+    'resnet': BACKBONE,
+    'convnext': dict(type='mmpretrain.ConvNeXt', arch='atto', out_indices=(0, 1, 2, 3), gap_before_final_norm=False),
+    'swin': dict(
+        type='mmpretrain.SwinTransformer',
+        arch=dict(embed_dims=24, depths=[1, 1, 1, 1], num_heads=[1, 2, 4, 8]),
+        img_size=64,
+        out_indices=(0, 1, 2, 3),
+    ),
+    'vit': dict(
+        type='mmpretrain.VisionTransformer',
+        arch='deit-tiny',
+        img_size=64,
+        out_type='featmap',
+        out_indices=(2, 5, 8, 11),
+    ),
+    'mobilenet': dict(type='mmpretrain.MobileNetV3', arch='small', out_indices=(0, 3, 8, 11)),
+    'timm': dict(type='mmpretrain.TIMMBackbone', model_name='resnet10t', features_only=True, out_indices=(1, 2, 3, 4)),
+    'mmdet': dict(type='mmdet.CSPNeXt', arch='P5', widen_factor=0.125, deepen_factor=0.167, out_indices=(1, 2, 3, 4)),
+}
+FPN = dict(
+    backbone=dict(type='mmdet.ResNet', depth=18, norm_eval=False),
+    neck=dict(type='mmdet.FPN', in_channels=[64, 128, 256, 512], out_channels=32, num_outs=4),
 )
-def test_other_backbones(backbone, channels, low_stride):
-    visual = dict(type='galr_mm.MVSA', in_channels=channels, low_stride=low_stride)
-    model = galr('tokens', backbone=backbone, visual=visual)
-    losses = model(*batch(), mode='loss')
-    losses['loss_contrastive'].backward()
+
+
+@pytest.mark.parametrize('size', [(64, 64), (97, 131)], ids=str)
+@pytest.mark.parametrize('options', [*(dict(backbone=b) for b in BACKBONES.values()), FPN], ids=[*BACKBONES, 'fpn'])
+def test_backbones_by_a_config_line(options, size):
+    """The channels follow from the backbone; pictures of any size go forward and gradients back to the first layer."""
+    model = galr('tokens', visual=dict(type='galr_mm.MVSA', low_stride=2), **options)
+    _, samples = batch()
+    images = torch.randn(3, 3, *size)
+    assert model.visual.in_channels == tuple(m.shape[1] for m in model.eval().extract_maps(images))
+    model.train()(images, samples, mode='loss')['loss_contrastive'].backward()
+    first = next(p for p in model.backbone.parameters() if p.requires_grad)
+    assert first.grad.abs().sum() > 0
     assert model.visual.solo_fc.weight.grad.abs().sum() > 0
+
+
+def test_the_dry_run_leaves_no_trace():
+    backbone = MODELS.build(BACKBONE | dict(norm_eval=False)).train()
+    before = {name: value.clone() for name, value in backbone.state_dict().items()}
+    seed = torch.get_rng_state()
+    model = galr(backbone=backbone)
+    assert all(torch.equal(value, before[name]) for name, value in backbone.state_dict().items())
+    assert all(module.training for module in model.modules())
+    torch.set_rng_state(seed)
+
+
+def test_backbones_without_maps_are_refused():
+    with pytest.raises(ValueError, match="out_type='featmap'"):
+        galr(backbone=BACKBONES['vit'] | dict(out_type='cls_token'))
+    with pytest.raises(ValueError, match=r'dry run .*visual.in_channels'):
+        galr(backbone=torch.nn.Linear(5, 5))
 
 
 def test_features_are_normalised_and_follow_the_objects():

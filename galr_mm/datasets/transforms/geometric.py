@@ -11,7 +11,8 @@ from mmcv.transforms.utils import cache_randomness
 
 from galr_mm.registry import TRANSFORMS
 
-BOX_KEYS = ('gt_bboxes', 'gt_bboxes_labels', 'proposal_scores')
+# what goes with a box, here and in mmdet's pipelines
+BOX_KEYS = ('gt_bboxes', 'gt_bboxes_labels', 'proposal_scores', 'gt_ignore_flags')
 
 
 def rotate_boxes(boxes: np.ndarray, angle: float, img_shape: tuple[int, int]) -> np.ndarray:

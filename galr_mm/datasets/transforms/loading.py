@@ -40,6 +40,8 @@ class LoadPicture(LoadImageFromFile):
 
     def transform(self, results: dict) -> dict:
         """Load one picture as BGR uint8 (H, W, 3)."""
+        if results.get('img') is None and 'img_path' not in results:
+            raise KeyError('img_path')  # a query without a picture: mmpretrain's inferencers skip this step then
         path = results.get('img_path')
         try:
             if results.get('img') is None:

@@ -80,17 +80,19 @@ class HuggingFaceTextEncoder(BaseModule):
         options = dict(padding=True, truncation=True, max_length=self.max_length, return_tensors='pt')
         return self.tokenizer(list(texts), **options).input_ids
 
-    def forward(self, texts: Sequence[str] | Tensor) -> Tensor:
-        """Encode captions."""
-        ids = (texts if isinstance(texts, Tensor) else self.tokenize(texts)).to(self.mlp[0].weight.device)
+    def pool(self, ids: Tensor) -> Tensor:
+        """The model's own sentence vectors (T, C) of token ids (T, L)."""
         mask = ids != self.tokenizer.pad_token_id  # T, L
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
             words = self.model(input_ids=ids, attention_mask=mask.long()).last_hidden_state  # T, L, C
         if self.pooling == 'cls':
-            pooled = words[:, 0]
-        else:
-            pooled = (words * mask[..., None]).sum(1) / mask.sum(1, keepdim=True).clamp(min=1)
-        return self.mlp(pooled)
+            return words[:, 0]
+        return (words * mask[..., None]).sum(1) / mask.sum(1, keepdim=True).clamp(min=1)
+
+    def forward(self, texts: Sequence[str] | Tensor) -> Tensor:
+        """Encode captions."""
+        ids = texts if isinstance(texts, Tensor) else self.tokenize(texts)
+        return self.mlp(self.pool(ids.to(self.mlp[0].weight.device)))
 
 
 def _load(name_or_path: str) -> tuple:
