@@ -1,4 +1,4 @@
-"""RemoteCLIP ViT-B/32 fine-tuned on RSITMD: half the learning rate of plain CLIP, the last layers of the image tower."""
+"""RemoteCLIP ViT-B/32 fine-tuned on RSITMD: half the learning rate of plain CLIP, the image tower's end only."""
 
 _base_ = '../../configs/clip/clip_vit-b-32_finetune_rsitmd.py'
 

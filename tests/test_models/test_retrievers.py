@@ -105,7 +105,7 @@ def test_backbones_by_a_config_line(options, size):
 
 
 def test_the_dry_run_leaves_no_trace():
-    backbone = MODELS.build(BACKBONE | dict(norm_eval=False)).train()
+    backbone = MODELS.build(BACKBONE | dict(norm_eval=False))
     before = {name: value.clone() for name, value in backbone.state_dict().items()}
     seed = torch.get_rng_state()
     model = galr(backbone=backbone)

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from galr_mm.datasets.vocabulary import words_of
 from galr_mm.registry import MODELS
 from galr_mm.structures import ObjectGraph
+from galr_mm.utils.precision import autocast
 
 
 def build(config: dict | nn.Module | None, **defaults: Any) -> nn.Module | None:
@@ -36,6 +37,8 @@ class DualEncoder(BaseModel):
         text_encoder: :class:`galr_mm.BiGRUEncoder` or another that takes a list of captions.
         loss: :class:`galr_mm.TripletLoss` or :class:`galr_mm.ContrastiveLoss`; needed for training only.
         neck: between backbone and ``visual``, such as an mmdet.FPN.
+        precision: of backbone and neck: 'fp32', or 'amp_bf16' (autocast to bfloat16; the maps are float32). It works on
+            a CPU too, where one that has bfloat16 instructions trains about twice as fast.
         data_preprocessor: normalises the pictures; by default the one that the backbone's weights want, if it says so.
     """
 
@@ -46,6 +49,7 @@ class DualEncoder(BaseModel):
         text_encoder: dict | nn.Module,
         loss: dict | nn.Module | None = None,
         neck: dict | nn.Module | None = None,
+        precision: str = 'fp32',
         data_preprocessor: dict | nn.Module | None = None,
         init_cfg: dict | None = None,
     ) -> None:
@@ -53,6 +57,7 @@ class DualEncoder(BaseModel):
         super().__init__(data_preprocessor or getattr(backbone, 'data_preprocessor', None), init_cfg)
         self.backbone = backbone
         self.neck = build(neck)
+        self.precision = precision
         self.visual = build(visual, **self._seen_by_visual(visual))
         self.text_encoder = build(text_encoder)
         self.loss_module = build(loss)
@@ -75,8 +80,12 @@ class DualEncoder(BaseModel):
 
     def extract_maps(self, images: Tensor) -> Sequence[Tensor]:
         """Feature maps (B, C_i, H_i, W_i), from fine to coarse, of normalised pictures (B, 3, H, W)."""
-        maps = self.backbone(images)
-        return maps if self.neck is None else self.neck(maps)
+        if self.precision != 'fp32':  # the layout that bfloat16 kernels want
+            images = images.contiguous(memory_format=torch.channels_last)
+        with autocast(self.precision, images.device):
+            maps = self.backbone(images)
+            maps = maps if self.neck is None else self.neck(maps)
+        return maps if self.precision == 'fp32' else [m.float() for m in maps]
 
     def _seen_by_visual(self, visual: dict | nn.Module) -> dict[str, Any]:
         """Channels of the maps and width of a CLIP's embedding, seen by a dry run where the config lacks them."""

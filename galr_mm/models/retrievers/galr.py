@@ -37,7 +37,7 @@ class GaLR(DualEncoder):
             with its weights, ``dict(_scope_='mmdet', type=..., init_cfg=dict(type='Pretrained', checkpoint=...))``, or
             a :class:`galr_mm.ProposalGenerator`. Not for training, whose augmentation moves boxes.
         text_encoder: :class:`galr_mm.BiGRUEncoder` or another.
-        loss, neck, data_preprocessor: see :class:`galr_mm.DualEncoder`.
+        loss, neck, precision, data_preprocessor: see :class:`galr_mm.DualEncoder`.
     """
 
     def __init__(
@@ -50,12 +50,13 @@ class GaLR(DualEncoder):
         text_encoder: dict | nn.Module,
         loss: dict | nn.Module | None = None,
         neck: dict | nn.Module | None = None,
+        precision: str = 'fp32',
         roi: dict | nn.Module | None = None,
         proposal_generator: dict | nn.Module | None = None,
         data_preprocessor: dict | nn.Module | None = None,
         init_cfg: dict | None = None,
     ) -> None:
-        super().__init__(backbone, visual, text_encoder, loss, neck, data_preprocessor, init_cfg)
+        super().__init__(backbone, visual, text_encoder, loss, neck, precision, data_preprocessor, init_cfg)
         self.drea = build(drea)
         self.roi = None if roi is None else build(roi, in_channels=self.visual.in_channels)
         num_features = self.drea.num_features + (self.roi.out_channels if self.roi else 0)

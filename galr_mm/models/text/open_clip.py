@@ -6,9 +6,9 @@ import torch
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 
-from galr_mm.models.visual.open_clip import autocast
 from galr_mm.registry import MODELS
 from galr_mm.utils.open_clip import load_clip, load_tokenizer
+from galr_mm.utils.precision import autocast
 
 
 @MODELS.register_module()

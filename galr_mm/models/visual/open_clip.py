@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from mmengine.model import BaseModule
@@ -10,8 +9,7 @@ from torch import Tensor, nn
 from galr_mm.models.visual.mvsa import VisualFeatures
 from galr_mm.registry import MODELS
 from galr_mm.utils.open_clip import load_clip
-
-PRECISIONS = ('fp32', 'amp_bf16')
+from galr_mm.utils.precision import autocast
 
 
 class ClipMaps(tuple):
@@ -24,13 +22,6 @@ class ClipMaps(tuple):
         self = super().__new__(cls, maps)
         self.embedding = embedding
         return self
-
-
-def autocast(precision: str, device: torch.device) -> AbstractContextManager:
-    """The context a tower computes in: 'fp32' as the tensors are, 'amp_bf16' in bfloat16 where that is safe."""
-    if precision not in PRECISIONS:
-        raise ValueError(f'precision is {precision!r}, expected one of {PRECISIONS}')
-    return nullcontext() if precision == 'fp32' else torch.autocast(device.type, torch.bfloat16)
 
 
 @MODELS.register_module()
