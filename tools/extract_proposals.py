@@ -11,6 +11,7 @@ import argparse
 import os
 import sys
 from pathlib import Path
+from pickle import UnpicklingError
 
 import torch
 
@@ -40,6 +41,8 @@ def main() -> None:
     parser.add_argument('--launcher', choices=['none', 'pytorch'], default='none')
     parser.add_argument('--overwrite', action='store_true', help='replace an existing --out')
     args = parser.parse_args()
+    if args.out.is_dir():
+        raise SystemExit(f'--out is {args.out}, a folder; expected the name of a json file')
     if args.out.exists() and not args.overwrite:
         raise SystemExit(f'{args.out} exists; --overwrite replaces it')
     if args.batch_size < 1 or args.num_workers < 0:
@@ -66,7 +69,7 @@ def main() -> None:
             args.num_workers,
             device,
         )
-    except (OSError, ValueError) as failure:
+    except (OSError, ValueError, RuntimeError, AttributeError, UnpicklingError) as failure:
         raise SystemExit(str(failure)) from failure
     close_processes()
     if content is not None:

@@ -36,9 +36,11 @@ def encode_pictures(model: BaseModel, pictures: Sequence[str | Path | np.ndarray
     config = getattr(model, '_config', None)  # the name that mmpretrain's get_model gives it
     if config is None:
         raise ValueError('the model has no config; build it with galr_mm.apis.init_model(config, checkpoint)')
+    if batch_size < 1:
+        raise ValueError(f'batch_size is {batch_size}, expected 1 or more')
     for number, picture in enumerate(pictures):
         if isinstance(picture, np.ndarray) and (
-            picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3
+            picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3 or not picture.size
         ):
             raise ValueError(
                 f'picture {number} is an array of {picture.dtype} {picture.shape}, expected BGR uint8 (H, W, 3)'

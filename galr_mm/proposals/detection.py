@@ -75,13 +75,23 @@ def detector_pipelines(steps: Sequence[dict]) -> tuple[Compose, Compose]:
 
 
 def find_objects(model: nn.Module, batch: Sequence[dict]) -> list[tuple[Tensor, Tensor, Tensor, tuple[int, int]]]:
-    """Boxes (n, 4) xyxy, scores (n,), labels (n,) and (height, width) of pictures that went through the pipeline."""
-    if not batch:
-        return []
+    """Boxes (n, 4) xyxy, scores (n,), labels (n,) and (height, width) of pictures that went through the pipeline.
+
+    Pictures of equal size go through the detector together: padding one to the size of another would change its scores,
+    so that they hung on what else is in the batch.
+    """
+    groups: dict[tuple, list[int]] = {}
+    for number, item in enumerate(batch):
+        groups.setdefault(tuple(item['inputs'].shape), []).append(number)
+    found: dict[int, tuple] = {}
     with DefaultScope.overwrite_default_scope('mmdet'), torch.no_grad():
-        results = model.test_step(pseudo_collate(list(batch)))
-    found = [(result.pred_instances, result.ori_shape[:2]) for result in results]
-    return [(f.bboxes.cpu(), f.scores.cpu(), f.labels.cpu(), tuple(shape)) for f, shape in found]
+        for numbers in groups.values():
+            for number, result in zip(
+                numbers, model.test_step(pseudo_collate([batch[n] for n in numbers])), strict=True
+            ):
+                f = result.pred_instances
+                found[number] = (f.bboxes.cpu(), f.scores.cpu(), f.labels.cpu(), tuple(result.ori_shape[:2]))
+    return [found[number] for number in range(len(batch))]
 
 
 def keep_best(

@@ -10,6 +10,7 @@ import glob
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,7 +23,7 @@ from tqdm import tqdm
 
 from galr_mm.proposals.detection import build_detector, detector_pipelines, find_in_tiles, find_objects, keep_best
 from galr_mm.proposals.tiles import picture_size
-from galr_mm.utils.io import missing_files, write_text
+from galr_mm.utils.io import claimed, missing_files, write_text
 
 SUFFIXES = {'.jpg', '.jpeg', '.png', '.tif', '.tiff', '.bmp', '.webp'}
 
@@ -80,7 +81,11 @@ class Pictures(Dataset):
                 return {'name': name}
             return {'name': name, 'data': self.pipeline(dict(img_path=str(self.root / name), img_id=index))}
         except Exception as error:  # whatever a decoder raises on a broken file; it is listed in the result
-            return {'name': name, 'error': f'{type(error).__name__}: {error}'}
+            return {'name': name, 'error': _reason(error)}
+
+
+def _reason(error: Exception) -> str:
+    return f'{type(error).__name__}: {" ".join(str(error).split())}'
 
 
 class Settings(NamedTuple):
@@ -132,7 +137,7 @@ def detect(
                 try:
                     objects = find_in_tiles(model, for_arrays, root / item['name'], *settings[2:], batch_size)
                 except Exception as error:  # as above, for what only decoding shows
-                    item['error'] = f'{type(error).__name__}: {error}'
+                    item['error'] = _reason(error)
             if 'error' in item:
                 yield {'file_name': item['name'], 'error': item['error']}
                 continue
@@ -164,7 +169,8 @@ def extract_proposals(
         What was written; None in all processes but the first.
 
     Raises:
-        FileExistsError: when an unfinished run with other settings lies beside ``out``.
+        FileExistsError: when an unfinished run of other settings or pictures lies beside ``out``.
+        BlockingIOError: when another run is writing to ``out``.
         ValueError: for settings that make no sense.
     """
     settings = settings or Settings()
@@ -174,40 +180,49 @@ def extract_proposals(
     model, steps = build_detector(config, checkpoint, device)
     classes = model.dataset_meta['classes']
     header = {
+        'pictures': str(root.resolve()),
         'detector': hashlib.sha256(
             Path(checkpoint).read_bytes() + json.dumps(str(_model_and_pipeline(model.cfg))).encode()
         ).hexdigest(),
         **settings._asdict(),
         'classes': list(classes),
     }
-    shared: list[Any] = [None]
-    if is_main_process():
-        shared = [_begin(out, header)]
-    broadcast_object_list(shared)
-    if isinstance(shared[0], FileExistsError):
-        raise shared[0]
-    done = set(shared[0])
-    todo = [name for name in names if name not in done]
-    share = todo[get_rank() :: get_world_size()]
-    if done and is_main_process():
-        print(f'going on after {len(names) - len(todo)} of {len(names)} pictures from {_partial(out)}', flush=True)
-    with (
-        _partial(out, get_rank()).open('a', encoding='utf-8') as file,
-        tqdm(total=len(share), unit='picture', disable=not is_main_process()) as bar,
-    ):
-        for record in detect(model, steps, root, share, settings, batch_size, num_workers):
-            file.write(json.dumps(record) + '\n')
-            file.flush()
-            bar.update()
-    barrier()
-    if not is_main_process():
-        return None
-    records = _read_partial(out, header)
-    content = to_coco([records[name] for name in names], classes, {**header, 'config': Path(config).name})
-    write_text(out, json.dumps(content))
-    for path in _partials(out):
-        path.unlink()
-    return content
+    with ExitStack() as stack:
+        shared: list[Any] = [None]
+        if is_main_process():
+            try:
+                stack.enter_context(claimed(out))
+                shared = [_begin(out, header)]
+            except (FileExistsError, BlockingIOError) as error:
+                shared = [error]
+        broadcast_object_list(shared)
+        if isinstance(shared[0], Exception):
+            raise shared[0]
+        done = set(shared[0])
+        todo = [name for name in names if name not in done]
+        share = todo[get_rank() :: get_world_size()]
+        if done and is_main_process():
+            print(f'going on after {len(names) - len(todo)} of {len(names)} pictures from {_partial(out)}', flush=True)
+        with (
+            _partial(out, get_rank()).open('a', encoding='utf-8') as file,
+            tqdm(total=len(share), unit='picture', disable=not is_main_process()) as bar,
+        ):
+            if not is_main_process():
+                file.write(json.dumps(header) + '\n')
+            for record in detect(model, steps, root, share, settings, batch_size, num_workers):
+                file.write(json.dumps(record) + '\n')
+                file.flush()
+                bar.update()
+        barrier()
+        if not is_main_process():
+            return None
+        records = _read_partial(out, header)
+        info = {key: value for key, value in header.items() if key != 'pictures'}  # a path of this machine
+        content = to_coco([records[name] for name in names], classes, {**info, 'config': Path(config).name})
+        write_text(out, json.dumps(content))
+        for path in _partials(out):
+            path.unlink()
+        return content
 
 
 def _partial(out: Path, rank: int = 0) -> Path:
@@ -218,12 +233,9 @@ def _partials(out: Path) -> list[Path]:
     return sorted(out.parent.glob(f'{glob.escape(out.name)}.partial*.jsonl'))
 
 
-def _begin(out: Path, header: dict) -> list[str] | FileExistsError:
+def _begin(out: Path, header: dict) -> list[str]:
     """Gather what unfinished runs left in one file, without lines that were cut off; names of the pictures done."""
-    try:
-        done = _read_partial(out, header)
-    except FileExistsError as error:
-        return error
+    done = _read_partial(out, header)
     out.parent.mkdir(parents=True, exist_ok=True)
     write_text(_partial(out), ''.join(json.dumps(row) + '\n' for row in [header, *done.values()]))
     for path in _partials(out):
@@ -243,7 +255,7 @@ def _read_partial(out: Path, header: dict) -> dict[str, dict]:
         rows = [
             json.loads(line) for line in path.read_text(encoding='utf-8').splitlines(keepends=True) if line[-1] == '\n'
         ]
-        if path == _partial(out) and rows:
+        if rows:
             first = rows.pop(0)
             different = [key for key in header if first.get(key) != header[key]]
             if different:

@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from mmengine.config import Config
+from mmengine.config import Config, ConfigDict
 from mmengine.registry import DefaultScope
-from mmengine.runner.checkpoint import CheckpointLoader
+from mmengine.runner.checkpoint import CheckpointLoader, load_checkpoint
 from torch import nn
 
 from galr_mm.proposals.detection import Found, detector_pipelines, find_objects, keep_best, require_weights
@@ -57,10 +57,10 @@ class ProposalGenerator(nn.Module):
                 raise ValueError(f"{checkpoint} holds no config; give the detector's test pipeline as pipeline=[...]")
             pipeline = saved.test_dataloader.dataset.pipeline
         with DefaultScope.overwrite_default_scope('mmdet'):
-            self.detector = MODELS.build({'_scope_': 'mmdet', **detector})
+            # mmdet reads settings of its parts as attributes
+            self.detector = MODELS.build(ConfigDict({'_scope_': 'mmdet', **detector}))
         self.classes = require_weights(self.detector, checkpoint)
-        self.detector.init_cfg = dict(type='Pretrained', checkpoint=str(checkpoint))
-        self.detector.init_weights()
+        load_checkpoint(self.detector, str(checkpoint), map_location='cpu')
         self.for_files, self.for_arrays = detector_pipelines(pipeline)
         self.score_thr = score_thr
         self.max_per_image = max_per_image
@@ -73,13 +73,22 @@ class ProposalGenerator(nn.Module):
         return super().train(False)
 
     def forward(self, pictures: Sequence[str | Path | np.ndarray]) -> list[Found]:
-        """Objects of picture files, or of BGR uint8 arrays (H, W, 3) as mmcv.imread gives them."""
+        """Objects of picture files, or of BGR uint8 arrays (H, W, 3) as mmcv.imread gives them.
+
+        Raises:
+            OSError: when a picture cannot be read or is too thin to be resized; names it.
+        """
         batch = []
         for number, picture in enumerate(pictures):
-            if isinstance(picture, np.ndarray):
-                batch.append(self.for_arrays(dict(img=picture, img_id=number)))
-            else:
-                batch.append(self.for_files(dict(img_path=str(picture), img_id=number)))
+            is_array = isinstance(picture, np.ndarray)
+            try:
+                if is_array:
+                    batch.append(self.for_arrays(dict(img=picture, img_id=number)))
+                else:
+                    batch.append(self.for_files(dict(img_path=str(picture), img_id=number)))
+            except Exception as error:
+                name = f'array {number} of {picture.shape}' if is_array else f'picture {picture}'
+                raise OSError(f'cannot read the {name} for the detector: {" ".join(str(error).split())}') from error
         return [
             keep_best(*objects, self.score_thr, self.max_per_image) for objects in find_objects(self.detector, batch)
         ]

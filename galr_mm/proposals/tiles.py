@@ -69,7 +69,7 @@ def _starts(length: int, tile: int, overlap: int) -> list[int]:
 
 @contextmanager
 def open_picture(path: str | Path) -> Iterator[Picture]:
-    """A tiled TIFF of 8 or 16 bit is read window by window; everything else is decoded once, as mmcv does it.
+    """A tiled grey or RGB TIFF of 8 or 16 bit is read window by window; everything else is decoded once, by mmcv.
 
     Raises:
         OSError: when the file cannot be decoded.
@@ -81,10 +81,27 @@ def open_picture(path: str | Path) -> Iterator[Picture]:
             page = None
             with suppress(tifffile.TiffFileError):  # what it cannot read mmcv may
                 page = stack.enter_context(tifffile.TiffFile(path)).pages[0]
-            if page is not None and page.is_tiled and page.dtype in (np.uint8, np.uint16) and page.planarconfig == 1:
+            if page is not None and _is_windowed(page):
                 yield TiledTiff(page)
                 return
     yield DecodedPicture(path)
+
+
+def _is_windowed(page) -> bool:
+    """Whether tiles of this page, put together, are the picture: no palette, no turning, a codec that is here."""
+    import tifffile
+
+    orientation = page.tags.get('Orientation')
+    return (
+        page.is_tiled
+        and page.dtype in (np.uint8, np.uint16)
+        and page.planarconfig == 1
+        and page.bitspersample in (8, 16)
+        and page.photometric in (tifffile.PHOTOMETRIC.MINISBLACK, tifffile.PHOTOMETRIC.RGB)
+        and (orientation is None or orientation.value == 1)
+        # LZW, JPEG and others are those of the package imagecodecs
+        and page.compression in tifffile.TIFF.DECOMPRESSORS
+    )
 
 
 class DecodedPicture:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import fcntl
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,6 +20,26 @@ def replaced_when_done(path: str | Path) -> Iterator[Path]:
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
+
+
+@contextmanager
+def claimed(path: str | Path) -> Iterator[None]:
+    """Keep other processes from writing ``path`` for the length of a run; the mark goes with the process.
+
+    Raises:
+        BlockingIOError: when another run has claimed it.
+    """
+    mark = Path(f'{path}.lock')
+    mark.parent.mkdir(parents=True, exist_ok=True)
+    with mark.open('w') as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise BlockingIOError(f'another run is writing {path}; wait for it or stop it') from error
+        try:
+            yield
+        finally:
+            mark.unlink(missing_ok=True)
 
 
 def write_text(path: str | Path, text: str) -> None:

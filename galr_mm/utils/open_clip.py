@@ -16,8 +16,8 @@ from typing import Any
 from mmengine.logging import print_log
 from torch import Tensor, nn
 
-from galr_mm.utils.hub import fail_fast_offline
 from galr_mm.utils.install_check import require_module
+from galr_mm.utils.offline import fail_fast_offline
 
 
 def load_clip(model_name: str, pretrained: str | None = None) -> nn.Module:

@@ -51,7 +51,8 @@ def draw_graph(
     """Draw what DREA makes of a picture's proposals to a PNG; works without a display.
 
     Left: all proposals dashed in grey, the nodes in the colour of their class with a frame as thick as their salience,
-    how many proposals were merged (x3), and edges as strong as the adjacency. Right: the adjacency itself.
+    how many proposals were merged (x3), and edges as strong as the adjacency. Right: the adjacency itself, coloured by
+    its edges: self loops, which can be far larger, end at the top of the scale.
 
     Args:
         img: RGB uint8 (H, W, 3).
@@ -63,6 +64,7 @@ def draw_graph(
     """
     height, width = img.shape[:2]
     objects = drea.nodes([proposals], [(height, width)])
+    kept = int(drea.objects([proposals], [(height, width)]).mask.sum())
     graph = drea([proposals], [(height, width)])
     count = int(graph.mask.sum())
     weight = salience(objects, drea.enhancement or 'area')[0, :count].numpy()
@@ -86,17 +88,22 @@ def draw_graph(
         _box(left, box, colour(label), 1 + 3 * share)
         text = f'{number}' + (f' x{members:.0f}' if members > 1 else '')
         left.text(
-            box[0], box[1], text, fontsize=6, color='white', va='top',
+            box[0], box[1], text, fontsize=6, color='white', va='top', zorder=5,  # above edges and other boxes
             bbox=dict(facecolor=colour(label), edgecolor='none', pad=0.5),
         )  # fmt: skip
     _legend(left, sorted(set(labels)), classes)
-    left.set_title(f'{len(proposals.scores)} proposals, {count} nodes', fontsize=9)
-    image = right.imshow(adj if count else np.zeros((1, 1)), cmap='viridis', vmin=0)
-    right.set_title('adjacency between the nodes', fontsize=9)
+    left.set_title(
+        f'{len(proposals.scores)} proposals, {kept} after merging, {count} nodes\n'
+        'frame: salience, line: strength of the edge, x3: merged from three',
+        fontsize=8,
+    )
+    top = strongest if count > 1 else 1.0
+    image = right.imshow(adj if count else np.zeros((1, 1)), cmap='viridis', vmin=0, vmax=top)
+    right.set_title('adjacency between the nodes', fontsize=8)
     right.set_xticks(range(count))
     right.set_yticks(range(count))
     right.tick_params(labelsize=7)
-    figure.colorbar(image, ax=right, shrink=0.8)
+    figure.colorbar(image, ax=right, shrink=0.8, extend='max' if adj.max(initial=0) > top else 'neither')
     figure.suptitle(title, fontsize=9, parse_math=False)
     _save(figure, path)
 
@@ -126,7 +133,7 @@ def _legend(axis: Axes, labels: Sequence[int], classes: Sequence[str]) -> None:
         Rectangle((0, 0), 1, 1, color=colour(label), label=classes[label] if label < len(classes) else str(label))
         for label in labels
     ]
-    axis.legend(handles=handles, fontsize=7, loc='upper center', bbox_to_anchor=(0.5, 0), ncols=4, frameon=False)
+    axis.legend(handles=handles, fontsize=7, loc='upper center', bbox_to_anchor=(0.5, 0), ncols=3, frameon=False)
 
 
 def _save(figure: Figure, path: str | Path) -> None:

@@ -95,14 +95,17 @@ def test_the_detector_stays_frozen_and_out_of_the_checkpoint(mini_config, detect
     assert all(torch.equal(after[key], value) for key, value in before.items())
 
 
-def test_config_and_pipeline_from_the_checkpoint(mini_config, detector, tmp_path):
+def test_config_and_pipeline_from_the_checkpoint(mini_config, detector, checkpoint, offline, tmp_path):
     content = torch.load(detector, weights_only=False)
     content['meta']['cfg'] = Config.fromfile(CONFIG).pretty_text
     torch.save(content, tmp_path / 'full.pth')
     generator = dict(_scope_='mmdet', init_cfg=dict(type='Pretrained', checkpoint=str(tmp_path / 'full.pth')))
     cfg = Config.fromfile(mini_config)
-    cfg.model.proposal_generator = generator
-    assert len(MODELS.build(cfg.model).proposal_generator.classes) == 6
+    cfg.model.proposal_generator = dict(type='galr_mm.ProposalGenerator', detector=generator, **SETTINGS)
+    expected, paths = offline
+    torch.testing.assert_close(encode_pictures(init_model(cfg, checkpoint), paths), expected, atol=1e-5, rtol=0)
+    cfg.model.proposal_generator = generator  # alone, with the default settings
+    assert len(init_model(cfg, checkpoint).proposal_generator(paths[:1])) == 1
 
 
 def test_bad_generators(mini_config, detector, tmp_path):
@@ -134,5 +137,20 @@ def test_bad_pictures(mini_config, checkpoint, tmp_path):
     (tmp_path / 'broken.jpg').write_bytes(b'x')
     with pytest.raises(OSError, match=r'broken\.jpg'):
         encode_pictures(model, [tmp_path / 'broken.jpg'])
+    with pytest.raises(ValueError, match='batch_size is 0'):
+        encode_pictures(model, [np.zeros((4, 4, 3), np.uint8)], batch_size=0)
+    with pytest.raises(ValueError, match=r'array of uint8 \(0, 4, 3\)'):
+        encode_pictures(model, [np.zeros((0, 4, 3), np.uint8)])
     with pytest.raises(ValueError, match='no config'):
         encode_pictures(MODELS.build(Config.fromfile(mini_config).model), [np.zeros((4, 4, 3), np.uint8)])
+
+
+@pytest.mark.parametrize('content', [b'', b'x', 'cut'])
+def test_bad_pictures_of_a_generator(mini_config, detector, checkpoint, mini, tmp_path, content):
+    model = init_model(online(mini_config, detector), checkpoint)
+    good = mini / 'images/test_0000.jpg'
+    (tmp_path / 'broken.jpg').write_bytes(good.read_bytes()[:300] if content == 'cut' else content)
+    with pytest.raises(OSError, match=r'broken\.jpg'):
+        encode_pictures(model, [good, tmp_path / 'broken.jpg'])
+    with pytest.raises(OSError, match=r'array 0 of \(3, 5000, 3\)'):
+        encode_pictures(model, [np.zeros((3, 5000, 3), np.uint8)])

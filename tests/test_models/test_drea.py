@@ -250,3 +250,17 @@ def test_node_features_have_the_documented_order():
 
 def test_repr():
     assert 'num_classes=4, num_nodes=8' in repr(DREA(4, 8))
+
+
+def test_no_pictures_at_all():
+    graph = DREA(num_classes=3, num_nodes=4)([], [])
+    assert (graph.x.shape, graph.adj.shape, graph.mask.shape) == ((0, 4, 8), (0, 4, 4), (0, 4))
+    with pytest.raises(ValueError, match='0 pictures with proposals, but 1 picture sizes'):
+        DREA(num_classes=3)([], [(4, 4)])
+
+
+def test_whole_pixels_beside_half_precision_scores():
+    boxes = torch.tensor([[11001, 5, 11004, 9], [11005, 5, 11008, 9]])
+    found = InstanceData(bboxes=boxes, scores=torch.tensor([0.5, 0.25]).half(), labels=torch.tensor([0, 0]))
+    objects = DREA(num_classes=1).objects([found], [(12000, 12000)])
+    torch.testing.assert_close(objects.boxes[0] * 12000, boxes.float(), atol=1e-2, rtol=0)

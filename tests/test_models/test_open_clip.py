@@ -276,7 +276,7 @@ def test_offline(options, needed, monkeypatch, tmp_path):
     """Where the hub cannot be reached the answer comes at once, without retries, and says what to do."""
     slept = []
     monkeypatch.setattr('time.sleep', slept.append)
-    monkeypatch.setattr('galr_mm.utils.hub._reachable', lambda *_: False)
+    monkeypatch.setattr('galr_mm.utils.offline._reachable', lambda *_: False)
     monkeypatch.setattr('huggingface_hub.constants.HF_HUB_CACHE', str(tmp_path))
     monkeypatch.setenv('HF_HUB_CACHE', str(tmp_path))
     with pytest.raises(FileNotFoundError, match=rf'{needed}.*huggingface-cli download'):

@@ -121,7 +121,7 @@ def test_hugging_face_training(minilm, pooling, frozen):
 
 
 def test_hugging_face_errors(minilm, tmp_path, monkeypatch):
-    monkeypatch.setattr('galr_mm.utils.hub._reachable', lambda *_: False)
+    monkeypatch.setattr('galr_mm.utils.offline._reachable', lambda *_: False)
     with pytest.raises(
         FileNotFoundError, match=r"'nobody/nothing' is no folder.*huggingface-cli download nobody/nothing"
     ):

@@ -10,6 +10,7 @@ from PIL import Image
 from galr_mm.proposals import ProposalSet, tiles
 from galr_mm.proposals.detection import build_detector, detector_pipelines, find_in_tiles, find_objects
 from galr_mm.proposals.extraction import Settings, extract_proposals
+from galr_mm.utils.io import claimed
 from tests.conftest import run_tool
 from tests.test_proposals.test_extraction import CONFIG, detector
 
@@ -39,7 +40,7 @@ def picture(kind, size=(130, 210)):
 
 
 @pytest.mark.parametrize('kind', ['rgb', 'grey', 'alpha', '16 bit'])
-@pytest.mark.parametrize('compression', [None, 'zlib'])
+@pytest.mark.parametrize('compression', [None, 'zlib', 'lzw'])
 def test_a_tiled_tiff_reads_as_a_decoded_one(tmp_path, kind, compression):
     array = picture(kind)
     path, plain = tmp_path / 'tiled.tif', tmp_path / 'plain.tif'
@@ -51,6 +52,31 @@ def test_a_tiled_tiff_reads_as_a_decoded_one(tmp_path, kind, compression):
         assert (tiled.height, tiled.width) == (decoded.height, decoded.width) == (130, 210)
         for window in tiles.windows(130, 210, 50, 10):
             np.testing.assert_allclose(tiled.read(window).astype(int), decoded.read(window), atol=kind == '16 bit')
+
+
+@pytest.mark.parametrize('kind', ['palette', 'inverted', 'turned', 'cmyk'])
+def test_a_tiff_whose_tiles_are_not_the_picture_is_decoded_whole(tmp_path, kind):
+    colours = np.random.default_rng(0).integers(0, 65535, (3, 256), np.uint16)
+    options = {
+        'palette': dict(photometric='palette', colormap=colours),
+        'inverted': dict(photometric='miniswhite'),
+        'turned': dict(photometric='rgb', extratags=[(274, 'H', 1, 6, True)]),
+        'cmyk': dict(photometric='separated'),
+    }[kind]
+    array = picture({'turned': 'rgb', 'cmyk': 'alpha'}.get(kind, 'grey'))
+    tifffile.imwrite(tmp_path / 'a.tif', array, tile=(64, 48), **options)
+    with tiles.open_picture(tmp_path / 'a.tif') as opened:
+        whole = opened.read(tiles.Window(0, 0, opened.width, opened.height))
+    np.testing.assert_array_equal(whole, mmcv.imread(str(tmp_path / 'a.tif')))
+    assert kind != 'turned' or (opened.height, opened.width) == (210, 130)
+
+
+def test_a_codec_that_is_not_here(tmp_path, monkeypatch):
+    array = picture('rgb')
+    tifffile.imwrite(tmp_path / 'a.tif', array, tile=(64, 48), compression='lzw')
+    monkeypatch.setattr(type(tifffile.TIFF.DECOMPRESSORS), '__contains__', lambda *_: False)
+    with tiles.open_picture(tmp_path / 'a.tif') as opened:
+        np.testing.assert_array_equal(opened.read(tiles.Window(0, 0, 210, 130)), array[..., ::-1])
 
 
 def test_only_tiles_under_the_window_are_decoded(tmp_path, monkeypatch):
@@ -167,18 +193,49 @@ def test_what_other_processes_left_is_gone_on_with(detector, mini, tmp_path):
     settings = Settings(score_thr=0.3)
     whole = extract_proposals(CONFIG, detector, mini / 'images', tmp_path / 'w.json', settings=settings, num_workers=0)
     header = {key: whole['info'][key] for key in ('detector', *Settings._fields, 'classes')}
+    header['pictures'] = str((mini / 'images').resolve())
     lines = [
         json.dumps({'file_name': f'train_000{n}.jpg', 'height': 256, 'width': 256, 'objects': [[1, 2, 3, 4, 0.9, n]]})
         for n in range(4)
     ]
     (tmp_path / 'p.json.partial.jsonl').write_text('\n'.join([json.dumps(header), lines[0], '']))
-    (tmp_path / 'p.json.partial-1.jsonl').write_text('\n'.join([*lines[1:3], lines[3][:10]]))
+    (tmp_path / 'p.json.partial-1.jsonl').write_text('\n'.join([json.dumps(header), *lines[1:3], lines[3][:10]]))
     extract_proposals(CONFIG, detector, mini / 'images', out, settings=settings, num_workers=0)
     found = ProposalSet(out)
     for n in range(3):
         assert found.get(f'train_000{n}.jpg').labels.tolist() == [n]
     assert len(found.get('train_0003.jpg').labels) != 1
     assert not list(tmp_path.glob('*.partial*'))
+
+
+@pytest.mark.parametrize('left', ['.partial.jsonl', '.partial-1.jsonl'])
+@pytest.mark.parametrize(('key', 'value'), [('pictures', '/elsewhere'), ('score_thr', 0.6)])
+def test_runs_do_not_mix(detector, mini, tmp_path, left, key, value):
+    """Neither with an unfinished run on other pictures of the same names, nor with what one process left of it."""
+    record = {'file_name': 'train_0000.jpg', 'height': 9, 'width': 9, 'objects': []}
+    (tmp_path / f'p.json{left}').write_text(json.dumps({key: value}) + '\n' + json.dumps(record) + '\n')
+    with pytest.raises(FileExistsError, match=rf'p.json{left} was begun with another .*{key}.*delete it'):
+        extract_proposals(CONFIG, detector, mini / 'images', tmp_path / 'p.json', num_workers=0)
+    assert (tmp_path / f'p.json{left}').exists()
+
+
+def test_one_run_at_a_time(detector, mini, tmp_path):
+    with claimed(tmp_path / 'p.json'), pytest.raises(BlockingIOError, match='another run is writing'):
+        extract_proposals(CONFIG, detector, mini / 'images', tmp_path / 'p.json', num_workers=0)
+    assert not list(tmp_path.iterdir())
+
+
+def test_objects_do_not_depend_on_what_else_is_in_the_batch(detector, mini):
+    """Without padding in the pipeline, pictures of several sizes would be padded to the largest of their batch."""
+    model, steps = build_detector(CONFIG, detector)
+    _, for_arrays = detector_pipelines([step for step in steps if 'Pad' not in step['type']])
+    image = mmcv.imread(str(mini / 'images/test_0000.jpg'))
+    batch = [for_arrays(dict(img=image[:height], img_id=0)) for height in (256, 120, 256, 200)]
+    together = find_objects(model, batch)
+    for item, objects in zip(batch, together, strict=True):
+        for alone, found in zip(find_objects(model, [item])[0], objects, strict=True):
+            np.testing.assert_allclose(np.asarray(alone), np.asarray(found), atol=1e-3)
+    assert [shape for *_, shape in together] == [(256, 256), (120, 256), (256, 256), (200, 256)]
 
 
 RESULTS = [
@@ -192,11 +249,11 @@ IMAGES = dict(
 )
 
 
-def convert(tmp_path, results, images, check=True):
+def convert(tmp_path, results, images, *flags, check=True):
     (tmp_path / 'r.json').write_text(json.dumps(results))
     (tmp_path / 'i.json').write_text(json.dumps(images))
     tool = 'tools/dataset_converters/coco_results.py'
-    return run_tool(tool, tmp_path / 'r.json', tmp_path / 'i.json', '--out', tmp_path / 'p.json', check=check)
+    return run_tool(tool, tmp_path / 'r.json', tmp_path / 'i.json', '--out', tmp_path / 'p.json', *flags, check=check)
 
 
 def test_results_of_another_framework(tmp_path):
@@ -223,4 +280,11 @@ def test_bad_results(tmp_path, results, images, message):
     assert done.returncode != 0
     assert message in done.stderr
     assert 'Traceback' not in done.stderr
+    assert not (tmp_path / 'p.json').exists()
+
+
+@pytest.mark.parametrize('flags', [('--max-per-image', '-1'), ('--max-per-image', '0'), ('--score-thr', 'nan')])
+def test_bad_numbers(tmp_path, flags):
+    done = convert(tmp_path, RESULTS, IMAGES, *flags, check=False)
+    assert flags[1] in done.stderr
     assert not (tmp_path / 'p.json').exists()

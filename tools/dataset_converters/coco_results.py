@@ -14,6 +14,7 @@ from collections import defaultdict
 from pathlib import Path
 
 from galr_mm.proposals import ProposalSet
+from galr_mm.proposals.extraction import Settings
 from galr_mm.utils.io import write_text
 
 
@@ -21,10 +22,12 @@ def convert(results: list, images: dict, score_thr: float, max_per_image: int) -
     """COCO json of proposals, the best-scored of each picture first.
 
     Raises:
-        ValueError: when a result names a picture or category that is not listed, or lacks a field.
+        ValueError: when a setting makes no sense, or a result names a picture or category that is not listed or lacks
+            a field.
     """
     if not isinstance(results, list) or not isinstance(images, dict) or not {'images', 'categories'} <= images.keys():
         raise ValueError('expected a list of results, and a COCO json with images and categories')
+    Settings(score_thr=score_thr, max_per_image=max_per_image).check()
     known, categories = ({entry['id'] for entry in images[key]} for key in ('images', 'categories'))
     found = defaultdict(list)
     for number, result in enumerate(results):

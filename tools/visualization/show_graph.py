@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from galr_mm.registry import MODELS
-from galr_mm.utils.cli import add_browse_arguments, load_split
+from galr_mm.utils.cli import add_browse_arguments, load_split, require_writable
 from galr_mm.visualization import draw_graph
 
 
@@ -26,19 +26,23 @@ def main() -> None:
         raise SystemExit(f'the model of {args.config} has no drea, so it builds no graphs')
     if dataset.proposals is None:
         raise SystemExit('the data set has no proposals; tools/extract_proposals.py makes them')
+    require_writable(args.out_dir, '--out-dir')
     drea = MODELS.build(cfg.model.drea)
     np.random.seed(args.seed)  # of the augmentation
     for number in numbers:
         data = dataset[number]
         sample = data['data_samples']
-        draw_graph(
-            data['inputs'].numpy().transpose(1, 2, 0)[..., ::-1],
-            sample.proposals,
-            drea,
-            args.out_dir / f'{number:06d}_{Path(sample.file_name).stem}.png',
-            dataset.metainfo.get('proposal_classes', ()),
-            title=sample.file_name,
-        )
+        try:
+            draw_graph(
+                data['inputs'].numpy().transpose(1, 2, 0)[..., ::-1],
+                sample.proposals,
+                drea,
+                args.out_dir / f'{number:06d}_{Path(sample.file_name).stem}.png',
+                dataset.metainfo.get('proposal_classes', ()),
+                title=sample.file_name,
+            )
+        except ValueError as error:  # a detector of other classes than the model was made for
+            raise SystemExit(f'{sample.file_name}: {error}') from error
     print(f'{len(numbers)} graphs drawn to {args.out_dir}')
 
 

@@ -70,7 +70,8 @@ def pad_proposals(
     device = proposals[0].bboxes.device
     # B, M, 6: box, score, label
     rows = pad_sequence(
-        [torch.cat([p.bboxes, p.scores[:, None], p.labels[:, None]], dim=1).float() for p in proposals],
+        # to float first: whole pixels beside half-precision scores would become half
+        [torch.cat([p.bboxes.float(), p.scores[:, None].float(), p.labels[:, None].float()], dim=1) for p in proposals],
         batch_first=True,
     )
     lengths = torch.tensor([len(p.scores) for p in proposals], device=device)
@@ -224,7 +225,10 @@ def enhance(adj: Tensor, weight: Tensor) -> Tensor:
 
 
 def normalize(adj: Tensor) -> Tensor:
-    r""":math:`D^{-1/2} A D^{-1/2}` with :math:`D` the row sums; rows of padding stay zero."""
+    r""":math:`D^{-1/2} A D^{-1/2}` with :math:`D` the row sums; rows of padding stay zero.
+
+    A node without neighbours gets 1, whatever its salience was.
+    """
     degree = adj.sum(-1)
     scale = torch.where(degree > 0, degree.clamp(min=torch.finfo(adj.dtype).tiny).rsqrt(), 0.0)
     return scale[:, :, None] * adj * scale[:, None, :]
@@ -299,6 +303,10 @@ class DREA(BaseModule):
         Raises:
             ValueError: when a label is not below ``num_classes`` or the two lists differ in length.
         """
+        if len(proposals) != len(img_shapes):
+            raise ValueError(f'{len(proposals)} pictures with proposals, but {len(img_shapes)} picture sizes')
+        if not len(proposals):
+            return ObjectGraph.empty(0, self.num_nodes, self.num_features, like=torch.zeros(()))
         # half precision would move small boxes by pixels
         with torch.autocast(proposals[0].bboxes.device.type, enabled=False):
             objects = self.nodes(proposals, img_shapes)
@@ -313,8 +321,6 @@ class DREA(BaseModule):
 
     def objects(self, proposals: Sequence[InstanceData], img_shapes: Sequence[tuple[int, int]]) -> Objects:
         """The de-noised objects of a batch, before they are cut or padded to ``num_nodes``."""
-        if len(proposals) != len(img_shapes):
-            raise ValueError(f'{len(proposals)} pictures with proposals, but {len(img_shapes)} picture sizes')
         objects, dropped = pad_proposals(proposals, img_shapes, self.max_objects)
         if dropped and not self.num_dropped:
             print_log(f'DREA: {dropped} proposals with an empty box or NaN dropped (said once)', 'current')

@@ -8,8 +8,8 @@ from mmengine.model import BaseModule
 from torch import Tensor, nn
 
 from galr_mm.registry import MODELS
-from galr_mm.utils.hub import fail_fast_offline
 from galr_mm.utils.install_check import require_module
+from galr_mm.utils.offline import fail_fast_offline
 
 POOLINGS = ('mean', 'cls')
 
