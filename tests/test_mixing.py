@@ -86,7 +86,7 @@ def test_configs(name, place, tmp_path):
         runner = Runner.from_cfg(cfg)
         before = [p.clone() for p in runner.model.parameters()]
         runner.train()
-        assert runner.iter == 2
+        assert runner.iter >= 2
         assert any((old != new).any() for old, new in zip(before, runner.model.parameters(), strict=True))
     if cfg.get('test_dataloader') is not None:
         assert 0 <= Runner.from_cfg(cfg).test()['mR'] <= 100

@@ -116,11 +116,11 @@ def test_unreadable_picture_is_named(tmp_path, content):
 
 @pytest.mark.parametrize('scale', [None, (0.3, 0.8), (1.0, 1.0)])
 @pytest.mark.parametrize('shape', [(480, 640), (640, 480), (300, 300)])
-@pytest.mark.parametrize('name', ['ViT-B-32', 'ViT-B-16-SigLIP'])
-def test_open_clip_moves_boxes(name, shape, scale):
+@pytest.mark.parametrize(('name', 'pretrained'), [('ViT-B-32', None), ('ViT-B-16-SigLIP', 'webli')])  # crop, squash
+def test_open_clip_moves_boxes(name, pretrained, shape, scale):
     """The painted rectangle is still in its box, after the crop at the centre and after random ones."""
     torch.manual_seed(0)
-    transform = OpenCLIPPreprocess(name, scale=scale, min_visible=0.0)
+    transform = OpenCLIPPreprocess(name, pretrained, scale=scale, min_visible=0.1)
     for x1, y1 in ((130, 120), (200, 160), (20, 30)):
         result = transform(picture([(x1, y1, x1 + 60, y1 + 40)], shape))
         assert result['img'].shape == (224, 224, 3)
@@ -147,7 +147,7 @@ def test_open_clip_loads(tmp_path, name):
     array = transform(dict(img=cv2.imread(str(tmp_path / name))))
     assert np.abs(array['img'].astype(int) - result['img']).max() <= 2
     cv2.imwrite(str(tmp_path / '16bit.png'), pixels[..., 0].astype(np.uint16) * 256)
-    assert transform(dict(img_path=str(tmp_path / '16bit.png')))['img'].max() == pixels[..., 0].max()
+    assert abs(int(transform(dict(img_path=str(tmp_path / '16bit.png')))['img'].max()) - pixels[..., 0].max()) <= 5
     (tmp_path / 'bad.jpg').write_bytes(b'not a picture')
     with pytest.raises(OSError, match='bad.jpg'):
         transform(dict(img_path=str(tmp_path / 'bad.jpg')))

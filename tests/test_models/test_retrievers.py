@@ -71,6 +71,7 @@ BACKBONES = {
         type='mmpretrain.SwinTransformer',
         arch=dict(embed_dims=24, depths=[1, 1, 1, 1], num_heads=[1, 2, 4, 8]),
         img_size=64,
+        pad_small_map=True,
         out_indices=(0, 1, 2, 3),
     ),
     'vit': dict(
