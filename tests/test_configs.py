@@ -177,7 +177,8 @@ def test_clip_configs_run(path, mini, tmp_path):
             name.split('.')[0] for name, value in runner.model.state_dict().items() if (value != before[name]).any()
         }
         locked = 'locked-image' in path.stem
-        assert {'text_encoder', 'loss_module'} <= moved
+        # GaLR's temperature starts at CLIP's bound and may stay there
+        assert {'text_encoder', 'loss_module'} - ({'loss_module'} if 'galr' in path.stem.split('_') else set()) <= moved
         assert ('backbone' in moved) != locked
         assert ('gcn' in moved) == ('fusion' in moved) == ('galr' in path.stem.split('_'))
     metrics = runner.test()

@@ -30,7 +30,7 @@ def parse_args() -> argparse.Namespace:
 def merge_args(cfg: Config, args: argparse.Namespace) -> Config:
     """Derive runner settings from the flags, on top of a config that already holds ``--cfg-options``."""
     args.checkpoint = args.checkpoint or cfg.get('load_from')
-    if args.checkpoint is None and cfg.model.get('pretrained') is None:
+    if args.checkpoint is None and not names_weights(cfg.model):
         raise SystemExit('CHECKPOINT is missing, and the config names no weights of its own (model.pretrained)')
     if args.checkpoint is not None and not Path(args.checkpoint).is_file():
         raise SystemExit(f'no checkpoint at {args.checkpoint}')
@@ -52,6 +52,14 @@ def merge_args(cfg: Config, args: argparse.Namespace) -> Config:
     return cfg
 
 
+def names_weights(node: object) -> bool:
+    """Whether a model's config has parts that bring weights: a file, a tag, or a folder or repository of OpenCLIP."""
+    if not isinstance(node, dict):
+        return False
+    own = node.get('pretrained') is not None or ':' in str(node.get('model_name', ''))
+    return own or any(names_weights(value) for value in node.values())
+
+
 def load_weights(runner: Runner, checkpoint: str) -> None:
     """Load weights that must fit: a test of half-loaded weights would report numbers of a random model."""
     try:
@@ -66,7 +74,8 @@ def main() -> None:
     cfg = merge_args(load_config(args), args)
     runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
     if args.checkpoint is not None:
-        load_weights(runner, args.checkpoint)
+        # where mmengine would: hooks such as EMAHook want to be set up before
+        runner.load_or_resume = lambda: load_weights(runner, args.checkpoint)
     runner.test()
     close_processes()
 

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from mmengine.config import Config, ConfigDict
@@ -12,6 +11,7 @@ from torch import nn
 
 from galr_mm.proposals.detection import Found, detector_pipelines, find_objects, keep_best, require_weights
 from galr_mm.registry import MODELS
+from galr_mm.utils.frozen import keep_out_of_checkpoints
 
 
 @MODELS.register_module()
@@ -65,8 +65,7 @@ class ProposalGenerator(nn.Module):
         self.score_thr = score_thr
         self.max_per_image = max_per_image
         self.requires_grad_(False).train(False)
-        self._register_state_dict_hook(_leave_out)
-        self.register_load_state_dict_pre_hook(_fill_in)
+        keep_out_of_checkpoints(self, 'detector')
 
     def train(self, mode: bool = True) -> ProposalGenerator:
         """Stay in evaluation: the detector is frozen."""
@@ -98,13 +97,3 @@ def _saved_config(checkpoint: str | Path) -> Config | None:
     content = CheckpointLoader.load_checkpoint(str(checkpoint), map_location='cpu')
     text = content.get('meta', {}).get('cfg')
     return None if text is None else Config.fromstring(text, '.py')
-
-
-def _leave_out(module: nn.Module, state_dict: dict[str, Any], prefix: str, _: Any) -> None:
-    for key in [key for key in state_dict if key.startswith(f'{prefix}detector.')]:
-        del state_dict[key]
-
-
-def _fill_in(module: ProposalGenerator, state_dict: dict[str, Any], prefix: str, *_: Any) -> None:
-    for key, value in module.detector.state_dict().items():
-        state_dict.setdefault(f'{prefix}detector.{key}', value)

@@ -36,13 +36,13 @@ def load_clip(model_name: str, pretrained: str | None = None) -> nn.Module:
     require_module('open_clip', 'clip')
     import open_clip
 
-    name = _resolve(model_name)
+    name, pretrained = _resolve(model_name), None if pretrained is None else str(pretrained)
     _check_pretrained(name, pretrained)
     try:
         with fail_fast_offline():
             model = open_clip.create_model(name, pretrained=pretrained, require_pretrained=':' in name)
-    except (OSError, RuntimeError, ValueError, KeyError) as error:
-        raise _explained(error, model_name, pretrained) from error
+    except Exception as error:  # whatever a broken file makes torch, safetensors or pickle raise
+        raise _explained(error, str(model_name), pretrained) from error
     if pretrained is None and ':' not in name:
         print_log(f'{model_name}: random weights (no pretrained=...)', 'current')
     return model
@@ -62,7 +62,7 @@ def load_tokenizer(model_name: str) -> Callable[[Sequence[str]], Tensor]:
         with fail_fast_offline():
             return open_clip.get_tokenizer(_resolve(model_name))
     except (OSError, RuntimeError, ValueError) as error:
-        raise _explained(error, model_name, None) from error
+        raise _explained(error, str(model_name), None) from error
 
 
 def load_preprocess(model_name: str, pretrained: str | None = None) -> dict[str, Any]:
@@ -81,16 +81,16 @@ def load_preprocess(model_name: str, pretrained: str | None = None) -> dict[str,
     from open_clip.factory import get_model_config
     from open_clip.transform import PreprocessCfg, merge_preprocess_dict
 
-    name = _resolve(model_name)
+    name, pretrained = _resolve(model_name), None if pretrained is None else str(pretrained)
     _check_pretrained(name, pretrained)
     cfg = merge_preprocess_dict(PreprocessCfg(), open_clip.get_pretrained_cfg(name, pretrained) if pretrained else {})
     try:
         with fail_fast_offline():
             own = _config_of(name)
             model_cfg = own.get('model_cfg') or get_model_config(name)
-    except (OSError, RuntimeError, ValueError) as error:
-        raise _explained(error, model_name, pretrained) from error
-    cfg['size'] = model_cfg['vision_cfg'].get('image_size', cfg['size'])
+            cfg['size'] = model_cfg['vision_cfg'].get('image_size', cfg['size'])
+    except (OSError, RuntimeError, ValueError, KeyError) as error:
+        raise _explained(error, str(model_name), pretrained) from error
     return merge_preprocess_dict(cfg, own.get('preprocess_cfg', {}))
 
 
@@ -110,6 +110,7 @@ def _resolve(model_name: str) -> str:
     """The name as open_clip takes it; a JSON file is made known to it."""
     import open_clip
 
+    model_name = str(model_name)
     if model_name.startswith(('hf-hub:', 'local-dir:')):
         return model_name
     if model_name.endswith('.json'):
@@ -148,13 +149,23 @@ def _add_model_file(path: Path) -> str:
 
 def _check_pretrained(name: str, pretrained: str | None) -> None:
     import open_clip
+    from open_clip.factory import get_model_config
 
     if pretrained is None:
         return
     if ':' in name:
         raise ValueError(f'{name} brings its own weights, so pretrained={pretrained!r} has no place; leave it out')
     tags = open_clip.list_pretrained_tags_by_model(name)
-    if pretrained.lower() in (tag.lower() for tag in tags) or os.path.isfile(pretrained):
+    if pretrained.lower() in (tag.lower() for tag in tags):
+        wanted = bool(open_clip.get_pretrained_cfg(name, pretrained).get('quick_gelu', False))
+        if wanted != bool(get_model_config(name).get('quick_gelu', False)):  # open_clip only warns
+            other = f'{name}-quickgelu' if wanted else name.removesuffix('-quickgelu')
+            raise ValueError(
+                f'the weights {pretrained!r} are for {"QuickGELU" if wanted else "GELU"}, and {name} has the other '
+                f'activation; use model_name={other!r}'
+            )
+        return
+    if os.path.isfile(pretrained):
         return
     if os.sep in pretrained or Path(pretrained).suffix:
         raise FileNotFoundError(f'no weights at {pretrained}')
@@ -165,34 +176,52 @@ def _check_pretrained(name: str, pretrained: str | None) -> None:
 
 def _explained(error: Exception, model_name: str, pretrained: str | None) -> Exception:
     """The error to raise: what was tried, and how to get what is missing."""
-    text = ' '.join(str(error).split())
+    text = f'{type(error).__name__}: {" ".join(str(error).split())}'
     what = f'open_clip model {model_name!r}' + (f' with pretrained={pretrained!r}' if pretrained else '')
-    if pretrained is not None and os.path.isfile(pretrained):
-        return ValueError(f'{pretrained} does not fit {what}: {text[:500]}')
+    needs = _needs(model_name, None)
+    # of the hub only when it is the hub's own kind of error: a file is wrong in its own ways
+    if pretrained is not None and os.path.isfile(pretrained) and not (needs and isinstance(error, OSError)):
+        return ValueError(f'{pretrained} does not fit {what}{_kind_of_file(pretrained)}: {text[:500]}')
     if model_name.startswith('local-dir:'):
         kind = FileNotFoundError if isinstance(error, OSError) else ValueError
         return kind(f'{what}: {text[:500]}. The folder holds open_clip_config.json and the weights')
+    needs = _needs(model_name, pretrained)
+    if not needs:
+        return ValueError(f'{what} cannot be built: {text[:500]}')
     from huggingface_hub import constants
 
     return FileNotFoundError(
-        f'{what} needs {_needs(model_name, pretrained)}, which is neither in the cache {constants.HF_HUB_CACHE} (set '
+        f'{what} needs {needs}, which is neither in the cache {constants.HF_HUB_CACHE} (set '
         f'HF_HOME for another) nor to be downloaded: {text[:300]}. On a machine with a network run `huggingface-cli '
         'download <repository>` and copy the cache; or give pretrained the path of a file, or use local-dir:<folder>'
     )
 
 
 def _needs(model_name: str, pretrained: str | None) -> str:
-    """Which repositories of the hub a model asks for."""
+    """Which repositories of the hub a model asks for; nothing where it asks for none."""
     import open_clip
     from open_clip.factory import get_model_config
 
     if model_name.startswith('hf-hub:'):
         return model_name.partition(':')[2]
+    if model_name.startswith('local-dir:'):
+        return ''
     name = _resolve(model_name)
     needs = []
-    if pretrained:
-        source = open_clip.get_pretrained_cfg(name, pretrained)
-        needs.append(f'weights of {source.get("hf_hub") or source.get("url")}')
+    source = open_clip.get_pretrained_cfg(name, pretrained) if pretrained else {}
+    if source:
+        needs.append(f'weights of {(source.get("hf_hub") or source.get("url")).rstrip("/")}')
     text = get_model_config(name)['text_cfg']
     needs += [f'{text[key]} ({key})' for key in ('hf_model_name', 'hf_tokenizer_name') if text.get(key)]
-    return ' and '.join(needs) or 'files that are missing'
+    return ' and '.join(needs)
+
+
+def _kind_of_file(path: str) -> str:
+    """What a file of weights is instead, where that is easy to see."""
+    with open(path, 'rb') as file:
+        start = file.read(64)
+    if start.startswith(b'version https://git-lfs'):
+        return ' (it is a pointer of git-lfs, not the weights: git lfs pull)'
+    if start.lstrip()[:5].lower() in (b'<!doc', b'<html'):
+        return ' (it is a web page, not the weights)'
+    return '' if start else ' (it is empty)'

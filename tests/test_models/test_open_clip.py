@@ -126,6 +126,7 @@ def test_locked_towers():
     assert last.tower.training
     text = build('OpenCLIPTextEncoder', model_name=TINY, lock=True)
     assert trainable(text) == set()
+    assert trainable(build('OpenCLIPTextEncoder', model_name=TINY_COCA, lock=True)) == set()
     some = trainable(build('OpenCLIPTextEncoder', model_name=TINY, lock=True, unlocked_layers=1))
     assert some
     assert 'clip.token_embedding.weight' not in some
@@ -264,6 +265,30 @@ def test_weights_of_another_model(weights):
 
 
 @pytest.mark.parametrize(
+    ('content', 'message'),
+    [
+        (b'', 'it is empty'),
+        (b'version https://git-lfs.github.com/spec/v1\noid sha256:0', 'a pointer of git-lfs'),
+        (b'<!DOCTYPE html><html></html>', 'a web page'),
+        ({}, 'does not fit'),
+        ([1, 2], 'does not fit'),
+    ],
+)
+def test_files_that_are_no_weights(tmp_path, content, message):
+    path = tmp_path / 'weights.pt'
+    path.write_bytes(content) if isinstance(content, bytes) else torch.save(content, path)
+    with pytest.raises(ValueError, match=rf'weights\.pt .*{message}'):
+        build('OpenCLIPRetriever', model_name=TINY, pretrained=str(path))
+
+
+def test_activation_of_the_weights():
+    with pytest.raises(ValueError, match="QuickGELU.*use model_name='RN50-quickgelu'"):
+        build('OpenCLIPRetriever', model_name='RN50', pretrained='openai')
+    with pytest.raises(ValueError, match="are for GELU.*use model_name='ViT-B-32'"):
+        build('OpenCLIPRetriever', model_name='ViT-B-32-quickgelu', pretrained='laion2b_s34b_b79k')
+
+
+@pytest.mark.parametrize(
     ('options', 'needed'),
     [
         (dict(model_name='ViT-B-32', pretrained='laion2b_s34b_b79k'), 'laion/CLIP-ViT-B-32-laion2B-s34B-b79K'),
@@ -305,8 +330,35 @@ def test_wrong_use():
         backbone(torch.randn(1, 3, 48, 48))
     with pytest.raises(ValueError, match='the tower has 4 blocks'):
         build('OpenCLIPBackbone', model_name=TINY, out_indices=(4,))
+    with pytest.raises(ValueError, match='in that order'):
+        build('OpenCLIPBackbone', model_name=TINY, out_indices=(2, 1))
+    with pytest.raises(ValueError, match='unlocked_groups=-1'):
+        build('OpenCLIPBackbone', model_name=TINY, lock=True, unlocked_groups=-1)
+    with pytest.raises(ValueError, match='model_name is missing'):
+        build('OpenCLIPBackbone')
     with pytest.raises(TypeError, match='OpenCLIPBackbone'):
         build('CLIPEmbedding')((torch.randn(1, 3, 4, 4),))
+
+
+def test_some_stages_of_a_resnet(weights):
+    theirs, file = weights[TINY_RESNET]
+    some = build('OpenCLIPBackbone', model_name=TINY_RESNET, pretrained=file, out_indices=(1, 3)).eval()
+    images = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        maps = some(images)
+        torch.testing.assert_close(maps.embedding, theirs.encode_image(images))
+    assert [m.shape[-1] for m in maps] == [16, 4]
+
+
+def test_towers_of_different_widths():
+    model = build(
+        'DualEncoder',
+        backbone=dict(type='galr_mm.OpenCLIPBackbone', model_name=TINY),
+        visual=dict(type='galr_mm.MVSA', embed_dim=16),
+        text_encoder=dict(type='galr_mm.OpenCLIPTextEncoder', model_name=TINY),
+    )
+    with pytest.raises(ValueError, match=r"'image_feat': 16, 'text_feat': 32}; set embed_dim"):
+        model(torch.randn(4, 3, 32, 32), batch(4)[1])
 
 
 def test_missing_package(monkeypatch):

@@ -120,6 +120,17 @@ def test_hugging_face_training(minilm, pooling, frozen):
     torch.testing.assert_close(other(CAPTIONS), together)
 
 
+def test_a_tuned_model_that_is_frozen_later_is_not_lost(minilm):
+    tuned = HuggingFaceTextEncoder(minilm, embed_dim=16, frozen=False).eval()
+    with torch.no_grad():
+        tuned.model.embeddings.word_embeddings.weight.mul_(1.5)
+    second = HuggingFaceTextEncoder(minilm, embed_dim=16).eval()
+    second.load_state_dict(tuned.state_dict(), strict=True)
+    third = HuggingFaceTextEncoder(minilm, embed_dim=16).eval()
+    third.load_state_dict(second.state_dict(), strict=True)
+    torch.testing.assert_close(third(CAPTIONS), tuned(CAPTIONS))
+
+
 def test_hugging_face_errors(minilm, tmp_path, monkeypatch):
     monkeypatch.setattr('galr_mm.utils.offline._reachable', lambda *_: False)
     with pytest.raises(
@@ -132,6 +143,8 @@ def test_hugging_face_errors(minilm, tmp_path, monkeypatch):
         HuggingFaceTextEncoder(minilm, pooling='max')
     with pytest.raises(ValueError, match='no captions'):
         HuggingFaceTextEncoder(minilm)([])
+    with pytest.raises(ValueError, match='max_length is 1000, expected 3 to 512'):
+        HuggingFaceTextEncoder(minilm, max_length=1000)
     monkeypatch.setattr('importlib.util.find_spec', lambda name: None)
     with pytest.raises(ImportError, match=r'galr_mm\[text\]'):
         HuggingFaceTextEncoder(minilm)

@@ -3,7 +3,7 @@
 optim_wrapper = dict(
     type='OptimWrapper',
     optimizer=dict(type='AdamW', lr=1e-5, betas=(0.9, 0.98), eps=1e-6, weight_decay=0.1),
-    # as open_clip: no decay of gains, biases and the temperature
+    # as open_clip: no decay of gains, biases and the temperature (a part that has a key of its own decays as a whole)
     paramwise_cfg=dict(flat_decay_mult=0.0, custom_keys=dict(log_scale=dict(decay_mult=0.0))),
     clip_grad=dict(max_norm=1.0),
 )

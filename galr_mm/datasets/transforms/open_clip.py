@@ -56,14 +56,15 @@ class OpenCLIPPreprocess(LoadPicture):
         min_visible: float = 0.25,
     ) -> None:
         super().__init__()
-        from open_clip.transform import PreprocessCfg, image_transform_v2
-
         if scale is not None and not 0 < scale[0] <= scale[1] <= 1:
             raise ValueError(f'scale is {scale}, expected two shares of the area, 0 < smallest <= largest <= 1')
         self.model_name = model_name
         self.scale = scale
         self.min_visible = min_visible
-        cfg = PreprocessCfg(**load_preprocess(model_name, pretrained))
+        preprocess = load_preprocess(model_name, pretrained)
+        from open_clip.transform import PreprocessCfg, image_transform_v2
+
+        cfg = PreprocessCfg(**preprocess)
         # a resize, and mostly a crop or padding around the centre; what follows makes a normalised tensor
         *self.steps, _, _, _ = image_transform_v2(cfg, is_train=False).transforms
         self.random_crop = None

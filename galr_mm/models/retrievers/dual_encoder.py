@@ -135,6 +135,9 @@ class DualEncoder(BaseModel):
         texts = [text for sample in data_samples or [] for text in texts_of(sample)]
         if texts:
             feats['text_feat'] = self.encode_text(texts)
+        widths = {name: feat.shape[1] for name, feat in feats.items()}
+        if len(set(widths.values())) > 1:
+            raise ValueError(f'the two towers give vectors of different widths, {widths}; set embed_dim of one of them')
         return feats
 
     def loss(self, images: Tensor, data_samples: list[DataSample]) -> dict[str, Tensor]:
@@ -222,9 +225,8 @@ def pair_ids(data_samples: list[DataSample]) -> tuple[Tensor, Tensor]:
     images, captions = [], []
     for position, sample in enumerate(data_samples):
         image = sample.get('image_id')
-        images.append(
-            numbers.setdefault(('image', position if image is None else int(image), image is None), len(numbers))
-        )
+        image = image.item() if hasattr(image, 'item') else image
+        images.append(numbers.setdefault(('image', position if image is None else image, image is None), len(numbers)))
         caption = sample.get('caption_id')
         if caption is None:
             text = texts_of(sample)[0]

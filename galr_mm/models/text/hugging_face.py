@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -8,6 +8,7 @@ from mmengine.model import BaseModule
 from torch import Tensor, nn
 
 from galr_mm.registry import MODELS
+from galr_mm.utils.frozen import keep_out_of_checkpoints
 from galr_mm.utils.install_check import require_module
 from galr_mm.utils.offline import fail_fast_offline
 
@@ -52,6 +53,9 @@ class HuggingFaceTextEncoder(BaseModule):
         if pooling not in POOLINGS:
             raise ValueError(f'pooling is {pooling!r}, expected one of {POOLINGS}')
         self.tokenizer, self.model = _load(name_or_path)
+        longest = getattr(self.model.config, 'max_position_embeddings', max_length)
+        if not 2 < max_length <= longest:
+            raise ValueError(f'max_length is {max_length}, expected 3 to {longest}, the positions of {name_or_path}')
         self.pooling = pooling
         self.frozen = frozen
         self.max_length = max_length
@@ -59,8 +63,7 @@ class HuggingFaceTextEncoder(BaseModule):
         self.mlp = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Dropout(dropout), nn.Linear(width, embed_dim))
         if frozen:
             self.model.requires_grad_(False)
-            self._register_state_dict_hook(_leave_out)
-            self.register_load_state_dict_pre_hook(_fill_in)
+            keep_out_of_checkpoints(self, 'model')
         self.train()
 
     def train(self, mode: bool = True) -> HuggingFaceTextEncoder:
@@ -75,10 +78,11 @@ class HuggingFaceTextEncoder(BaseModule):
 
     def tokenize(self, texts: Sequence[str]) -> Tensor:
         """Token ids of captions, int64 (T, L)."""
-        if not len(texts):
+        texts = list(texts)
+        if not texts:
             raise ValueError('there are no captions to encode')
         options = dict(padding=True, truncation=True, max_length=self.max_length, return_tensors='pt')
-        return self.tokenizer(list(texts), **options).input_ids
+        return self.tokenizer(texts, **options).input_ids
 
     def pool(self, ids: Tensor) -> Tensor:
         """The model's own sentence vectors (T, C) of token ids (T, L)."""
@@ -102,7 +106,7 @@ def _load(name_or_path: str) -> tuple:
 
     try:
         with fail_fast_offline():
-            tokenizer = AutoTokenizer.from_pretrained(name_or_path)
+            tokenizer = AutoTokenizer.from_pretrained(name_or_path, padding_side='right')
             model = AutoModel.from_pretrained(name_or_path)
     except (OSError, ValueError) as error:
         reason = ' '.join(str(error).split())[:300]
@@ -118,14 +122,7 @@ def _load(name_or_path: str) -> tuple:
         ) from error
     if tokenizer.pad_token_id is None:
         raise ValueError(f'the tokenizer of {name_or_path} has no padding token, so captions cannot be batched')
-    return tokenizer, model.encoder if model.config.is_encoder_decoder else model
-
-
-def _leave_out(module: nn.Module, state_dict: dict, prefix: str, _: Mapping) -> None:
-    for key in [key for key in state_dict if key.startswith(f'{prefix}model.')]:
-        del state_dict[key]
-
-
-def _fill_in(module: HuggingFaceTextEncoder, state_dict: dict, prefix: str, *_: object) -> None:
-    for key, value in module.model.state_dict().items():
-        state_dict.setdefault(f'{prefix}model.{key}', value)
+    model = model.encoder if model.config.is_encoder_decoder else model
+    if getattr(model, 'pooler', None) is not None:
+        model.pooler = None  # has no part in what is pooled here, so several processes would wait for its gradient
+    return tokenizer, model

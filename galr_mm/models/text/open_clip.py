@@ -44,15 +44,18 @@ class OpenCLIPTextEncoder(BaseModule):
     ) -> None:
         super().__init__(init_cfg)
         autocast(precision, torch.device('cpu'))  # refuse a wrong name before the weights are loaded
-        if unlocked_layers and not lock:
-            raise ValueError(f'unlocked_layers={unlocked_layers} says what a locked tower leaves free; set lock=True')
+        if unlocked_layers < 0 or (unlocked_layers and not lock):
+            raise ValueError(
+                f'unlocked_layers={unlocked_layers} is how many layers a locked tower leaves free; set lock=True'
+            )
         self.tokenizer = load_tokenizer(model_name)
         clip = load_clip(model_name, pretrained) if clip is None else clip
         self.temperature = (1 / clip.logit_scale.exp()).item()
         self.precision = precision
         self.locked = lock and not unlocked_layers
         if lock:
-            clip.lock_text_tower(unlocked_layers)
+            lock_text = getattr(clip, 'lock_text_tower', None) or clip.text.lock  # CoCa lacks the first
+            lock_text(unlocked_layers)
         if grad_checkpointing:
             clip.set_grad_checkpointing(True)
         # what has no part in encoding text: the other tower, CoCa's captioning, the scale (it lives in the loss)

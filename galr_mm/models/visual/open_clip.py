@@ -67,9 +67,14 @@ class OpenCLIPBackbone(BaseModule):
     ) -> None:
         super().__init__(init_cfg)
         autocast(precision, torch.device('cpu'))  # refuse a wrong name before the weights are loaded
-        if unlocked_groups and not lock:
-            raise ValueError(f'unlocked_groups={unlocked_groups} says what a locked tower leaves free; set lock=True')
-        clip = load_clip(model_name, pretrained) if clip is None else clip
+        if unlocked_groups < 0 or (unlocked_groups and not lock):
+            raise ValueError(
+                f'unlocked_groups={unlocked_groups} is how many groups a locked tower leaves free; set lock=True'
+            )
+        if clip is None:
+            if model_name is None:
+                raise ValueError('model_name is missing, e.g. ViT-B-32')
+            clip = load_clip(model_name, pretrained)
         self.tower = clip.visual
         size = self.tower.image_size
         self.image_size = tuple(size) if isinstance(size, (tuple, list)) else (size, size)
@@ -87,8 +92,10 @@ class OpenCLIPBackbone(BaseModule):
                 range(max(0, depth - 4), depth) if depth <= 8 else (round(step * (i + 1)) - 1 for i in range(4))
             )
         self.out_indices = tuple(out_indices)
-        if any(not 0 <= index < depth for index in self.out_indices):
-            raise ValueError(f'out_indices are {self.out_indices}, but the tower has {depth} blocks, from 0')
+        if any(not 0 <= i < depth for i in self.out_indices) or sorted(set(self.out_indices)) != list(self.out_indices):
+            raise ValueError(
+                f'out_indices are {self.out_indices}, but the tower has {depth} blocks, from 0, in that order'
+            )
         mean, std = self.tower.preprocess_cfg['mean'], self.tower.preprocess_cfg['std']
         self.data_preprocessor = dict(
             type='mmpretrain.MultiModalDataPreprocessor',
@@ -128,8 +135,11 @@ class OpenCLIPBackbone(BaseModule):
             if not self.out_indices:
                 out = self.tower(images)
                 return ClipMaps((), (out[0] if isinstance(out, tuple) else out).float())  # CoCa gives tokens as well
-            out = self.tower.forward_intermediates(images, indices=list(self.out_indices))
-        return ClipMaps([m.float() for m in out['image_intermediates']], out['image_features'].float())
+            # all of them: open_clip's ResNets would stop after the last one asked for, before their pooling
+            indices = range(_depth(self.tower)) if type(self.tower).__name__ == 'ModifiedResNet' else self.out_indices
+            out = self.tower.forward_intermediates(images, indices=list(indices))
+        maps = dict(zip(indices, out['image_intermediates'], strict=True))
+        return ClipMaps([maps[i].float() for i in self.out_indices], out['image_features'].float())
 
 
 def _depth(tower: nn.Module) -> int:
