@@ -223,6 +223,7 @@ def test_weights_of_another_model_are_refused(mini_config, checkpoint, tmp_path)
         (['tools/train.py', 'nowhere.py'], 'no config at nowhere.py'),
         (['tools/train.py', 'CONFIG', '--resume', 'nowhere.pth'], 'no checkpoint at nowhere.pth'),
         (['tools/test.py', 'CONFIG', 'nowhere.pth'], 'no checkpoint at nowhere.pth'),
+        (['tools/test.py', 'CONFIG'], 'CHECKPOINT is missing'),
         (['tools/test.py', 'CONFIG', 'CONFIG', '--out', 'x.pkl'], 'x.pkl, expected a name that ends in .npz'),
     ],
 )
@@ -231,3 +232,15 @@ def test_clear_errors(mini_config, arguments, message):
     assert done.returncode != 0
     assert message in done.stderr
     assert 'Traceback' not in done.stderr
+
+
+def test_checkpoints_with_averaged_weights(mini_config, tmp_path):
+    """EMAHook keeps averaged weights in checkpoints; they are the ones that are tested."""
+    config = tmp_path / 'ema.py'
+    config.write_text(f"_base_ = '{mini_config}'\ncustom_hooks = [dict(type='EMAHook', momentum=0.5)]\n")
+    done = run_tool('tools/train.py', config, '--work-dir', tmp_path, '--cfg-options', 'train_cfg.max_epochs=1')
+    validated = float(re.search(r'Epoch\(val\).* mR: ([\d.]+)', done.stdout + done.stderr)[1])
+    (best,) = tmp_path.glob('best_mR_*.pth')
+    options = ['test_dataloader.dataset.split=val', 'test_dataloader.dataset.proposal_file=instances_val.json']
+    run_tool('tools/test.py', config, best, '--work-dir', tmp_path / 'test', '--cfg-options', *options)
+    assert metrics_of(tmp_path / 'test')['mR'] == pytest.approx(validated, abs=1e-3)
