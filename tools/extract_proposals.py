@@ -69,7 +69,7 @@ def main() -> None:
             args.num_workers,
             device,
         )
-    except (OSError, ValueError, RuntimeError, AttributeError, UnpicklingError) as failure:
+    except (ImportError, OSError, ValueError, RuntimeError, AttributeError, UnpicklingError) as failure:
         raise SystemExit(str(failure)) from failure
     close_processes()
     if content is not None:

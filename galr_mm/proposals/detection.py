@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torchvision.ops import batched_nms
 
 from galr_mm.proposals.tiles import open_picture, windows
+from galr_mm.utils.install_check import require_module
 
 
 class Found(NamedTuple):
@@ -29,9 +30,11 @@ def build_detector(config: str | Path, checkpoint: str | Path, device: str = 'cp
     """An MMDet detector and its own test pipeline; no global scope is left behind.
 
     Raises:
+        ImportError: when mmdet is not installed.
         FileNotFoundError: when config or checkpoint is missing.
         ValueError: when the checkpoint is another detector's.
     """
+    require_module('mmdet', 'detect')
     for path in (config, checkpoint):
         if not Path(path).is_file():
             raise FileNotFoundError(f'no file at {path}')

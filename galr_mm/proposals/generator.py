@@ -12,6 +12,7 @@ from torch import nn
 from galr_mm.proposals.detection import Found, detector_pipelines, find_objects, keep_best, require_weights
 from galr_mm.registry import MODELS
 from galr_mm.utils.frozen import keep_out_of_checkpoints
+from galr_mm.utils.install_check import require_module
 
 
 @MODELS.register_module()
@@ -29,6 +30,7 @@ class ProposalGenerator(nn.Module):
         max_per_image: keep the best-scored so many.
 
     Raises:
+        ImportError: when mmdet is not installed.
         FileNotFoundError: when the checkpoint is missing.
         ValueError: when it is another detector's, or holds no config and ``pipeline`` is not given.
     """
@@ -41,6 +43,7 @@ class ProposalGenerator(nn.Module):
         max_per_image: int = 100,
     ) -> None:
         super().__init__()
+        require_module('mmdet', 'detect')
         detector = dict(detector)
         checkpoint = dict(detector.pop('init_cfg', None) or {}).get('checkpoint')
         if checkpoint is None:

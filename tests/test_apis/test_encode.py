@@ -108,7 +108,7 @@ def test_config_and_pipeline_from_the_checkpoint(mini_config, detector, checkpoi
     assert len(init_model(cfg, checkpoint).proposal_generator(paths[:1])) == 1
 
 
-def test_bad_generators(mini_config, detector, tmp_path):
+def test_bad_generators(mini_config, detector, monkeypatch):
     cfg = online(mini_config, detector)
     cfg.model.proposal_generator.detector.init_cfg.checkpoint = 'nowhere.pth'
     with pytest.raises(FileNotFoundError, match=r'nowhere\.pth'):
@@ -123,6 +123,9 @@ def test_bad_generators(mini_config, detector, tmp_path):
     cfg = online(mini_config, detector)
     cfg.model.proposal_generator.pipeline = None
     with pytest.raises(ValueError, match='pipeline='):
+        MODELS.build(cfg.model)
+    monkeypatch.setattr('importlib.util.find_spec', lambda name: None)
+    with pytest.raises(ImportError, match=r'galr_mm\[detect\]'):
         MODELS.build(cfg.model)
 
 
