@@ -7,6 +7,7 @@ from galr_mm.datasets import Vocabulary
 from galr_mm.models.fusion.midf import MODES
 from galr_mm.registry import MODELS
 from galr_mm.structures import ObjectGraph
+from tests.conftest import ROOT
 
 VOCABULARY = Vocabulary.from_captions(['a white plane near two ships'])
 BACKBONE = dict(type='mmpretrain.ResNet', depth=18, out_indices=(0, 1, 2, 3))
@@ -103,6 +104,32 @@ def test_backbones_by_a_config_line(options, size):
     first = next(p for p in model.backbone.parameters() if p.requires_grad)
     assert first.grad.abs().sum() > 0
     assert model.visual.solo_fc.weight.grad.abs().sum() > 0
+
+
+TINY_CLIP = str(ROOT / 'tests/data/clip/tiny-vit.json')
+
+
+@pytest.mark.parametrize('clip', [False, True])
+def test_bfloat16_on_any_backbone(clip):
+    options = {}
+    if clip:
+        options = dict(
+            backbone=dict(type='galr_mm.OpenCLIPBackbone', model_name=TINY_CLIP),
+            visual=dict(type='galr_mm.CLIPEmbedding'),
+            text_encoder=dict(type='galr_mm.OpenCLIPTextEncoder', model_name=TINY_CLIP),
+        )
+    plain, half = galr('tokens', **options).eval(), galr('tokens', precision='amp_bf16', **options).eval()
+    half.load_state_dict(plain.state_dict())
+    images, samples = batch()
+    images = images[..., :32, :32]
+    feats, expected = (m(images, samples, mode='tensor')['image_feat'] for m in (half, plain))
+    assert feats.dtype == torch.float32
+    assert not torch.equal(feats, expected)
+    torch.testing.assert_close(feats, expected, atol=3e-2, rtol=0)
+    half.train()(images, samples, mode='loss')['loss_contrastive'].backward()
+    assert next(half.backbone.parameters()).grad is not None
+    with pytest.raises(ValueError, match="precision is 'fp8'"):
+        galr(precision='fp8')
 
 
 def test_the_dry_run_leaves_no_trace():

@@ -53,6 +53,7 @@ class DualEncoder(BaseModel):
         data_preprocessor: dict | nn.Module | None = None,
         init_cfg: dict | None = None,
     ) -> None:
+        autocast(precision, torch.device('cpu'))  # refuse a wrong name before weights are loaded
         backbone = build(backbone)
         super().__init__(data_preprocessor or getattr(backbone, 'data_preprocessor', None), init_cfg)
         self.backbone = backbone
@@ -85,7 +86,9 @@ class DualEncoder(BaseModel):
         with autocast(self.precision, images.device):
             maps = self.backbone(images)
             maps = maps if self.neck is None else self.neck(maps)
-        return maps if self.precision == 'fp32' else [m.float() for m in maps]
+        if self.precision == 'fp32' or hasattr(maps, 'embedding'):  # a CLIP's are float32 already
+            return maps
+        return [m.float() for m in maps]
 
     def _seen_by_visual(self, visual: dict | nn.Module) -> dict[str, Any]:
         """Channels of the maps and width of a CLIP's embedding, seen by a dry run where the config lacks them."""
