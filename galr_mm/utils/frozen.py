@@ -19,9 +19,9 @@ def keep_out_of_checkpoints(module: nn.Module, name: str) -> None:
         for key in [key for key in state_dict if key.startswith(f'{prefix}{name}.')]:
             del state_dict[key]
 
-    def fill_in(_: nn.Module, state_dict: dict[str, Any], prefix: str, *__: Any) -> None:
+    def fill_in(part_of: nn.Module, state_dict: dict[str, Any], prefix: str, *__: Any) -> None:
         own[:] = [key for key in state_dict if key.startswith(f'{prefix}{name}.')]
-        for key, value in getattr(module, name).state_dict().items():
+        for key, value in getattr(part_of, name).state_dict().items():
             state_dict.setdefault(f'{prefix}{name}.{key}', value)
 
     module._register_state_dict_hook(leave_out)

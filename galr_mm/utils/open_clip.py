@@ -158,8 +158,11 @@ def _check_pretrained(name: str, pretrained: str | None) -> None:
     tags = open_clip.list_pretrained_tags_by_model(name)
     if pretrained.lower() in (tag.lower() for tag in tags):
         wanted = bool(open_clip.get_pretrained_cfg(name, pretrained).get('quick_gelu', False))
-        if wanted != bool(get_model_config(name).get('quick_gelu', False)):  # open_clip only warns
-            other = f'{name}-quickgelu' if wanted else name.removesuffix('-quickgelu')
+        other = f'{name}-quickgelu' if wanted else name.removesuffix('-quickgelu')
+        # open_clip only warns; where it has no such other model, its own notes on the weights are at fault
+        if wanted != bool(get_model_config(name).get('quick_gelu', False)) and other in set(open_clip.list_models()) - {
+            name
+        }:
             raise ValueError(
                 f'the weights {pretrained!r} are for {"QuickGELU" if wanted else "GELU"}, and {name} has the other '
                 f'activation; use model_name={other!r}'

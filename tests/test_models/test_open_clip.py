@@ -1,6 +1,7 @@
 """OpenCLIP's towers as parts: the same numbers as open_clip's own, from tensors and from picture files."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -282,6 +283,14 @@ def test_files_that_are_no_weights(tmp_path, content, message):
 
 
 def test_activation_of_the_weights():
+    for name, tag in open_clip.list_pretrained():  # all are taken, or a model is named that goes with the weights
+        try:
+            load_preprocess(name, tag)
+        except ValueError as error:
+            other = re.search(r"model_name='([^']+)'", str(error))[1]
+            assert tag in open_clip.list_pretrained_tags_by_model(other)
+            load_preprocess(other, tag)
+    load_preprocess('roberta-ViT-B-32', 'laion2b_s12b_b32k')
     with pytest.raises(ValueError, match="QuickGELU.*use model_name='RN50-quickgelu'"):
         build('OpenCLIPRetriever', model_name='RN50', pretrained='openai')
 

@@ -5,7 +5,7 @@ import io
 import numpy as np
 from mmcv.transforms.utils import cache_randomness
 from mmengine import fileio
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 from torchvision.transforms import RandomResizedCrop
 from torchvision.transforms import functional as F
 
@@ -61,7 +61,7 @@ class OpenCLIPPreprocess(LoadPicture):
         self.model_name = model_name
         self.scale = scale
         self.min_visible = min_visible
-        preprocess = load_preprocess(model_name, pretrained)
+        preprocess = load_preprocess(model_name, pretrained)  # says which extra to install, so it comes first
         from open_clip.transform import PreprocessCfg, image_transform_v2
 
         cfg = PreprocessCfg(**preprocess)
@@ -103,7 +103,7 @@ class OpenCLIPPreprocess(LoadPicture):
         if results.get('img') is None:
             try:
                 picture = ImageOps.exif_transpose(Image.open(io.BytesIO(fileio.get(results['img_path']))))
-            except (OSError, UnidentifiedImageError):
+            except OSError:
                 picture = None  # LoadPicture reads it all the same, or says which file it is
             if picture is not None and picture.mode in PIL_MODES:
                 results['img_shape'] = picture.height, picture.width
