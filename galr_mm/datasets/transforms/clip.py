@@ -23,9 +23,9 @@ class OpenCLIPPreprocess(LoadImageWithProposals):
     """Load an image and bring it to the size that an OpenCLIP model takes, with open_clip's own resampling.
 
     The first step of a pipeline, in place of :class:`galr_mm.LoadImageWithProposals`. Without ``scale`` it does what
-    open_clip's ``preprocess_val`` does, up to normalization, which is the data preprocessor's; with it, a random crop of
-    that fraction of the image, as ``preprocess_train`` does. Boxes move along. An image that is turned by its EXIF data is turned
-    first, as everywhere here.
+    open_clip's ``preprocess_val`` does, up to normalization, which is the data preprocessor's; with it, a random crop
+    of that fraction of the image, as ``preprocess_train`` does. Boxes move along. An image that is rotated by its EXIF
+    data is set upright first, as everywhere here.
 
     Required Keys:
 
