@@ -9,7 +9,7 @@ from mmengine.config import Config
 from galr_mm.apis import encode_images, init_model
 from galr_mm.detection.extraction import Settings, extract_proposals
 from galr_mm.registry import DATASETS, MODELS
-from tests.test_proposals.test_extraction import CONFIG, detector
+from tests.test_detection.test_extraction import CONFIG, detector
 
 pytest.importorskip('mmdet')
 __all__ = ['detector']

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from galr_mm.evaluation import QueryBankReranker, multivariate_rerank_from_features
-from tests.test_evaluation.test_rerank import OPTIONS, features
+from tests.test_functional.test_rerank import OPTIONS, features
 
 
 @pytest.mark.parametrize('options', [{}, *OPTIONS])

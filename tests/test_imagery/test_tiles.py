@@ -12,7 +12,7 @@ from galr_mm.detection.detector import build_detector, detector_pipelines, find_
 from galr_mm.detection.extraction import Settings, extract_proposals
 from galr_mm.utils.io import claimed
 from tests.conftest import run_tool
-from tests.test_proposals.test_extraction import CONFIG, detector
+from tests.test_detection.test_extraction import CONFIG, detector
 
 __all__ = ['detector']
 
