@@ -14,7 +14,7 @@ $(PY):
 
 # another torch: make setup TORCH="torch==2.11.0 torchvision==0.26.0" [TORCH_INDEX=<index URL>]
 setup: $(PY)
-	@$(PY) tools/setup_env.py $(if $(TORCH),--torch "$(TORCH)") $(if $(TORCH_INDEX),--torch-index "$(TORCH_INDEX)")
+	@$(PY) dev/setup_env.py $(if $(TORCH),--torch "$(TORCH)") $(if $(TORCH_INDEX),--torch-index "$(TORCH_INDEX)")
 
 # each step leaves a file and each training resumes, so an interrupted demo goes on where it stopped;
 # after a change of a config, `make clean-demo` starts it again
@@ -23,7 +23,7 @@ demo: setup $(DEMO)/galr/trained
 	$(PY) tools/test.py configs/galr_mini.py $$(cat $(DEMO)/galr/trained) --work-dir $(DEMO)/test
 	$(PY) tools/test.py configs/galr_mini.py $$(cat $(DEMO)/galr/trained) --work-dir $(DEMO)/test_mr \
 		--show-dir $(DEMO) --out $(DEMO)/scores.npz --cfg-options rerank=mr
-	@echo "== the sheet of captions with their best pictures: $(DEMO)/mr_hits.png (raw: $(DEMO)/raw_hits.png)"
+	@echo "== the sheet of captions with their best images: $(DEMO)/mr_hits.png (raw: $(DEMO)/raw_hits.png)"
 
 data/mini/dataset_mini.json: | setup
 	@echo "== draw the mini data set"

@@ -1,4 +1,4 @@
-"""Pictures a second of proposal extraction against mmdet's own ``inference_detector``, which goes one by one.
+"""Images a second of proposal extraction against mmdet's own ``inference_detector``, which goes one by one.
 
 ``python benchmarks/bench_extraction.py DET_CONFIG DET_CKPT IMAGES [--num 200]``; the two take turns in one run.
 """
@@ -12,8 +12,8 @@ from pathlib import Path
 import torch
 from mmengine.registry import DefaultScope
 
-from galr_mm.proposals.detection import build_detector
-from galr_mm.proposals.extraction import Settings, detect, list_pictures
+from galr_mm.detection.detector import build_detector
+from galr_mm.detection.extraction import Settings, detect, list_images
 
 
 def main() -> None:
@@ -22,12 +22,12 @@ def main() -> None:
     parser.add_argument('config', type=Path)
     parser.add_argument('checkpoint', type=Path)
     parser.add_argument('images', type=Path)
-    parser.add_argument('--num', type=int, default=200, help='pictures')
+    parser.add_argument('--num', type=int, default=200, help='images')
     parser.add_argument('--batch-size', type=int, default=8)
     parser.add_argument('--num-workers', type=int, default=2)
     parser.add_argument('--device', default='cpu')
     args = parser.parse_args()
-    root, names = list_pictures(args.images)
+    root, names = list_images(args.images)
     names = names[: args.num]
     model, steps = build_detector(args.config, args.checkpoint, args.device)
     from mmdet.apis import inference_detector
@@ -44,8 +44,8 @@ def main() -> None:
             pass
         seconds['extraction'].append(time.perf_counter() - start)
     best = {name: min(values) for name, values in seconds.items()}
-    print(f'{args.config.name}, {len(names)} pictures, {args.device}, {torch.get_num_threads()} threads')
-    print('| | pictures / s |\n| --- | --- |')
+    print(f'{args.config.name}, {len(names)} images, {args.device}, {torch.get_num_threads()} threads')
+    print('| | images / s |\n| --- | --- |')
     for name, value in best.items():
         print(f'| {name} | {len(names) / value:.1f} |')
     print(f'extraction is {best["inference_detector"] / best["extraction"]:.2f} times as fast')

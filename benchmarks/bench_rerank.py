@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from galr_mm.evaluation import multivariate_rerank, multivariate_rerank_from_features
-from galr_mm.evaluation.functional.candidates import FeatureTiles
+from galr_mm.functional.rerank.candidates import FeatureTiles
 
 GIB = 1 << 30
 
@@ -43,12 +43,12 @@ def plain_loops(similarity: np.ndarray, k: int = 30) -> np.ndarray:
     return out
 
 
-def features(pictures: int, captions: int, width: int = 512, seed: int = 0) -> tuple[Tensor, Tensor]:
-    """Unit vectors in 64 loose groups around one direction, captions around their pictures, as trained ones are."""
+def features(images: int, captions: int, width: int = 512, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Unit vectors in 64 loose groups around one direction, captions around their images, as trained ones are."""
     g = torch.Generator().manual_seed(seed)
-    centres = torch.randn(64, width, generator=g) + torch.randn(width, generator=g)
-    image = centres[torch.randint(64, (pictures,), generator=g)] + torch.randn(pictures, width, generator=g)
-    text = image.repeat_interleave(captions // pictures, dim=0)
+    centers = torch.randn(64, width, generator=g) + torch.randn(width, generator=g)
+    image = centers[torch.randint(64, (images,), generator=g)] + torch.randn(images, width, generator=g)
+    text = image.repeat_interleave(captions // images, dim=0)
     for part in text.split(65536):
         part.add_(torch.randn(part.shape, generator=g), alpha=1.5)
     return F.normalize(image, dim=1), F.normalize(text, dim=1)
@@ -88,8 +88,8 @@ def bench_matrix(device: torch.device) -> None:
     """Re-ranking of given matrices against the loops, which run on the CPU."""
     print('| matrix | directions | loops, s | ours, s | times faster | peak memory above the input / matrix |')
     print('| --- | --- | --- | --- | --- | --- |')
-    for pictures, captions, both in ((452, 2260, True), (1093, 5465, True), (5000, 25000, False)):
-        image, text = features(pictures, captions)
+    for images, captions, both in ((452, 2260, True), (1093, 5465, True), (5000, 25000, False)):
+        image, text = features(images, captions)
         similarity = image @ text.t()
         del image, text
         views = [similarity, similarity.t()] if both else [similarity]
@@ -102,15 +102,15 @@ def bench_matrix(device: torch.device) -> None:
             inside = torch.from_numpy(want) != 0
             torch.testing.assert_close(got.cpu()[inside], torch.from_numpy(want)[inside], atol=1e-5, rtol=1e-4)
         print(
-            f'| {pictures} x {captions} | {"both" if both else "pictures as queries"} | {slow:.2f} | {seconds:.3f} | '
+            f'| {images} x {captions} | {"both" if both else "images as queries"} | {slow:.2f} | {seconds:.3f} | '
             f'{slow / seconds:.0f} | {peak / similarity.numel() / 4:.2f} |',
             flush=True,
         )
 
 
-def bench_features(device: torch.device, pictures: int, captions: int, bare: bool = True) -> None:
+def bench_features(device: torch.device, images: int, captions: int, bare: bool = True) -> None:
     """Re-ranking from features against the bare product in the same tiles."""
-    image, text = (x.to(device) for x in features(pictures, captions))
+    image, text = (x.to(device) for x in features(images, captions))
 
     def ours() -> float:
         return timed(lambda: multivariate_rerank_from_features(image, text, progress=False), device)[0]
@@ -126,7 +126,7 @@ def bench_features(device: torch.device, pictures: int, captions: int, bare: boo
     print('| features | seconds | bare product, s | ratio | peak memory above the features, GiB |')
     print('| --- | --- | --- | --- | --- |')
     print(
-        f'| {pictures} x {captions}, 512 | {seconds:.1f} | {f"{product:.1f}" if bare else "-"} | '
+        f'| {images} x {captions}, 512 | {seconds:.1f} | {f"{product:.1f}" if bare else "-"} | '
         f'{f"{seconds / product:.2f}" if bare else "-"} | {peak / GIB:.2f} |',
         flush=True,
     )

@@ -11,7 +11,7 @@ data_root = 'data/mini/'
 dataset = dict(data_root=data_root, ann_file='dataset_mini.json')
 # captions say left and right, so no flips
 train_pipeline = [
-    dict(type='galr_mm.LoadPicture'),
+    dict(type='galr_mm.LoadImageWithProposals'),
     dict(
         type='mmengine.RandomResize',
         resize_type='mmengine.Resize',

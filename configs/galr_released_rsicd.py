@@ -22,7 +22,7 @@ model = dict(
 )
 dataset = dict(data_root=data_root, ann_file='dataset_rsicd.json', sentence_vectors='skip_thoughts.npy')
 train_pipeline = [
-    dict(type='galr_mm.LoadPicture'),
+    dict(type='galr_mm.LoadImageWithProposals'),
     dict(type='mmengine.Resize', scale=(278, 278)),
     dict(type='galr_mm.RandomRotate', angle_range=(0, 90)),
     dict(type='galr_mm.RandomCrop', crop_size=256),

@@ -1,4 +1,4 @@
-"""GaLR on RSICD: 9,828 pictures for training and validation, 1,093 for the test."""
+"""GaLR on RSICD: 9,828 images for training and validation, 1,093 for the test."""
 
 _base_ = [
     './_base_/datasets/image_text_256px.py',

@@ -1,4 +1,4 @@
-"""GaLR on RSITMD: 4,291 training pictures (20 % of them drawn for validation), 452 for the test."""
+"""GaLR on RSITMD: 4,291 training images (20 % of them drawn for validation), 452 for the test."""
 
 _base_ = [
     './_base_/datasets/image_text_256px.py',

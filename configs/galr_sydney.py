@@ -1,4 +1,4 @@
-"""GaLR on Sydney-captions: 497 / 58 / 58 pictures."""
+"""GaLR on Sydney-captions: 497 / 58 / 58 images."""
 
 _base_ = [
     './_base_/datasets/image_text_256px.py',

@@ -1,4 +1,4 @@
-"""GaLR on UCM-captions: 1,680 / 210 / 210 pictures."""
+"""GaLR on UCM-captions: 1,680 / 210 / 210 images."""
 
 _base_ = [
     './_base_/datasets/image_text_256px.py',

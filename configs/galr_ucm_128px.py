@@ -1,4 +1,4 @@
-"""GaLR on UCM-captions at 128 px, sized for a CPU: 12 epochs of 8,400 captions are 60 passes over the pictures."""
+"""GaLR on UCM-captions at 128 px, sized for a CPU: 12 epochs of 8,400 captions are 60 passes over the images."""
 
 _base_ = [
     './_base_/datasets/image_text_128px.py',

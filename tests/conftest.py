@@ -46,7 +46,7 @@ def mini_config(mini, tmp_path_factory):
 _base_ = '{ROOT}/configs/galr_mini.py'
 data_root = '{mini}/'
 pipeline = [
-    dict(type='galr_mm.LoadPicture'),
+    dict(type='galr_mm.LoadImageWithProposals'),
     dict(type='mmengine.Resize', scale=(64, 64)),
     dict(type='galr_mm.PackRetrievalInputs'),
 ]
@@ -71,7 +71,7 @@ def data_root():
 
 
 def shrink_clip(cfg, mini, work_dir):
-    """Let a CLIP config run in seconds: a tiny CLIP with random weights, a few pictures. Gives the splits it has."""
+    """Let a CLIP config run in seconds: a tiny CLIP with random weights, a few images. Gives the splits it has."""
     tiny = dict(model_name=str(ROOT / 'tests/data/clip/tiny-vit.json'), pretrained=None)
     for tower in [cfg.model] if 'model_name' in cfg.model else [cfg.model.backbone, cfg.model.text_encoder]:
         assert set(tiny) <= set(tower)

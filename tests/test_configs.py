@@ -8,7 +8,7 @@ import pytest
 from mmengine.config import Config
 from mmengine.runner import Runner
 
-from galr_mm.datasets import Vocabulary
+from galr_mm.text import Vocabulary
 from tests.conftest import ROOT, run_tool, shrink_clip
 
 CONFIGS = sorted(path for path in (ROOT / 'configs').rglob('*.py') if '_base_' not in path.parts)

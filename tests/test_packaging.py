@@ -118,7 +118,7 @@ def test_mim_trains_and_tests_a_config(installed, mini_config, tmp_path):
     test = ['-m', 'mim', 'test', 'galr_mm', config, '--checkpoint', checkpoint, '--work-dir', tmp_path / 'test']
     log = installed(*test, '--cfg-options', 'rerank=mr', 'rerank_cfg.mr.k=7', cwd=tmp_path)
     assert 'MultivariateRerank(k=7)' in log
-    assert f'{SMALL["test"]} pictures' in log
+    assert f'{SMALL["test"]} images' in log
     assert re.search(r'^mr +\d', log, re.M)
     assert 'Testing finished successfully' in log
 

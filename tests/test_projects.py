@@ -32,7 +32,7 @@ def test_example_project(mini_config, mini, tmp_path):
     (best,) = tmp_path.glob('best_mR_*.pth')
     done = run_tool('tools/test.py', config, best, '--work-dir', tmp_path, **options)
     log = done.stdout + done.stderr
-    assert re.search(r'^centred +\d', log, re.M)
+    assert re.search(r'^centered +\d', log, re.M)
     assert re.search(r'^mr +\d', log, re.M)
 
 

@@ -11,8 +11,9 @@ init_default_scope(sys.argv[1])
 folder = sys.argv[2]
 backbone = dict(type='mmpretrain.ResNet', depth=18, out_indices=(0, 1, 2, 3))
 text = dict(type='galr_mm.BiGRUEncoder', vocabulary=folder + '/vocabulary.json')
-pipeline = [dict(type='galr_mm.LoadPicture'), dict(type='Resize', scale=(64, 64)), dict(type='galr_mm.RandomRotate'),
-            dict(type='galr_mm.RandomCrop', crop_size=32), dict(type='galr_mm.PackRetrievalInputs')]
+pipeline = [dict(type='galr_mm.LoadImageWithProposals'), dict(type='Resize', scale=(64, 64)),
+            dict(type='galr_mm.RandomRotate'), dict(type='galr_mm.RandomCrop', crop_size=32),
+            dict(type='galr_mm.PackRetrievalInputs')]
 built = [
     MODELS.build(dict(type='galr_mm.MIDF')),
     MODELS.build(dict(type='galr_mm.GaLR', backbone=backbone, visual=dict(type='galr_mm.MVSA'), text_encoder=text,

@@ -1,65 +1,6 @@
-"""Train a config: ``python tools/train.py configs/galr_rsitmd.py [flags]``."""
+"""Run galr_mm/cli/train.py, where the code and the options are."""
 
-from __future__ import annotations
-
-import argparse
-from pathlib import Path
-
-from mmengine.config import Config
-from mmengine.device import get_device
-from mmengine.registry import RUNNERS
-from mmengine.runner import Runner
-
-from galr_mm.utils.cli import add_common_arguments, close_processes, load_config
-
-
-def parse_args() -> argparse.Namespace:
-    """Flags of mmpretrain's tool of the same name."""
-    parser = argparse.ArgumentParser(description='Train a model')
-    add_common_arguments(parser)
-    parser.add_argument(
-        '--resume',
-        nargs='?',
-        const='auto',
-        metavar='CHECKPOINT',
-        help='go on from CHECKPOINT, or without one from the latest checkpoint in the work directory',
-    )
-    parser.add_argument('--no-validate', action='store_true', help='do not evaluate during training')
-    parser.add_argument('--auto-scale-lr', action='store_true', help='scale the learning rate with the batch size')
-    return parser.parse_args()
-
-
-def merge_args(cfg: Config, args: argparse.Namespace) -> Config:
-    """Derive runner settings from the flags, on top of a config that already holds ``--cfg-options``."""
-    if args.no_validate:
-        cfg.val_cfg = cfg.val_dataloader = cfg.val_evaluator = None
-        # nothing to choose the best checkpoint by
-        cfg.default_hooks.checkpoint.pop('save_best', None)
-    if args.amp:
-        if get_device() == 'cpu':
-            raise SystemExit('--amp: mixed precision training needs a GPU')
-        cfg.optim_wrapper.type = 'AmpOptimWrapper'
-        cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
-    if args.auto_scale_lr:
-        if 'base_batch_size' not in cfg.get('auto_scale_lr', {}):
-            raise SystemExit('--auto-scale-lr needs auto_scale_lr=dict(base_batch_size=...) in the config')
-        cfg.auto_scale_lr.enable = True
-    if args.resume is not None:
-        cfg.resume = True
-        cfg.load_from = None if args.resume == 'auto' else args.resume
-        if cfg.load_from and not Path(cfg.load_from).is_file():
-            raise SystemExit(f'--resume: no checkpoint at {cfg.load_from}')
-    return cfg
-
-
-def main() -> None:
-    """Run training."""
-    args = parse_args()
-    cfg = merge_args(load_config(args), args)
-    runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
-    runner.train()
-    close_processes()
-
+from galr_mm.cli.train import main
 
 if __name__ == '__main__':
     main()

@@ -1,4 +1,4 @@
-"""RTMDet-tiny on DOTA v1.0 as horizontal boxes (15 classes), for pictures cut to 1024 px tiles.
+"""RTMDet-tiny on DOTA v1.0 as horizontal boxes (15 classes), for images cut to 1024 px tiles.
 
 The data is yours to get and to cut (overlap 200 is usual); layout: data/dota/{images/, instances_train.json,
 instances_val.json}, COCO json whose categories have the names below. Not trained here. Extract proposals of large

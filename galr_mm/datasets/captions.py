@@ -1,6 +1,6 @@
 """Caption lists on disk: Karpathy-style json and the released ``*_precomp`` text lists.
 
-Everything is held as Karpathy records, one a picture::
+Everything is held as Karpathy records, one an image::
 
     {'filename': 'airport_1.jpg', 'imgid': 0, 'split': 'train', 'sentids': [0, 1],
      'sentences': [{'raw': 'many planes are parked .', 'imgid': 0, 'sentid': 0}, ...]}
@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-from galr_mm.datasets.vocabulary import words_of
+from galr_mm.text import caption_words
 
 SPLITS = ('train', 'val', 'test')
 HOW_TO_GET_DATA = 'docs/datasets.md says where each data set comes from and how its folder is laid out'
@@ -25,16 +25,16 @@ class CleanRecords(NamedTuple):
 
     records: list[dict]
     blank_captions: int
-    dropped_pictures: list[str]
+    dropped_images: list[str]
 
     def summary(self) -> str:
         """One line for a log; empty when nothing was left out."""
-        if not self.blank_captions and not self.dropped_pictures:
+        if not self.blank_captions and not self.dropped_images:
             return ''
         text = f'{self.blank_captions} blank captions dropped'
-        if self.dropped_pictures:
-            text += f'; {len(self.dropped_pictures)} pictures without any caption dropped: '
-            text += ', '.join(self.dropped_pictures)
+        if self.dropped_images:
+            text += f'; {len(self.dropped_images)} images without any caption dropped: '
+            text += ', '.join(self.dropped_images)
         return text
 
 
@@ -82,7 +82,7 @@ def _record_problem(record: object) -> str:
 def read_precomp(folder: str | Path) -> list[dict]:
     """Read the released lists ``{train,val,test}_filename.txt`` and ``{...}_caps.txt`` of a folder.
 
-    A file-name list has one line a picture (its captions then follow each other, the same number for each) or one line
+    A file-name list has one line an image (its captions then follow each other, the same number for each) or one line
     a caption.
 
     Raises:
@@ -91,7 +91,7 @@ def read_precomp(folder: str | Path) -> list[dict]:
     """
     folder = Path(folder)
     records: list[dict] = []
-    each: dict[str, set[int]] = {}  # captions of a picture
+    each: dict[str, set[int]] = {}  # captions of an image
     for split in SPLITS:
         names_path, caps_path = folder / f'{split}_filename.txt', folder / f'{split}_caps.txt'
         if not names_path.exists() and not caps_path.exists():
@@ -107,7 +107,7 @@ def read_precomp(folder: str | Path) -> list[dict]:
         raise FileNotFoundError(f'{folder} holds no train_filename.txt, train_caps.txt, ...; {HOW_TO_GET_DATA}')
     if all(len(counts) == 1 for counts in each.values()) and len(set.union(*each.values())) > 1:
         numbers = ', '.join(f'{min(counts)} in {split}' for split, counts in each.items())
-        raise ValueError(f'{folder}: the number of captions a picture differs ({numbers}); a list was cut')
+        raise ValueError(f'{folder}: the number of captions an image differs ({numbers}); a list was cut')
     return number_records(records)
 
 
@@ -128,11 +128,11 @@ def _group(names: list[str], captions: list[str], names_path: Path, caps_path: P
         raise ValueError(f'{names_path} line {[bool(n.strip()) for n in names].index(False) + 1} is blank')
     if len(captions) % len(names):
         raise ValueError(
-            f'{lengths}: expected the same number (one line a caption) or a multiple of it (one line a picture)'
+            f'{lengths}: expected the same number (one line a caption) or a multiple of it (one line an image)'
         )
     each = len(captions) // len(names)
     if each > 1 and len(set(names)) < len(names):
-        raise ValueError(f'{lengths}: one line a picture, but some pictures are listed more than once')
+        raise ValueError(f'{lengths}: one line an image, but some images are listed more than once')
     grouped: dict[str, list[str]] = {}
     for number, caption in enumerate(captions):
         grouped.setdefault(names[number // each].strip(), []).append(caption)
@@ -144,7 +144,7 @@ def _record(name: str, split: str, texts: Iterable[str]) -> dict:
 
 
 def number_records(records: list[dict]) -> list[dict]:
-    """Give pictures and sentences the running numbers of the Karpathy format."""
+    """Give images and sentences the running numbers of the Karpathy format."""
     sentid = 0
     for imgid, record in enumerate(records):
         record['imgid'] = imgid
@@ -158,16 +158,16 @@ def number_records(records: list[dict]) -> list[dict]:
 def clean_split(records: list[dict], split: str, source: str | Path) -> CleanRecords:
     """Records of one split without captions that hold no word.
 
-    In training a picture left without a caption is dropped. In val and test nothing may silently leave the protocol.
+    In training an image left without a caption is dropped. In val and test nothing may silently leave the protocol.
 
     Raises:
-        ValueError: when a val or test picture is left without a caption, or the split is empty; names ``source``.
+        ValueError: when a val or test image is left without a caption, or the split is empty; names ``source``.
     """
     blank, dropped, kept = 0, [], []
     for record in records:
         if record['split'] != split and not (split == 'train' and record['split'] == 'restval'):
             continue
-        sentences = [s for s in record['sentences'] if words_of(s['raw'])]
+        sentences = [s for s in record['sentences'] if caption_words(s['raw'])]
         blank += len(record['sentences']) - len(sentences)
         if sentences:
             kept.append({**record, 'sentences': sentences, 'sentids': [s.get('sentid') for s in sentences]})
@@ -175,26 +175,26 @@ def clean_split(records: list[dict], split: str, source: str | Path) -> CleanRec
             dropped.append(record['filename'])
     if dropped and split != 'train':
         raise ValueError(
-            f'{source}: {len(dropped)} {split} pictures have no caption that holds a word: {", ".join(dropped[:10])}; '
+            f'{source}: {len(dropped)} {split} images have no caption that holds a word: {", ".join(dropped[:10])}; '
             'evaluation would no longer be on the published split'
         )
     if not kept:
         splits = sorted({record['split'] for record in records})
-        raise ValueError(f'{source} holds no picture of split {split!r}; its splits are {splits}. {HOW_TO_GET_DATA}')
+        raise ValueError(f'{source} holds no image of split {split!r}; its splits are {splits}. {HOW_TO_GET_DATA}')
     return CleanRecords(kept, blank, dropped)
 
 
 def draw_val(records: list[dict], fraction: float, seed: int) -> int:
-    """Move a seeded random ``fraction`` of the training pictures to split 'val', in place; returns how many.
+    """Move a seeded random ``fraction`` of the training images to split 'val', in place; returns how many.
 
     Raises:
-        ValueError: when ``fraction`` is not between 0 and 1, or would leave train or val without a picture.
+        ValueError: when ``fraction`` is not between 0 and 1, or would leave train or val without an image.
     """
     if not 0 < fraction < 1:
-        raise ValueError(f'the fraction of training pictures for val must lie between 0 and 1, got {fraction}')
+        raise ValueError(f'the fraction of training images for val must lie between 0 and 1, got {fraction}')
     train = sorted((r for r in records if r['split'] == 'train'), key=lambda r: r['filename'])
     if not 0 < round(fraction * len(train)) < len(train):
-        raise ValueError(f'a share of {fraction} of {len(train)} training pictures leaves train or val empty')
+        raise ValueError(f'a share of {fraction} of {len(train)} training images leaves train or val empty')
     chosen = random.Random(seed).sample(train, round(fraction * len(train)))
     for record in chosen:
         record['split'] = 'val'

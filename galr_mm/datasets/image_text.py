@@ -9,38 +9,38 @@ from mmengine.dataset import BaseDataset
 from mmengine.logging import print_log
 
 from galr_mm.datasets.captions import HOW_TO_GET_DATA, SPLITS, clean_split, load_karpathy
-from galr_mm.datasets.vocabulary import words_of
-from galr_mm.proposals import ProposalSet
+from galr_mm.detection import ProposalSet
 from galr_mm.registry import DATASETS
+from galr_mm.text import caption_key
 from galr_mm.utils.io import missing_files
 
 
 @DATASETS.register_module()
 class ImageTextDataset(BaseDataset):
-    """Pictures with their captions, from a Karpathy-style json.
+    """Images with their captions, from a Karpathy-style json.
 
     RSICD, RSITMD, UCM-captions and Sydney-captions are published in this form;
     ``tools/dataset_converters/convert_captions.py`` turns the released text lists into it.
 
     In training a sample is one caption: ``img_path``, ``text``, ``image_id``, ``text_id``, ``caption_id``. In test mode
-    it is one picture with all its captions: ``text`` (list), ``text_id`` / ``gt_text_id`` / ``gt_image_id`` /
+    it is one image with all its captions: ``text`` (list), ``text_id`` / ``gt_text_id`` / ``gt_image_id`` /
     ``caption_id`` (lists). Captions of equal words share a ``caption_id``. With proposals a sample also holds
     ``gt_bboxes``, ``gt_bboxes_labels`` and ``proposal_scores``, the first under the name that mmcv's transforms move
-    along with the picture.
+    along with the image.
 
     Args:
         ann_file: the json file, relative to ``data_root``.
         split: 'train', 'val' or 'test'.
-        data_prefix: ``dict(img_path=...)``, the folder of the pictures, relative to ``data_root``.
+        data_prefix: ``dict(img_path=...)``, the folder of the images, relative to ``data_root``.
         proposal_file: COCO json of proposals, relative to ``data_root``. 'auto' takes ``proposals.json`` where it
             exists; None takes none.
-        max_proposals: keep the best-scored so many of each picture.
+        max_proposals: keep the best-scored so many of each image.
         sentence_vectors: a .npy (sentences, D), row = ``sentid``; samples then hold vectors instead of words.
         **kwargs: of mmengine's BaseDataset.
 
     Raises:
-        FileNotFoundError: when the captions, a picture or a named proposal file is missing.
-        ValueError: when a file is malformed, the split is empty, or a val / test picture has no caption.
+        FileNotFoundError: when the captions, an image or a named proposal file is missing.
+        ValueError: when a file is malformed, the split is empty, or a val / test image has no caption.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class ImageTextDataset(BaseDataset):
         super().__init__(ann_file=ann_file, data_prefix=data_prefix or dict(img_path='images'), **kwargs)
 
     def load_data_list(self) -> list[dict]:
-        """Read captions and proposals and check that every picture is there."""
+        """Read captions and proposals and check that every image is there."""
         clean = clean_split(load_karpathy(self.ann_file), self.split, self.ann_file)
         if clean.summary():
             print_log(f'{self.ann_file} ({self.split}): {clean.summary()}', 'current')
@@ -73,7 +73,7 @@ class ImageTextDataset(BaseDataset):
         missing = missing_files([record['filename'] for record in clean.records], folder)
         if missing:
             raise FileNotFoundError(
-                f'{len(missing)} of {len(clean.records)} {self.split} pictures of {self.ann_file} are not in {folder}: '
+                f'{len(missing)} of {len(clean.records)} {self.split} images of {self.ann_file} are not in {folder}: '
                 f'{", ".join(missing[:5])}{", ..." if len(missing) > 5 else ""}. {HOW_TO_GET_DATA}; '
                 'tools/dataset_converters/convert_captions.py --images mends names of another file type'
             )
@@ -86,12 +86,12 @@ class ImageTextDataset(BaseDataset):
             text_ids = list(range(text_id, text_id + len(sentences)))
             text_id += len(sentences)
             texts = [s['raw'] if vectors is None else vectors[s['sentid']] for s in sentences]
-            caption_ids = [captions.setdefault(' '.join(words_of(s['raw'])), len(captions)) for s in sentences]
-            picture = dict(img_path=os.path.join(folder, record['filename']), file_name=record['filename'])
+            caption_ids = [captions.setdefault(caption_key(s['raw']), len(captions)) for s in sentences]
+            image = dict(img_path=os.path.join(folder, record['filename']), file_name=record['filename'])
             if self.test_mode:
                 samples.append(
                     dict(
-                        picture,
+                        image,
                         image_id=image_id,
                         text=texts,
                         text_id=text_ids,
@@ -102,7 +102,7 @@ class ImageTextDataset(BaseDataset):
                 )
             else:
                 samples += [
-                    dict(picture, image_id=image_id, text=text, text_id=number, caption_id=caption_id)
+                    dict(image, image_id=image_id, text=text, text_id=number, caption_id=caption_id)
                     for text, number, caption_id in zip(texts, text_ids, caption_ids, strict=True)
                 ]
         self.img_size, self.text_size = len(clean.records), text_id
@@ -118,7 +118,7 @@ class ImageTextDataset(BaseDataset):
         path = root / ('proposals.json' if self.proposal_file == 'auto' else self.proposal_file)
         if self.proposal_file == 'auto' and not path.is_file():
             print_log(
-                f'{self.split}: no proposals at {path}, so pictures come without objects. Make them with `python '
+                f'{self.split}: no proposals at {path}, so images come without objects. Make them with `python '
                 f'tools/extract_proposals.py DET_CONFIG DET_CKPT {self.data_prefix["img_path"]} --out {path}`',
                 'current',
             )
@@ -126,10 +126,8 @@ class ImageTextDataset(BaseDataset):
         self.proposals = ProposalSet(path, self.max_proposals)
         absent = sum(name not in self.proposals for name in file_names)
         if absent == len(file_names):
-            raise ValueError(f'{path} knows none of the {absent} {self.split} pictures, such as {file_names[0]!r}')
-        print_log(
-            f'{self.split}: proposals from {path}; {absent} of {len(file_names)} pictures are not in it', 'current'
-        )
+            raise ValueError(f'{path} knows none of the {absent} {self.split} images, such as {file_names[0]!r}')
+        print_log(f'{self.split}: proposals from {path}; {absent} of {len(file_names)} images are not in it', 'current')
         self._metainfo['proposal_classes'] = self.proposals.classes
 
     def _load_vectors(self, records: list[dict]) -> np.ndarray | None:

@@ -1,5 +1,7 @@
 from galr_mm.evaluation.evaluator import RetrievalEvaluator
-from galr_mm.evaluation.functional import (
+from galr_mm.evaluation.metrics import RecallAtK
+from galr_mm.evaluation.rerankers import MultivariateRerank, ProductRerank, ReverseRankRerank, build_rerankers
+from galr_mm.functional import (
     chance_recall_at_k,
     multivariate_rerank,
     multivariate_rerank_from_features,
@@ -9,13 +11,11 @@ from galr_mm.evaluation.functional import (
     retrieval_ranks,
     reverse_rank_rerank,
 )
-from galr_mm.evaluation.metrics import RecallAtK
-from galr_mm.evaluation.online import OnlineReranker
-from galr_mm.evaluation.rerankers import MultivariateRerank, ProductRerank, ReverseRankRerank, build_rerankers
+from galr_mm.functional.rerank.query_bank import QueryBankReranker
 
 __all__ = [
     'MultivariateRerank',
-    'OnlineReranker',
+    'QueryBankReranker',
     'ProductRerank',
     'RecallAtK',
     'RetrievalEvaluator',

@@ -10,10 +10,10 @@ from mmengine.logging import print_log
 from mmengine.structures import BaseDataElement
 from torch import Tensor
 
-from galr_mm.datasets.vocabulary import words_of
 from galr_mm.evaluation.rerankers import Reranker
 from galr_mm.registry import EVALUATOR, METRICS
 from galr_mm.structures import RetrievalScores
+from galr_mm.text import caption_key
 from galr_mm.utils.io import write_npz
 
 
@@ -28,7 +28,7 @@ class RetrievalEvaluator(Evaluator):
 
     Args:
         metrics: configs of callables RetrievalScores -> dict, such as :class:`galr_mm.RecallAtK`.
-        out_file: .npz that keeps i2t and t2i scores, raw and re-ranked (``mr/i2t``), ids and right answers.
+        out_file: .npz that keeps i2t and t2i scores, raw and re-ranked (``mr/i2t``), ids and positives.
 
     Example:
         >>> val_evaluator = dict(type='galr_mm.RetrievalEvaluator', metrics=[dict(type='galr_mm.RecallAtK')])
@@ -41,7 +41,7 @@ class RetrievalEvaluator(Evaluator):
         self.out_file = out_file
         self.rerankers: dict[str, Reranker] = {}  # set by RerankHook
         self.scores: dict[str, RetrievalScores] = {}  # of the last evaluation, on the main process; '' is raw
-        self.records: list[dict] = []  # the pictures of those scores, in row order
+        self.records: list[dict] = []  # the images of those scores, in row order
         self.texts: list = []  # the captions, in column order
         self._local: list[dict] = []
 
@@ -72,7 +72,7 @@ class RetrievalEvaluator(Evaluator):
         """Gather, score, re-rank and measure; all processes get the numbers.
 
         Args:
-            size: pictures of the split; fewer that arrive are an error, more are padding.
+            size: images of the split; fewer that arrive are an error, more are padding.
         """
         local, self._local = self._local, []
         gathered = [record for part in all_gather_object(local) for record in part]
@@ -86,7 +86,7 @@ class RetrievalEvaluator(Evaluator):
         self.records = list({record['image_id']: record for record in gathered}.values())
         self.records.sort(key=lambda record: record['image_id'])
         if len(self.records) != size:
-            raise RuntimeError(f'{len(self.records)} different pictures arrived, the data set holds {size}')
+            raise RuntimeError(f'{len(self.records)} different images arrived, the data set holds {size}')
         raw, text_ids, self.texts = scores_of(self.records)
         self.scores = {'': raw} | {prefix: rerank(raw) for prefix, rerank in self.rerankers.items()}
         metrics = {}
@@ -115,12 +115,12 @@ class RetrievalEvaluator(Evaluator):
         rules = '; '.join(m.tie_rule for m in self.metrics if hasattr(m, 'tie_rule'))
         settings = ''.join(f'\n{prefix}: {reranker!r}' for prefix, reranker in self.rerankers.items())
         return (
-            f'Retrieval on {split}: {raw.i2t.shape[0]} pictures, {raw.i2t.shape[1]} captions; percent; ties: {rules}'
+            f'Retrieval on {split}: {raw.i2t.shape[0]} images, {raw.i2t.shape[1]} captions; percent; ties: {rules}'
             f'{settings}\n{table}'
         )
 
     def save(self, text_ids: list[int]) -> None:
-        """Write scores of both directions, raw and re-ranked, with ids and right answers to ``out_file``."""
+        """Write scores of both directions, raw and re-ranked, with ids and positives to ``out_file``."""
         arrays = {
             f'{prefix}/{name}' if prefix else name: getattr(scores, name).contiguous().numpy()
             for prefix, scores in self.scores.items()
@@ -142,7 +142,7 @@ def scores_of(records: list[dict]) -> tuple[RetrievalScores, list[int], list]:
     """Cosine scores of gathered records, and the text ids and the captions of the columns.
 
     Raises:
-        ValueError: when there are no pictures or no captions to compare.
+        ValueError: when there are no images or no captions to compare.
     """
     captions: dict[int, tuple[Tensor, Any]] = {}
     owners: list[tuple[int, int]] = []  # row, text id
@@ -152,7 +152,7 @@ def scores_of(records: list[dict]) -> tuple[RetrievalScores, list[int], list]:
             owners.append((row, text_id))
     if not captions or any(record['image_feat'] is None for record in records):
         raise ValueError(
-            f'retrieval needs pictures and captions, got {sum(r["image_feat"] is not None for r in records)} pictures '
+            f'retrieval needs images and captions, got {sum(r["image_feat"] is not None for r in records)} images '
             f'and {len(captions)} captions'
         )
     text_ids = sorted(captions)
@@ -161,7 +161,7 @@ def scores_of(records: list[dict]) -> tuple[RetrievalScores, list[int], list]:
     for text_id in text_ids:
         feat, text = captions[text_id]
         texts.append(text)
-        text_feat.append(first.setdefault(' '.join(words_of(text)), feat) if isinstance(text, str) else feat)
+        text_feat.append(first.setdefault(caption_key(text), feat) if isinstance(text, str) else feat)
     column = {text_id: number for number, text_id in enumerate(text_ids)}
     positives = torch.zeros(len(records), len(text_ids), dtype=torch.bool)
     rows, ids = zip(*owners, strict=True)

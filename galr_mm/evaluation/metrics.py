@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from galr_mm.evaluation.functional import chance_recall_at_k, recall_at_k
+from galr_mm.functional import chance_recall_at_k, recall_at_k
 from galr_mm.registry import METRICS
 from galr_mm.structures import RetrievalScores
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from galr_mm.evaluation.functional import multivariate_rerank, product_rerank, reverse_rank_rerank
+from galr_mm.functional import multivariate_rerank, product_rerank, reverse_rank_rerank
 from galr_mm.registry import RERANKERS
 from galr_mm.structures import RetrievalScores
 

@@ -7,9 +7,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from galr_mm.evaluation.functional import retrieval_ranks
-from galr_mm.evaluation.functional.rerank import Candidates, find_candidates, multivariate_scores
-from galr_mm.evaluation.functional.rerank_inputs import check_multivariate
+from galr_mm.functional import retrieval_ranks
+from galr_mm.functional.rerank.checks import check_multivariate
+from galr_mm.functional.rerank.multivariate import Candidates, find_candidates, multivariate_scores
 from galr_mm.structures import RetrievalScores
 
 KS = (5, 10, 20, 30, 50, 100)
@@ -51,7 +51,7 @@ def sweep_multivariate(
         The mean recall of the raw scores, and a point for each setting.
 
     Raises:
-        ValueError: when a direction has no query with a right answer, and as
+        ValueError: when a direction has no query with a positive, and as
             :func:`galr_mm.evaluation.multivariate_rerank`.
     """
     if not ks:
@@ -70,7 +70,7 @@ def sweep_multivariate(
         directions.append((candidates, positives.gather(1, candidates.index), retrieval_ranks(own, positives)))
     for name, (_, _, ranks) in zip(('i2t', 't2i'), directions, strict=True):
         if not (ranks >= 0).any():
-            raise ValueError(f'{name} has no query with a right answer')
+            raise ValueError(f'{name} has no query with a positive')
     raw = _mean_recall([ranks for _, _, ranks in directions], topk)
     points = []
     for k in sorted(set(ks)):
@@ -88,12 +88,12 @@ def first_candidates(candidates: Candidates, k: int) -> Candidates:
 
 
 def ranks_after(candidates: Candidates, scores: Tensor, right: Tensor, ranks: Tensor) -> Tensor:
-    """0-based ranks of the best right answer once the candidates are ordered by their scores.
+    """0-based ranks of the best positive once the candidates are ordered by their scores.
 
     Shapes:
         - scores: (Q, k)
-        - right: bool (Q, k), candidates that are right answers
-        - ranks: int64 (Q,), ranks before, which queries with no right answer among their candidates keep
+        - right: bool (Q, k), candidates that are positives
+        - ranks: int64 (Q,), ranks before, which queries with no positive among their candidates keep
     """
     if candidates.valid is not None:
         scores, right = scores.masked_fill(~candidates.valid, -torch.inf), right & candidates.valid

@@ -1,10 +1,11 @@
+from galr_mm.models.clip import CLIPEmbedding, OpenCLIPBackbone, OpenCLIPRetriever, OpenCLIPTextEncoder
+from galr_mm.models.detection import ProposalGenerator
 from galr_mm.models.fusion import MIDF
 from galr_mm.models.graph import DREA, GCN, RoINodes
 from galr_mm.models.losses import ContrastiveLoss, TripletLoss
-from galr_mm.models.retrievers import DualEncoder, GaLR, OpenCLIPRetriever
-from galr_mm.models.text import BiGRUEncoder, HuggingFaceTextEncoder, OpenCLIPTextEncoder, SentenceVectorProjection
-from galr_mm.models.visual import MVSA, CLIPEmbedding, GlobalPool, OpenCLIPBackbone
-from galr_mm.proposals.generator import ProposalGenerator
+from galr_mm.models.retrievers import DualEncoder, GaLR
+from galr_mm.models.text import BiGRUEncoder, HuggingFaceTextEncoder, SentenceVectorProjection
+from galr_mm.models.visual import MVSA, GlobalPool
 
 __all__ = [
     'DREA',

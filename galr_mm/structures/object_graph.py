@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 class ObjectGraph(NamedTuple):
-    """A batch of padded graphs of salient objects, one graph a picture.
+    """A batch of padded graphs of salient objects, one graph an image.
 
     Shapes:
         - x: node features (B, N, F)

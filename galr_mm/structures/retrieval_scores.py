@@ -8,15 +8,15 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class RetrievalScores:
-    """Similarities of a whole split in both directions, with the right answers.
+    """Similarities of a whole split in both directions, with the positives.
 
     ``t2i`` is not assumed to be the transpose of ``i2t``: a retriever with a pairwise second stage scores each
     direction on its own candidates.
 
     Shapes:
-        - i2t: (I, T), rows are picture queries
+        - i2t: (I, T), rows are image queries
         - t2i: (T, I), rows are caption queries
-        - positives: bool (I, T), true where caption t describes picture i
+        - positives: bool (I, T), true where caption t describes image i
 
     ``filler`` is the value, below all others, of pairs that were not scored; None where all were.
     """
@@ -35,19 +35,19 @@ class RetrievalScores:
 
     @classmethod
     def from_features(cls, image_feat: Tensor, text_feat: Tensor, positives: Tensor) -> RetrievalScores:
-        """Cosine similarities of L2-normalised features (I, D) and (T, D)."""
+        """Cosine similarities of L2-normalized features (I, D) and (T, D)."""
         i2t = image_feat @ text_feat.t()
         return cls(i2t, i2t.t(), positives)
 
     @classmethod
     def from_matrix(cls, i2t: Tensor, captions_per_image: int = 5) -> RetrievalScores:
-        """A matrix (I, I * n) whose captions ``n * i`` to ``n * i + n - 1`` describe picture ``i``."""
+        """A matrix (I, I * n) whose captions ``n * i`` to ``n * i + n - 1`` describe image ``i``."""
         images, texts = i2t.shape
         if captions_per_image < 1:
             raise ValueError(f'captions_per_image is {captions_per_image}, expected 1 or more')
         if texts != images * captions_per_image:
             raise ValueError(
-                f'{images} pictures with {captions_per_image} captions each need '
+                f'{images} images with {captions_per_image} captions each need '
                 f'{images * captions_per_image} columns, got {texts}'
             )
         owner = torch.arange(texts, device=i2t.device) // captions_per_image

@@ -7,7 +7,7 @@ import platform
 import sys
 
 import galr_mm
-from galr_mm.utils.install_check import OPENMMLAB, REBUILD_MMCV, mixed_lines, mmcv_ops_error, version_of
+from galr_mm.integrations.installation import OPENMMLAB, REBUILD_MMCV, mixed_lines, mmcv_ops_error, version_of
 
 OPTIONAL = {'mmdet': 'detect', 'open_clip': 'clip', 'transformers': 'text'}
 OTHERS = (

@@ -55,13 +55,13 @@ def write_npz(path: str | Path, **arrays: object) -> None:
 
 
 def missing_files(names: list[str], folder: str) -> list[str]:
-    """Names that are not in ``folder``; one listing a sub-folder, not one look-up a picture.
+    """Names that are not in ``folder``; one listing a sub-folder, not one look-up an image.
 
     Raises:
         FileNotFoundError: when the folder is not there.
     """
     if not os.path.isdir(folder):
-        raise FileNotFoundError(f'no picture folder at {folder}; docs/datasets.md says how a data set is laid out')
+        raise FileNotFoundError(f'no image folder at {folder}; docs/datasets.md says how a data set is laid out')
     listings: dict[str, set[str]] = {}
     missing = []
     for name in names:

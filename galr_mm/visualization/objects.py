@@ -25,7 +25,7 @@ def draw_sample(
     path: str | Path,
     classes: Sequence[str] = (),
 ) -> None:
-    """Draw a picture as the model sees it, with its boxes and captions, to a PNG; works without a display.
+    """Draw an image as the model sees it, with its boxes and captions, to a PNG; works without a display.
 
     Args:
         img: RGB uint8 (H, W, 3).
@@ -38,7 +38,7 @@ def draw_sample(
     figure = Figure(figsize=(5, 5 + 0.35 * len(texts)), layout='constrained')
     axis = _show(figure.subplots(), img)
     for box, label in zip(boxes, labels, strict=True):
-        _box(axis, box, colour(int(label)))
+        _box(axis, box, color(int(label)))
     _legend(axis, sorted({int(label) for label in labels}), classes)
     lines = '\n'.join(textwrap.shorten(text, 75) for text in texts)
     figure.supxlabel(lines, fontsize=8, parse_math=False)
@@ -48,10 +48,10 @@ def draw_sample(
 def draw_graph(
     img: np.ndarray, proposals: InstanceData, drea: DREA, path: str | Path, classes: Sequence[str] = (), title: str = ''
 ) -> None:
-    """Draw what DREA makes of a picture's proposals to a PNG; works without a display.
+    """Draw what DREA makes of an image's proposals to a PNG; works without a display.
 
-    Left: all proposals dashed in grey, the nodes in the colour of their class with a frame as thick as their salience,
-    how many proposals were merged (x3), and edges as strong as the adjacency. Right: the adjacency itself, coloured by
+    Left: all proposals dashed in gray, the nodes in the color of their class with a frame as thick as their salience,
+    how many proposals were merged (x3), and edges as strong as the adjacency. Right: the adjacency itself, colored by
     its edges: self loops, which can be far larger, end at the top of the scale.
 
     Args:
@@ -77,19 +77,19 @@ def draw_graph(
     _show(left, img)
     for box in proposals.bboxes.numpy():
         _box(left, box, MERGED, 0.7, linestyle='--')
-    centres = (boxes[:, :2] + boxes[:, 2:]) / 2
+    centers = (boxes[:, :2] + boxes[:, 2:]) / 2
     off = adj - np.diag(np.diag(adj))
     strongest = off.max(initial=0) or 1.0
     for i in range(count):
         for j in range(i):
             if off[i, j] > 0.05 * strongest:
-                left.plot(*centres[[i, j]].T, color='white', linewidth=2.5 * off[i, j] / strongest, alpha=0.8)
+                left.plot(*centers[[i, j]].T, color='white', linewidth=2.5 * off[i, j] / strongest, alpha=0.8)
     for number, (box, label, share, members) in enumerate(zip(boxes, labels, weight, merged, strict=True)):
-        _box(left, box, colour(label), 1 + 3 * share)
+        _box(left, box, color(label), 1 + 3 * share)
         text = f'{number}' + (f' x{members:.0f}' if members > 1 else '')
         left.text(
             box[0], box[1], text, fontsize=6, color='white', va='top', zorder=5,  # above edges and other boxes
-            bbox=dict(facecolor=colour(label), edgecolor='none', pad=0.5),
+            bbox=dict(facecolor=color(label), edgecolor='none', pad=0.5),
         )  # fmt: skip
     _legend(left, sorted(set(labels)), classes)
     left.set_title(
@@ -108,8 +108,8 @@ def draw_graph(
     _save(figure, path)
 
 
-def colour(label: int) -> tuple[float, ...]:
-    """Colour of a class."""
+def color(label: int) -> tuple[float, ...]:
+    """Color of a class."""
     return colormaps['tab20'](label % 20)
 
 
@@ -130,7 +130,7 @@ def _legend(axis: Axes, labels: Sequence[int], classes: Sequence[str]) -> None:
     if not labels:
         return
     handles = [
-        Rectangle((0, 0), 1, 1, color=colour(label), label=classes[label] if label < len(classes) else str(label))
+        Rectangle((0, 0), 1, 1, color=color(label), label=classes[label] if label < len(classes) else str(label))
         for label in labels
     ]
     axis.legend(handles=handles, fontsize=7, loc='upper center', bbox_to_anchor=(0.5, 0), ncols=3, frameon=False)

@@ -14,7 +14,7 @@ RIGHT, WRONG, BOX = '#1a9641', '#bbbbbb', '#ffd92f'
 
 
 class Hit(NamedTuple):
-    """One picture of a ranked list; ``boxes`` (n, 4) xyxy relative to its width and height, or None."""
+    """One image of a ranked list; ``boxes`` (n, 4) xyxy relative to its width and height, or None."""
 
     img_path: str
     score: float
@@ -23,7 +23,7 @@ class Hit(NamedTuple):
 
 
 def draw_ranked_hits(rows: Sequence[tuple[str, Sequence[Hit]]], path: str | Path, title: str = '') -> None:
-    """Draw a sheet to a PNG: a caption a row, its best pictures from left to right, right answers framed in green.
+    """Draw a sheet to a PNG: a caption a row, its best images from left to right, positives framed in green.
 
     Works without a display.
     """
@@ -52,8 +52,6 @@ def draw_ranked_hits(rows: Sequence[tuple[str, Sequence[Hit]]], path: str | Path
             axis.spines[:].set(visible=True, color=RIGHT if hit.right else WRONG, linewidth=4 if hit.right else 1)
             mark = '  right' if hit.right else ''
             axis.set_title(f'{rank}.  {hit.score:.3f}{mark}', fontsize=8, color=RIGHT if hit.right else 'black')
-    figure.suptitle(
-        f'{title}: captions and their best pictures, right answers framed in green'.lstrip(': '), fontsize=10
-    )
+    figure.suptitle(f'{title}: captions and their best images, positives framed in green'.lstrip(': '), fontsize=10)
     with replaced_when_done(path) as part:
         canvas.print_figure(part, format='png', dpi=90)

@@ -2,8 +2,8 @@ import torch
 from mmengine.model import BaseModule
 from torch import nn
 
-from galr_mm.datasets import Vocabulary
 from galr_mm.registry import MODELS
+from galr_mm.text import Vocabulary
 
 
 @MODELS.register_module()
@@ -16,7 +16,7 @@ class WordMean(BaseModule):
         self.embedding = nn.EmbeddingBag(len(self.vocabulary), embed_dim, mode='mean')
 
     def forward(self, texts):
-        """Encode captions; the retriever normalises what comes out."""
+        """Encode captions; the retriever normalizes what comes out."""
         ids = [torch.tensor(self.vocabulary.encode(text)) for text in texts]
         starts = torch.tensor([0, *map(len, ids[:-1])]).cumsum(0)
         device = self.embedding.weight.device

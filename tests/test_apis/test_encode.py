@@ -1,4 +1,4 @@
-"""Pictures in, embeddings out: objects found online are those that were extracted before."""
+"""Images in, embeddings out: objects found online are those that were extracted before."""
 
 import mmcv
 import numpy as np
@@ -6,10 +6,10 @@ import pytest
 import torch
 from mmengine.config import Config
 
-from galr_mm.apis import encode_pictures, init_model
-from galr_mm.proposals.extraction import Settings, extract_proposals
+from galr_mm.apis import encode_images, init_model
+from galr_mm.detection.extraction import Settings, extract_proposals
 from galr_mm.registry import DATASETS, MODELS
-from tests.test_proposals.test_extraction import CONFIG, detector
+from tests.test_detection.test_extraction import CONFIG, detector
 
 pytest.importorskip('mmdet')
 __all__ = ['detector']
@@ -40,7 +40,7 @@ def online(mini_config, detector, **options):
 
 @pytest.fixture(scope='module')
 def offline(mini_config, mini, detector, checkpoint, tmp_path_factory):
-    """Embeddings (n, D) of the test split by the data set and extracted proposals, and the picture files."""
+    """Embeddings (n, D) of the test split by the data set and extracted proposals, and the image files."""
     out = tmp_path_factory.mktemp('proposals') / 'proposals.json'
     extract_proposals(CONFIG, detector, mini / 'dataset_mini.json', out, settings=Settings(**SETTINGS), batch_size=1)
     cfg = Config.fromfile(mini_config)
@@ -61,11 +61,11 @@ def offline(mini_config, mini, detector, checkpoint, tmp_path_factory):
 def test_online_is_offline(mini_config, detector, checkpoint, offline, kind):
     expected, paths = offline
     model = init_model(online(mini_config, detector), checkpoint)
-    pictures = [mmcv.imread(p) if kind == 'arrays' or (kind == 'mixed' and n % 2) else p for n, p in enumerate(paths)]
-    got = encode_pictures(model, pictures, batch_size=1)
+    images = [mmcv.imread(p) if kind == 'arrays' or (kind == 'mixed' and n % 2) else p for n, p in enumerate(paths)]
+    got = encode_images(model, images, batch_size=1)
     torch.testing.assert_close(got, expected, atol=1e-5, rtol=0)
     torch.testing.assert_close(got.norm(dim=1), torch.ones(len(got)))
-    without = encode_pictures(init_model(mini_config, checkpoint), pictures)
+    without = encode_images(init_model(mini_config, checkpoint), images)
     assert (without - got).abs().max() > 1e-3  # the objects matter
 
 
@@ -103,7 +103,7 @@ def test_config_and_pipeline_from_the_checkpoint(mini_config, detector, checkpoi
     cfg = Config.fromfile(mini_config)
     cfg.model.proposal_generator = dict(type='galr_mm.ProposalGenerator', detector=generator, **SETTINGS)
     expected, paths = offline
-    torch.testing.assert_close(encode_pictures(init_model(cfg, checkpoint), paths), expected, atol=1e-5, rtol=0)
+    torch.testing.assert_close(encode_images(init_model(cfg, checkpoint), paths), expected, atol=1e-5, rtol=0)
     cfg.model.proposal_generator = generator  # alone, with the default settings
     assert len(init_model(cfg, checkpoint).proposal_generator(paths[:1])) == 1
 
@@ -129,31 +129,31 @@ def test_bad_generators(mini_config, detector, monkeypatch):
         MODELS.build(cfg.model)
 
 
-def test_bad_pictures(mini_config, checkpoint, tmp_path):
+def test_bad_images(mini_config, checkpoint, tmp_path):
     model = init_model(mini_config, checkpoint)
-    with pytest.raises(ValueError, match='no pictures'):
-        encode_pictures(model, [])
-    with pytest.raises(ValueError, match=r'picture 1 is an array of float64 \(4, 4, 3\)'):
-        encode_pictures(model, [np.zeros((4, 4, 3), np.uint8), np.zeros((4, 4, 3))])
-    with pytest.raises(FileNotFoundError, match=r'no picture at nowhere\.jpg'):
-        encode_pictures(model, ['nowhere.jpg'])
+    with pytest.raises(ValueError, match='no images'):
+        encode_images(model, [])
+    with pytest.raises(ValueError, match=r'image 1 is an array of float64 \(4, 4, 3\)'):
+        encode_images(model, [np.zeros((4, 4, 3), np.uint8), np.zeros((4, 4, 3))])
+    with pytest.raises(FileNotFoundError, match=r'no image at nowhere\.jpg'):
+        encode_images(model, ['nowhere.jpg'])
     (tmp_path / 'broken.jpg').write_bytes(b'x')
     with pytest.raises(OSError, match=r'broken\.jpg'):
-        encode_pictures(model, [tmp_path / 'broken.jpg'])
+        encode_images(model, [tmp_path / 'broken.jpg'])
     with pytest.raises(ValueError, match='batch_size is 0'):
-        encode_pictures(model, [np.zeros((4, 4, 3), np.uint8)], batch_size=0)
+        encode_images(model, [np.zeros((4, 4, 3), np.uint8)], batch_size=0)
     with pytest.raises(ValueError, match=r'array of uint8 \(0, 4, 3\)'):
-        encode_pictures(model, [np.zeros((0, 4, 3), np.uint8)])
+        encode_images(model, [np.zeros((0, 4, 3), np.uint8)])
     with pytest.raises(ValueError, match='no config'):
-        encode_pictures(MODELS.build(Config.fromfile(mini_config).model), [np.zeros((4, 4, 3), np.uint8)])
+        encode_images(MODELS.build(Config.fromfile(mini_config).model), [np.zeros((4, 4, 3), np.uint8)])
 
 
 @pytest.mark.parametrize('content', [b'', b'x', 'cut'])
-def test_bad_pictures_of_a_generator(mini_config, detector, checkpoint, mini, tmp_path, content):
+def test_bad_images_of_a_generator(mini_config, detector, checkpoint, mini, tmp_path, content):
     model = init_model(online(mini_config, detector), checkpoint)
     good = mini / 'images/test_0000.jpg'
     (tmp_path / 'broken.jpg').write_bytes(good.read_bytes()[:300] if content == 'cut' else content)
     with pytest.raises(OSError, match=r'broken\.jpg'):
-        encode_pictures(model, [good, tmp_path / 'broken.jpg'])
+        encode_images(model, [good, tmp_path / 'broken.jpg'])
     with pytest.raises(OSError, match=r'array 0 of \(3, 5000, 3\)'):
-        encode_pictures(model, [np.zeros((3, 5000, 3), np.uint8)])
+        encode_images(model, [np.zeros((3, 5000, 3), np.uint8)])

@@ -13,10 +13,10 @@ from mmengine.registry import DefaultScope
 from mmpretrain.apis.model import ModelHub
 from modelindex.load_model_index import load
 
-from galr_mm.apis import encode_pictures, get_model, list_models
+from galr_mm.apis import encode_images, get_model, list_models
 from galr_mm.apis.hub import MIM, NAMES, register_models
-from galr_mm.datasets import Vocabulary
 from galr_mm.models import DualEncoder, GaLR
+from galr_mm.text import Vocabulary
 from tests.conftest import ROOT, run_tool
 
 CONFIGS = {path.stem: path for path in (ROOT / 'configs').rglob('*.py') if '_base_' not in path.parts}
@@ -122,9 +122,9 @@ def test_mmpretrain_gives_the_same_model(mini, mini_config, data, tmp_path):
     ours = get_model(mini_config)
     torch.save({'state_dict': ours.state_dict()}, tmp_path / 'a.pth')
     theirs = mmpretrain.get_model(mini_config, pretrained=str(tmp_path / 'a.pth'))
-    captions, pictures = ['two white airplanes'], sorted((mini / 'images').iterdir())[:2]
+    captions, images = ['two white airplanes'], sorted((mini / 'images').iterdir())[:2]
     torch.testing.assert_close(theirs.encode_text(captions), ours.encode_text(captions))
-    torch.testing.assert_close(encode_pictures(theirs, pictures), encode_pictures(ours, pictures))
+    torch.testing.assert_close(encode_images(theirs, images), encode_images(ours, images))
 
 
 def test_detectors_build():

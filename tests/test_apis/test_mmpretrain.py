@@ -5,7 +5,7 @@ import torch
 from mmengine.config import Config
 from mmpretrain import ImageToTextRetrievalInferencer, TextToImageRetrievalInferencer
 
-from galr_mm.apis import encode_pictures, init_model
+from galr_mm.apis import encode_images, init_model
 from tests.conftest import ROOT
 
 TINY = str(ROOT / 'tests/data/clip/tiny-vit.json')
@@ -27,7 +27,7 @@ def model(request, mini_config):
 def test_text_to_image(model, mini):
     files = [str(path) for path in sorted((mini / 'images').glob('*'))[:6]]
     inferencer = TextToImageRetrievalInferencer(model, prototype=files, device='cpu')
-    expected = model.encode_text(TEXTS) @ encode_pictures(model, files).t()
+    expected = model.encode_text(TEXTS) @ encode_images(model, files).t()
     for row, result in zip(expected, inferencer(TEXTS, topk=3), strict=True):
         scores, indices = row.topk(3)
         assert [match['sample']['img_path'] for match in result] == [files[i] for i in indices]
@@ -37,6 +37,6 @@ def test_text_to_image(model, mini):
 def test_image_to_text(model, mini):
     files = [str(path) for path in sorted((mini / 'images').glob('*'))[:3]]
     inferencer = ImageToTextRetrievalInferencer(model, prototype=TEXTS, device='cpu')
-    expected = encode_pictures(model, files) @ model.encode_text(TEXTS).t()
+    expected = encode_images(model, files) @ model.encode_text(TEXTS).t()
     for row, result in zip(expected, inferencer(files, topk=2), strict=True):
         assert [match['text'] for match in result] == [TEXTS[i] for i in row.topk(2).indices]

@@ -17,7 +17,7 @@ def record(name, split, *captions):
     return {'filename': name, 'split': split, 'sentences': [{'raw': c} for c in captions]}
 
 
-def test_one_line_a_picture_and_one_line_a_caption(tmp_path):
+def test_one_line_a_image_and_one_line_a_caption(tmp_path):
     write_lists(tmp_path, 'train', ['a.tif', 'b.tif'], ['a one', 'a two', '', 'b two'])
     write_lists(tmp_path, 'test', ['c.tif', 'c.tif', 'd.tif', 'd.tif'], ['c one', 'c two', 'd one', 'd two'])
     records = read_precomp(tmp_path)
@@ -51,7 +51,7 @@ def test_missing_half_of_a_pair(tmp_path):
 
 
 def test_list_that_was_cut(tmp_path):
-    """One caption a picture lost: still a multiple of the names, but not what the test list has."""
+    """One caption an image lost: still a multiple of the names, but not what the test list has."""
     write_lists(tmp_path, 'train', ['a', 'b'], ['1', '2', '3', '4'])
     write_lists(tmp_path, 'test', ['c'] * 3, ['1', '2', '3'])
     with pytest.raises(ValueError, match='2 in train, 3 in test'):
@@ -71,7 +71,7 @@ def test_encodings_and_blank_names(tmp_path):
         read_precomp(tmp_path)
 
 
-def test_pictures_without_any_sentence_are_named():
+def test_images_without_any_sentence_are_named():
     clean = clean_split([record('a', 'train', 'x'), record('b', 'train')], 'train', 'here.json')
     assert 'dropped: b' in clean.summary()
 
@@ -80,18 +80,18 @@ def test_blank_captions():
     records = [record('a', 'train', 'one', ' '), record('b', 'train', '', ' .'), record('c', 'test', 'x', '')]
     clean = clean_split(records, 'train', 'here.json')
     assert [r['filename'] for r in clean.records] == ['a']
-    assert (clean.blank_captions, clean.dropped_pictures) == (3, ['b'])
+    assert (clean.blank_captions, clean.dropped_images) == (3, ['b'])
     assert 'b' in clean.summary()
     assert clean_split(records, 'test', 'here.json').blank_captions == 1
 
 
-def test_blank_picture_in_test_is_an_error():
-    with pytest.raises(ValueError, match=r'here.json: 1 test pictures .* c'):
+def test_blank_image_in_test_is_an_error():
+    with pytest.raises(ValueError, match=r'here.json: 1 test images .* c'):
         clean_split([record('c', 'test', '')], 'test', 'here.json')
 
 
 def test_empty_split_is_an_error():
-    with pytest.raises(ValueError, match="no picture of split 'val'"):
+    with pytest.raises(ValueError, match="no image of split 'val'"):
         clean_split([record('a', 'train', 'x')], 'val', 'here.json')
 
 
@@ -137,7 +137,7 @@ def test_converter_mends_file_types_and_draws_val(tmp_path):
     write_lists(tmp_path, 'test', ['t.tif'], ['ship'])
     out = tmp_path / 'dataset_x.json'
     done = run_tool(CONVERTER, tmp_path, '--images', tmp_path / 'images', '--out', out)
-    assert '1 pictures without any caption dropped: 9.tif' in done.stdout
+    assert '1 images without any caption dropped: 9.tif' in done.stdout
     content = json.loads(out.read_text())
     assert content['val'] == {'drawn_from': 'train', 'fraction': 0.2, 'seed': 0}
     splits = [r['split'] for r in content['images']]
@@ -160,7 +160,7 @@ def test_converter_mends_file_types_and_draws_val(tmp_path):
 def test_released_rsitmd_lists(data_root, tmp_path):
     source = data_root / 'rsitmd/rsitmd_precomp'
     done = run_tool(CONVERTER, source, '--out', tmp_path / 'dataset_rsitmd.json')
-    assert '20 blank captions dropped; 4 pictures without any caption dropped' in done.stdout
+    assert '20 blank captions dropped; 4 images without any caption dropped' in done.stdout
     images = load_karpathy(tmp_path / 'dataset_rsitmd.json')
     splits = [r['split'] for r in images]
     assert splits.count('test') == 452

@@ -80,15 +80,15 @@ def test_named_proposals_must_exist(mini):
 
 
 def test_proposals_of_another_set(mini):
-    with pytest.raises(ValueError, match='knows none of the 8 val pictures'):
+    with pytest.raises(ValueError, match='knows none of the 8 val images'):
         build(mini, 'val', proposal_file='instances_train.json')
 
 
-def test_missing_picture_and_folder(mini, tmp_path):
+def test_missing_image_and_folder(mini, tmp_path):
     root = edit(mini, tmp_path / 'set', lambda records: records[3].update(filename='gone.jpg'))
-    with pytest.raises(FileNotFoundError, match=r'1 of 24 train pictures .* gone.jpg.*docs/datasets.md'):
+    with pytest.raises(FileNotFoundError, match=r'1 of 24 train images .* gone.jpg.*docs/datasets.md'):
         build(root)
-    with pytest.raises(FileNotFoundError, match='no picture folder'):
+    with pytest.raises(FileNotFoundError, match='no image folder'):
         build(root, data_prefix=dict(img_path='nowhere'))
     with pytest.raises(FileNotFoundError, match='no caption file at .*none.json'):
         ImageTextDataset('none.json', 'train', data_root=str(root))
@@ -118,7 +118,7 @@ def test_verify_lists_all_problems(mini, mini_config, tmp_path):
     root = tmp_path / 'set'
     shutil.copytree(mini, root)
     (root / 'images/train_0001.jpg').unlink()
-    (root / 'images/train_0002.jpg').write_bytes(b'no picture')
+    (root / 'images/train_0002.jpg').write_bytes(b'no image')
     cut = root / 'images/val_0003.jpg'
     cut.write_bytes(cut.read_bytes()[:3000])
     (root / 'vocabulary.json').write_text('{}')

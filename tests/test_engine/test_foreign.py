@@ -34,7 +34,7 @@ WORDS = [
 
 @pytest.fixture(scope='module', params=[11, 12])
 def config(request, tmp_path_factory):
-    """A config that knows mmpretrain only, but for one line: a tiny random BLIP on pictures with five captions each."""
+    """A config that knows mmpretrain only, but for one line: a tiny random BLIP on images with five captions each."""
     folder = tmp_path_factory.mktemp('blip')
     rng = np.random.default_rng(0)
     images, annotations = [], []
@@ -137,8 +137,8 @@ def test_both_directions_beside_the_raw(config, matrices, two_stage):
     metrics = runner.test()
     assert {name: metrics[name] for name in raw} == raw
     assert 'predict_all' not in vars(runner.model)
-    pictures = len(matrices['i2t'])
-    positives = torch.arange(pictures)[:, None] == torch.arange(5 * pictures) // 5
+    images = len(matrices['i2t'])
+    positives = torch.arange(images)[:, None] == torch.arange(5 * images) // 5
     assert (matrices['i2t'] == -100).any() == two_stage
     for direction, right in (('i2t', positives), ('t2i', positives.t())):
         other = matrices['t2i' if direction == 'i2t' else 'i2t']
@@ -165,9 +165,9 @@ def test_two_processes(config):
     )  # fmt: skip
     one, two = printed(one.stdout + one.stderr), printed(two.stdout + two.stderr)
     assert 'mr/i2t/retrieval/Recall@1' in one
-    # for 11 pictures upstream's own collection of caption queries drops some real ones instead of the padding
-    pictures = len(json.loads((config.parent / 'captions.json').read_text())['images'])
-    names = [name for name in one if 'i2t' in name or pictures % 2 == 0]
+    # for 11 images upstream's own collection of caption queries drops some real ones instead of the padding
+    images = len(json.loads((config.parent / 'captions.json').read_text())['images'])
+    names = [name for name in one if 'i2t' in name or images % 2 == 0]
     assert {name: two[name] for name in names} == {name: one[name] for name in names}
 
 
@@ -191,7 +191,7 @@ def test_after_a_test_that_failed(config, matrices):
 def test_one_sided_test_sets_are_refused(config):
     runner = build(config, rerank='mr')
     runner.test_dataloader.dataset.text_size = 0
-    with pytest.raises(ValueError, match=r'pictures and 0 captions'):
+    with pytest.raises(ValueError, match=r'images and 0 captions'):
         runner.test()
     runner = build(config, rerank='mr')
     runner.model.extract_feat = lambda images, samples: dict(image_feat=torch.rand(len(images), 4))

@@ -5,9 +5,9 @@ import torch
 from mmengine.config import Config
 from mmengine.evaluator import Evaluator
 
+from galr_mm.cli.common import ensure_rerank_hook
 from galr_mm.engine.hooks import RerankHook
 from galr_mm.evaluation import RetrievalEvaluator
-from galr_mm.utils.cli import ensure_rerank_hook
 
 
 def runner(evaluator=None, **cfg):

@@ -49,7 +49,7 @@ def test_order_and_padding_do_not_matter():
 def test_missing_sample_is_an_error():
     ev = evaluator()
     ev.process(samples()[:5])
-    with pytest.raises(RuntimeError, match='5 different pictures arrived, the data set holds 6'):
+    with pytest.raises(RuntimeError, match='5 different images arrived, the data set holds 6'):
         ev.evaluate(6)
 
 
@@ -79,7 +79,7 @@ def test_raw_and_reranked_side_by_side(tmp_path):
     report = ev.report(metrics)
     for word in (
         "split 'test' of x.json",
-        '6 pictures, 30 captions',
+        '6 images, 30 captions',
         'lower index',
         'chance',
         'MultivariateRerank(k=4)',
@@ -95,23 +95,23 @@ def test_raw_and_reranked_side_by_side(tmp_path):
 def test_different_numbers_of_captions():
     data = samples()
     data[0].text, data[0].gt_text_id, data[0].text_feat = data[0].text[:2], [0, 1], data[0].text_feat[:2]
-    data[3].text, data[3].gt_text_id, data[3].text_feat = [], [], None  # a gallery picture without text
+    data[3].text, data[3].gt_text_id, data[3].text_feat = [], [], None  # a gallery image without text
     ev = evaluator()
     ev.process(data)
     ev.evaluate(6)
     assert ev.scores[''].positives.sum(1).tolist() == [2, 5, 5, 0, 5, 5]
 
 
-def test_only_pictures_or_only_text():
+def test_only_images_or_only_text():
     ev = evaluator()
     ev.process(samples(texts=0))
-    with pytest.raises(ValueError, match='6 pictures and 0 captions'):
+    with pytest.raises(ValueError, match='6 images and 0 captions'):
         ev.evaluate(6)
     data = samples()
     for s in data:
         del s.image_feat
     ev.process(data)
-    with pytest.raises(ValueError, match='0 pictures and 30 captions'):
+    with pytest.raises(ValueError, match='0 images and 30 captions'):
         ev.evaluate(6)
     with pytest.raises(ValueError, match='image_id'):
         ev.process([DataSample(text='x')])
@@ -120,5 +120,5 @@ def test_only_pictures_or_only_text():
 def test_scores_check_their_shapes():
     with pytest.raises(ValueError, match=r'\(2, 3\), \(2, 3\)'):
         RetrievalScores(torch.rand(2, 3), torch.rand(2, 3), torch.ones(2, 3).bool())
-    with pytest.raises(ValueError, match='2 pictures with 5 captions each need 10 columns, got 9'):
+    with pytest.raises(ValueError, match='2 images with 5 captions each need 10 columns, got 9'):
         RetrievalScores.from_matrix(torch.rand(2, 9))

@@ -69,7 +69,7 @@ def slow_graph(rows, num_classes, num_nodes, iou_thr=0.5, tau=0.95, sigma=0.2):
             groups.append([(box, score, label)])
     groups = groups[:num_nodes]
     x = torch.zeros(num_nodes, num_classes + 5)
-    centres, gains = [], []
+    centers, gains = [], []
     for i, group in enumerate(groups):
         total = sum(score for _, score, _ in group)
         box = [sum(b[k] * s for b, s, _ in group) / total for k in range(4)]
@@ -77,12 +77,12 @@ def slow_graph(rows, num_classes, num_nodes, iou_thr=0.5, tau=0.95, sigma=0.2):
         x[i, num_classes] = group[0][1]
         cx, cy, w, h = (box[0] + box[2]) / 2, (box[1] + box[3]) / 2, box[2] - box[0], box[3] - box[1]
         x[i, num_classes + 1 :] = torch.tensor([cx, cy, w, h])
-        centres.append((cx, cy))
+        centers.append((cx, cy))
         gains.append(group[0][1] * w * h)
     gains = [1 + g / max(gains) for g in gains]
     adj = torch.zeros(num_nodes, num_nodes)
-    for i, a in enumerate(centres):
-        for j, b in enumerate(centres):
+    for i, a in enumerate(centers):
+        for j, b in enumerate(centers):
             distance = (a[0] - b[0]) ** 2 + (a[1] - b[1]) ** 2
             adj[i, j] = gains[i] * gains[j] * torch.exp(torch.tensor(-distance / (2 * sigma**2)))
     degree = adj.sum(1).clamp(min=1e-12)
@@ -111,7 +111,7 @@ def test_order_of_objects_does_not_matter():
         torch.testing.assert_close(a, b)
 
 
-def test_batch_gives_what_single_pictures_give():
+def test_batch_gives_what_single_images_give():
     rows = [random_rows(seed, count).tolist() for seed, count in ((0, 3), (1, 0), (2, 30))]
     together = drea()([instances(r) for r in rows], [SHAPE] * 3)
     for i, r in enumerate(rows):
@@ -131,7 +131,7 @@ def test_duplicates_merge_and_are_counted():
     torch.testing.assert_close(merged.boxes[0, 0, 0], torch.tensor((10 * 0.9 + 12 * 0.6) / 1.5 / 200))
 
 
-def test_neighbours_stay_apart():
+def test_neighbors_stay_apart():
     """A car park: equal class, equal size, side by side."""
     rows = [[10 + 12 * i, 100, 20 + 12 * i, 120, 0.9, 1] for i in range(8)]
     assert int(drea()([instances(rows)], [SHAPE]).mask.sum()) == 8
@@ -224,11 +224,11 @@ def test_wrong_options(options, match):
 
 
 def test_lists_of_different_length():
-    with pytest.raises(ValueError, match='1 pictures'):
+    with pytest.raises(ValueError, match='1 images'):
         drea()([instances([])], [SHAPE, SHAPE])
 
 
-def test_gradients_reach_learnt_boxes():
+def test_gradients_reach_learned_boxes():
     boxes = torch.tensor([[10.0, 10, 50, 50], [60, 60, 120, 110]], requires_grad=True)
     proposals = InstanceData(bboxes=boxes, scores=torch.tensor([0.9, 0.8]), labels=torch.tensor([0, 1]))
     graph = drea()([proposals], [SHAPE])
@@ -252,10 +252,10 @@ def test_repr():
     assert 'num_classes=4, num_nodes=8' in repr(DREA(4, 8))
 
 
-def test_no_pictures_at_all():
+def test_no_images_at_all():
     graph = DREA(num_classes=3, num_nodes=4)([], [])
     assert (graph.x.shape, graph.adj.shape, graph.mask.shape) == ((0, 4, 8), (0, 4, 4), (0, 4))
-    with pytest.raises(ValueError, match='0 pictures with proposals, but 1 picture sizes'):
+    with pytest.raises(ValueError, match='0 images with proposals, but 1 image sizes'):
         DREA(num_classes=3)([], [(4, 4)])
 
 

@@ -45,7 +45,7 @@ def test_masked_pairs_do_not_count(loss):
     image, text = features()
     distinct = torch.arange(6)
     same = distinct.clone()
-    same[1] = 0  # pictures 0 and 1 are one picture
+    same[1] = 0  # images 0 and 1 are one image
     name = next(iter(loss(image, text, distinct, distinct)))
     masked, full = loss(image, text, same, distinct)[name], loss(image, text, distinct, distinct)[name]
     assert masked < full

@@ -11,7 +11,7 @@ def maps(side, channels=(8, 16, 32, 64), batch=2):
 
 
 @pytest.mark.parametrize('side', [64, 32, 56, 16, 8, 4])
-def test_any_picture_size(side):
+def test_any_image_size(side):
     module = MVSA((8, 16, 32, 64), embed_dim=24)
     out = module(maps(side))
     assert out.embedding.shape == (2, 24)

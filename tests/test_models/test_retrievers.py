@@ -3,10 +3,10 @@ import torch
 from mmengine.structures import InstanceData
 from mmpretrain.structures import DataSample
 
-from galr_mm.datasets import Vocabulary
 from galr_mm.models.fusion.midf import MODES
 from galr_mm.registry import MODELS
 from galr_mm.structures import ObjectGraph
+from galr_mm.text import Vocabulary
 from tests.conftest import ROOT
 
 VOCABULARY = Vocabulary.from_captions(['a white plane near two ships'])
@@ -95,7 +95,7 @@ FPN = dict(
 @pytest.mark.parametrize('size', [(64, 64), (97, 131)], ids=str)
 @pytest.mark.parametrize('options', [*(dict(backbone=b) for b in BACKBONES.values()), FPN], ids=[*BACKBONES, 'fpn'])
 def test_backbones_by_a_config_line(options, size):
-    """The channels follow from the backbone; pictures of any size go forward and gradients back to the first layer."""
+    """The channels follow from the backbone; images of any size go forward and gradients back to the first layer."""
     model = galr('tokens', visual=dict(type='galr_mm.MVSA', low_stride=2), **options)
     _, samples = batch()
     images = torch.randn(3, 3, *size)
@@ -149,7 +149,7 @@ def test_backbones_without_maps_are_refused():
         galr(backbone=torch.nn.Linear(5, 5))
 
 
-def test_features_are_normalised_and_follow_the_objects():
+def test_features_are_normalized_and_follow_the_objects():
     model = galr().eval()
     images, samples = batch(texts=5)
     feats = model(images, samples, mode='tensor')
@@ -157,11 +157,11 @@ def test_features_are_normalised_and_follow_the_objects():
     assert feats['text_feat'].shape == (15, 512)
     for feat in feats.values():
         torch.testing.assert_close(feat.norm(dim=-1), torch.ones(len(feat)))
-    samples[1].proposals = samples[1].proposals[:0]  # a picture with no detection
+    samples[1].proposals = samples[1].proposals[:0]  # an image with no detection
     other = model(images, samples, mode='tensor')['image_feat']
     torch.testing.assert_close(other[0], feats['image_feat'][0])
     assert not torch.allclose(other[1], feats['image_feat'][1])
-    del samples[1].proposals  # a picture that the proposal file does not know
+    del samples[1].proposals  # an image that the proposal file does not know
     torch.testing.assert_close(model(images, samples, mode='tensor')['image_feat'], other)
 
 
@@ -224,7 +224,7 @@ def test_runs_in_mmpretrains_retrieval_loop(mini, tmp_path):
     from mmengine.runner import Runner
 
     pipeline = [
-        dict(type='galr_mm.LoadPicture'),
+        dict(type='galr_mm.LoadImageWithProposals'),
         dict(type='Resize', scale=(64, 64)),
         dict(type='galr_mm.PackRetrievalInputs'),
     ]
@@ -258,5 +258,5 @@ def test_unknown_mode_and_missing_loss():
         model(*batch(), mode='train')
     with pytest.raises(RuntimeError, match='needs a loss'):
         model(*batch(), mode='loss')
-    with pytest.raises(ValueError, match='one caption a picture'):
+    with pytest.raises(ValueError, match='one caption an image'):
         galr()(*batch(texts=2), mode='loss')

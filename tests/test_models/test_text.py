@@ -2,8 +2,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from galr_mm.datasets import Vocabulary
 from galr_mm.models import BiGRUEncoder, HuggingFaceTextEncoder, SentenceVectorProjection
+from galr_mm.text import Vocabulary
 
 CAPTIONS = ['a plane', 'two white ships in the harbor', 'a', '']
 
@@ -132,7 +132,7 @@ def test_a_tuned_model_that_is_frozen_later_is_not_lost(minilm):
 
 
 def test_hugging_face_errors(minilm, tmp_path, monkeypatch):
-    monkeypatch.setattr('galr_mm.utils.offline._reachable', lambda *_: False)
+    monkeypatch.setattr('galr_mm.integrations.hf_offline._reachable', lambda *_: False)
     with pytest.raises(
         FileNotFoundError, match=r"'nobody/nothing' is no folder.*huggingface-cli download nobody/nothing"
     ):

@@ -4,7 +4,7 @@ _base_ = './image_text_256px.py'
 
 size = 128
 train_pipeline = [
-    dict(type='galr_mm.LoadPicture'),
+    dict(type='galr_mm.LoadImageWithProposals'),
     dict(
         type='mmengine.RandomResize',
         resize_type='mmengine.Resize',
@@ -17,7 +17,7 @@ train_pipeline = [
     dict(type='galr_mm.PackRetrievalInputs'),
 ]
 test_pipeline = [
-    dict(type='galr_mm.LoadPicture'),
+    dict(type='galr_mm.LoadImageWithProposals'),
     dict(type='mmengine.Resize', scale=(size, size)),
     dict(type='galr_mm.PackRetrievalInputs'),
 ]

@@ -8,7 +8,7 @@ data_preprocessor = dict(
 )
 # the released recipe (resize to 278, turn by 0 to 90 degrees, crop 256), and flips
 train_pipeline = [
-    dict(type='galr_mm.LoadPicture'),
+    dict(type='galr_mm.LoadImageWithProposals'),
     dict(type='mmengine.Resize', scale=(278, 278)),
     dict(type='galr_mm.RandomRotate', angle_range=(0, 90)),
     dict(type='galr_mm.RandomCrop', crop_size=size),
@@ -16,7 +16,7 @@ train_pipeline = [
     dict(type='galr_mm.PackRetrievalInputs'),
 ]
 test_pipeline = [
-    dict(type='galr_mm.LoadPicture'),
+    dict(type='galr_mm.LoadImageWithProposals'),
     dict(type='mmengine.Resize', scale=(size, size)),
     dict(type='galr_mm.PackRetrievalInputs'),
 ]

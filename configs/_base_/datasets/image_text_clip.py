@@ -1,6 +1,6 @@
-# As image_text_256px.py, for a CLIP: the size of the pictures and how they are resized are the model's own, and so are
+# As image_text_256px.py, for a CLIP: the size of the images and how they are resized are the model's own, and so are
 # mean and std, which the model brings itself. `model_name` is that of the model; one
-# that is resized alike serves (224 px, crop at the centre: OpenAI's, RemoteCLIP, GeoRSCLIP, not SigLIP).
+# that is resized alike serves (224 px, crop at the center: OpenAI's, RemoteCLIP, GeoRSCLIP, not SigLIP).
 _base_ = './image_text_256px.py'
 
 data_preprocessor = None

@@ -1,4 +1,4 @@
-# NWPU VHR-10 with COCO files, 10 classes, horizontal boxes: 520 training and 130 validation pictures at 320 px.
+# NWPU VHR-10 with COCO files, 10 classes, horizontal boxes: 520 training and 130 validation images at 320 px.
 data_root = '{{$GALR_DATA_ROOT:data}}/nwpu_vhr10/'
 metainfo = dict(
     classes=(

@@ -1,4 +1,4 @@
-# RTMDet-tiny (Lyu et al., 2022) for CPU-sized training from scratch on small pictures: plain BN instead of SyncBN,
+# RTMDet-tiny (Lyu et al., 2022) for CPU-sized training from scratch on small images: plain BN instead of SyncBN,
 # no mosaic, no exponential moving average. A child config sets `num_classes`, the data and the schedule's length.
 norm_cfg = dict(type='BN', momentum=0.03, eps=0.001)
 act_cfg = dict(type='SiLU', inplace=True)

@@ -11,9 +11,9 @@ from galr_mm.registry import TRANSFORMS
 
 @TRANSFORMS.register_module()
 class PackRetrievalInputs(BaseTransform):
-    """Pack a picture, its captions and its proposals for the model.
+    """Pack an image, its captions and its proposals for the model.
 
-    Required Keys (each optional: a query may come without a picture, a gallery picture without text):
+    Required Keys (each optional: a query may come without an image, a gallery image without text):
 
     - img
     - text, text_id, caption_id, gt_text_id, gt_image_id

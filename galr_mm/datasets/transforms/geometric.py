@@ -1,4 +1,4 @@
-"""Geometric augmentations that mmcv lacks; like mmcv's own, they move ``gt_bboxes`` along with the picture."""
+"""Geometric augmentations that mmcv lacks; like mmcv's own, they move ``gt_bboxes`` along with the image."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ BOX_KEYS = ('gt_bboxes', 'gt_bboxes_labels', 'proposal_scores', 'gt_ignore_flags
 
 
 def rotate_boxes(boxes: np.ndarray, angle: float, img_shape: tuple[int, int]) -> np.ndarray:
-    """Axis-aligned hulls of boxes (n, 4) xyxy that turn clockwise by ``angle`` degrees about the picture's centre."""
+    """Axis-aligned hulls of boxes (n, 4) xyxy that turn clockwise by ``angle`` degrees about the image's center."""
     height, width = img_shape
-    # the same centre and direction as mmcv.imrotate
-    centre = np.array([(width - 1) * 0.5, (height - 1) * 0.5], dtype=np.float32)
-    corners = boxes[:, [0, 1, 2, 1, 2, 3, 0, 3]].reshape(-1, 4, 2) - centre
+    # the same center and direction as mmcv.imrotate
+    center = np.array([(width - 1) * 0.5, (height - 1) * 0.5], dtype=np.float32)
+    corners = boxes[:, [0, 1, 2, 1, 2, 3, 0, 3]].reshape(-1, 4, 2) - center
     cos, sin = math.cos(math.radians(angle)), math.sin(math.radians(angle))
-    turned = corners @ np.array([[cos, sin], [-sin, cos]], dtype=np.float32) + centre
+    turned = corners @ np.array([[cos, sin], [-sin, cos]], dtype=np.float32) + center
     return np.concatenate([turned.min(1), turned.max(1)], axis=1).astype(np.float32)
 
 
 def keep_visible_boxes(results: dict, boxes: np.ndarray, min_visible: float) -> None:
-    """Clip ``boxes`` (n, 4) to the picture and drop those of which less than a share ``min_visible`` is left."""
+    """Clip ``boxes`` (n, 4) to the image and drop those of which less than a share ``min_visible`` is left."""
     height, width = results['img_shape']
     clipped = boxes.copy()
     clipped[:, 0::2] = clipped[:, 0::2].clip(0, width)
@@ -42,7 +42,7 @@ def keep_visible_boxes(results: dict, boxes: np.ndarray, min_visible: float) -> 
 
 @TRANSFORMS.register_module()
 class RandomRotate(BaseTransform):
-    """Turn the picture clockwise by a random angle about its centre; its size stays, corners are filled.
+    """Turn the image clockwise by a random angle about its center; its size stays, corners are filled.
 
     Required Keys:
 
@@ -53,7 +53,7 @@ class RandomRotate(BaseTransform):
 
     Args:
         angle_range: smallest and largest angle in degrees.
-        min_visible: drop boxes of which a smaller share stays in the picture.
+        min_visible: drop boxes of which a smaller share stays in the image.
     """
 
     def __init__(self, angle_range: tuple[float, float] = (0, 90), min_visible: float = 0.25) -> None:
@@ -68,7 +68,7 @@ class RandomRotate(BaseTransform):
         return float(np.random.uniform(*self.angle_range))
 
     def transform(self, results: dict) -> dict:
-        """Rotate one picture and its boxes."""
+        """Rotate one image and its boxes."""
         angle = self._draw_angle()
         shape = results['img'].shape[:2]
         results['img'] = mmcv.imrotate(results['img'], angle)
@@ -83,7 +83,7 @@ class RandomRotate(BaseTransform):
 
 @TRANSFORMS.register_module()
 class RandomCrop(BaseTransform):
-    """Cut a random window of a given size; a picture that is smaller is padded with zeros at the right and bottom.
+    """Cut a random window of a given size; an image that is smaller is padded with zeros at the right and bottom.
 
     Required Keys:
 
@@ -94,7 +94,7 @@ class RandomCrop(BaseTransform):
 
     Args:
         crop_size: height and width, or one number for both.
-        min_visible: drop boxes of which a smaller share stays in the picture.
+        min_visible: drop boxes of which a smaller share stays in the image.
     """
 
     def __init__(self, crop_size: int | tuple[int, int], min_visible: float = 0.25) -> None:
@@ -109,7 +109,7 @@ class RandomCrop(BaseTransform):
         return np.random.randint(height - target_h + 1), np.random.randint(width - target_w + 1)
 
     def transform(self, results: dict) -> dict:
-        """Crop one picture and its boxes."""
+        """Crop one image and its boxes."""
         img, (target_h, target_w) = results['img'], self.crop_size
         if img.shape[0] < target_h or img.shape[1] < target_w:
             img = mmcv.impad(img, shape=(max(target_h, img.shape[0]), max(target_w, img.shape[1])))

@@ -8,20 +8,20 @@ from mmengine.hooks import Hook
 from mmengine.logging import print_log
 from mmengine.runner import Runner
 
-from galr_mm.proposals.proposal_set import PictureProposals
+from galr_mm.detection.coco import ImageProposals
 from galr_mm.registry import HOOKS
 
 
 @HOOKS.register_module()
 class RankedHitsHook(Hook):
-    """After a test, draws a sheet of caption queries with their best pictures, boxes and right answers marked.
+    """After a test, draws a sheet of caption queries with their best images, boxes and positives marked.
 
     Sheets go to ``out_dir/<raw, mr, ...>_hits.png``; ``tools/test.py --show-dir`` installs this hook.
 
     Args:
         out_dir: folder of the sheets.
         num_queries: captions on a sheet, spread evenly over the split.
-        topk: pictures a caption.
+        topk: images a caption.
     """
 
     def __init__(self, out_dir: str, num_queries: int = 6, topk: int = 5) -> None:
@@ -63,7 +63,7 @@ class RankedHitsHook(Hook):
             print_log(f'ranked hits drawn to {path}', 'current')
 
 
-def relative_boxes(found: PictureProposals, score_thr: float = 0.3) -> np.ndarray:
-    """Boxes (n, 4) of the sure objects relative to the picture's width and height."""
+def relative_boxes(found: ImageProposals, score_thr: float = 0.3) -> np.ndarray:
+    """Boxes (n, 4) of the sure objects relative to the image's width and height."""
     height, width = found.img_shape
     return found.bboxes[found.scores >= score_thr] / np.array([width, height, width, height])

@@ -68,10 +68,10 @@ class RerankHook(Hook):
         if not self.rerankers:
             return
         dataset = loop.dataloader.dataset
-        pictures, captions = getattr(dataset, 'img_size', None), getattr(dataset, 'text_size', None)
-        if 0 in (pictures, captions):
+        images, captions = getattr(dataset, 'img_size', None), getattr(dataset, 'text_size', None)
+        if 0 in (images, captions):
             raise ValueError(
-                f'rerank is set, but the data set has {pictures} pictures and {captions} captions; re-ranking compares '
+                f'rerank is set, but the data set has {images} images and {captions} captions; re-ranking compares '
                 'the two'
             )
         if isinstance(loop.evaluator, RetrievalEvaluator):
@@ -110,7 +110,7 @@ class RerankHook(Hook):
             missing = {'image_feat', 'text_feat'} - feats.keys()
             if len(missing) == 1:
                 raise ValueError(
-                    f'rerank is set, but the test set gave no {missing.pop()}: it needs pictures and captions'
+                    f'rerank is set, but the test set gave no {missing.pop()}: it needs images and captions'
                 )
             self.predictions = predict_all(feats, *args, **kwargs)
             return self.predictions

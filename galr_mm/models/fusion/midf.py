@@ -19,9 +19,9 @@ class ReleasedLayerNorm(nn.Module):
         self.bias = nn.Parameter(torch.zeros(dim))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalise the last dimension."""
-        centred = x - x.mean(-1, keepdim=True)
-        return self.weight * centred / (x.std(-1, keepdim=True) + self.eps) + self.bias
+        """Normalize the last dimension."""
+        centered = x - x.mean(-1, keepdim=True)
+        return self.weight * centered / (x.std(-1, keepdim=True) + self.eps) + self.bias
 
 
 class AttentionBlock(nn.Module):
@@ -86,7 +86,7 @@ class MIDF(BaseModule):
     Shapes:
         - v_g, v_l: (B, dim); the one a mode does not use may be None
         - global_tokens: (B, P, global_channels), local_tokens: (B, N, local_channels), local_mask: bool (B, N)
-        - output: (B, dim), not normalised
+        - output: (B, dim), not normalized
     """
 
     def __init__(
@@ -144,7 +144,7 @@ class MIDF(BaseModule):
         if self.mode == 'tokens':
             g = torch.cat([g, self.global_proj(global_tokens)], dim=1)  # B, 1 + P, D
             l = torch.cat([l, self.local_proj(local_tokens)], dim=1)  # B, 1 + N, D
-            # v_l always counts, so a picture without objects still has something to attend to
+            # v_l always counts, so an image without objects still has something to attend to
             mask = torch.cat([local_mask.new_ones(len(local_mask), 1), local_mask], dim=1)
         g = self.global_self(g, (None, None))
         l = self.local_self(l, (None, mask))

@@ -1,9 +1,9 @@
 r"""De-noised Representation and Enhanced Adjacency: from proposals to an object graph (GaLR Sec. III-C).
 
 The paper gives the idea, not the numbers; every choice here is an option of :class:`DREA`. The steps, each a pure
-function over a batch of pictures:
+function over a batch of images:
 
-1. :func:`pad_proposals`    ragged proposals -> padded tensors by falling score, boxes relative to the picture
+1. :func:`pad_proposals`    ragged proposals -> padded tensors in descending order of score, boxes relative to the image
 2. :func:`find_duplicates`  which objects show the same thing twice
 3. :func:`denoise`          merge duplicates, count them
 4. :func:`node_features`    class, score and box of each object
@@ -34,10 +34,10 @@ SALIENCES = ('area', 'count', None)
 
 
 class Objects(NamedTuple):
-    """Padded objects of a batch of pictures, by falling score.
+    """Padded objects of a batch of images, in descending order of score.
 
     Shapes:
-        - boxes: (B, M, 4), xyxy relative to the picture's width and height, 0 to 1
+        - boxes: (B, M, 4), xyxy relative to the image's width and height, 0 to 1
         - scores: (B, M)
         - labels: int64 (B, M)
         - count: (B, M), how many proposals were merged into the object, itself included; 0 for padding
@@ -54,15 +54,15 @@ class Objects(NamedTuple):
 def pad_proposals(
     proposals: Sequence[InstanceData], img_shapes: Sequence[tuple[int, int]], max_objects: int = 100
 ) -> tuple[Objects, int]:
-    """Pad proposals to one size, clip boxes to the picture, drop what is no object and sort by falling score.
+    """Pad proposals to one size, clip boxes to the image, drop what is no object and sort in descending order of score.
 
-    NaN or infinite numbers, and boxes that are inverted, empty or outside the picture, are dropped. Equal scores are
+    NaN or infinite numbers, and boxes that are inverted, empty or outside the image, are dropped. Equal scores are
     ordered by label and box, so the order in which objects are given does not matter.
 
     Args:
-        proposals: per picture ``bboxes`` (n, 4) xyxy in pixels, ``scores`` (n,) and ``labels`` (n,).
-        img_shapes: per picture (height, width) in pixels.
-        max_objects: keep the best-scored so many of each picture.
+        proposals: per image ``bboxes`` (n, 4) xyxy in pixels, ``scores`` (n,) and ``labels`` (n,).
+        img_shapes: per image (height, width) in pixels.
+        max_objects: keep the best-scored so many of each image.
 
     Returns:
         The objects, with M between 0 and ``max_objects``, and how many proposals were no objects.
@@ -98,7 +98,7 @@ def pad_proposals(
 
 
 def _stable_order(scores: Tensor, labels: Tensor, boxes: Tensor) -> Tensor:
-    """Order (B, M) by falling score, then by label, then by box."""
+    """Order (B, M) in descending order of score, then by label, then by box."""
     order = torch.arange(scores.shape[1], device=scores.device).expand_as(scores)
     for key in [*boxes.unbind(-1)[::-1], labels, -scores]:  # the most important key is sorted by last
         order = order.gather(1, key.gather(1, order).argsort(dim=1, stable=True))
@@ -122,12 +122,12 @@ def box_similarity(boxes: Tensor) -> Tensor:
         s_{ij} = \exp\!\left(-\frac{(x_i-x_j)^2}{w_i w_j} - \frac{(y_i-y_j)^2}{h_i h_j}
                  - \ln^2\frac{w_i}{w_j} - \ln^2\frac{h_i}{h_j}\right)
 
-    with centres (x, y) and sizes (w, h). Offsets count in units of the boxes' own size, so two small neighbours are far
+    with centers (x, y) and sizes (w, h). Offsets count in units of the boxes' own size, so two small neighbors are far
     apart; a cosine of the box numbers would call them equal.
     """
     size = (boxes[..., 2:] - boxes[..., :2]).clamp(min=1e-6)
-    centre = (boxes[..., 2:] + boxes[..., :2]) / 2
-    offset = (centre[:, :, None] - centre[:, None]).square() / (size[:, :, None] * size[:, None])
+    center = (boxes[..., 2:] + boxes[..., :2]) / 2
+    offset = (center[:, :, None] - center[:, None]).square() / (size[:, :, None] * size[:, None])
     ratio = (size[:, :, None] / size[:, None]).log().square()
     return torch.exp(-(offset + ratio).sum(-1))
 
@@ -139,7 +139,7 @@ def find_duplicates(
 
     'box' (default): equal class AND (IoU over ``iou_thr`` OR :func:`box_similarity` over ``tau``).
     'cosine': cosine of the whole node features over ``tau``. It is dominated by the one-hot class and merges
-    neighbours of one class (a car park becomes one car); kept for comparison only.
+    neighbors of one class (a car park becomes one car); kept for comparison only.
     """
     if similarity == 'cosine':
         features = F.normalize(node_features(objects, num_classes), dim=-1)
@@ -151,7 +151,7 @@ def find_duplicates(
 
 
 def denoise(objects: Objects, duplicates: Tensor) -> Objects:
-    """Merge duplicates: by falling score, an object joins the first kept one that it duplicates.
+    """Merge duplicates: in descending order of score, an object joins the first kept one that it duplicates.
 
     A merged object has the best score, the score-weighted mean box and the number of its proposals in ``count``. The
     kept ones keep their order; M stays, freed places are padding at the end.
@@ -159,7 +159,7 @@ def denoise(objects: Objects, duplicates: Tensor) -> Objects:
     _, size = objects.scores.shape
     keep = objects.mask.clone()
     owner = torch.arange(size, device=keep.device).expand_as(objects.labels).clone()
-    for rank in range(1, size):  # a loop over score ranks; all pictures at once
+    for rank in range(1, size):  # a loop over score ranks; all images at once
         joins = duplicates[:, rank, :rank] & keep[:, :rank]  # B, rank
         joined = joins.any(1)
         keep[:, rank] &= ~joined
@@ -188,29 +188,29 @@ def denoise(objects: Objects, duplicates: Tensor) -> Objects:
 def node_features(objects: Objects, num_classes: int) -> Tensor:
     """One-hot class (C), score (1) and relative (cx, cy, w, h): (B, M, C + 5), zero rows for padding."""
     boxes = objects.boxes
-    centre, size = (boxes[..., :2] + boxes[..., 2:]) / 2, boxes[..., 2:] - boxes[..., :2]
+    center, size = (boxes[..., :2] + boxes[..., 2:]) / 2, boxes[..., 2:] - boxes[..., :2]
     one_hot = F.one_hot(objects.labels, num_classes).to(boxes.dtype)
-    features = torch.cat([one_hot, objects.scores[..., None], centre, size], dim=-1)
+    features = torch.cat([one_hot, objects.scores[..., None], center, size], dim=-1)
     return features * objects.mask[..., None]
 
 
 def adjacency(objects: Objects, kind: str = 'distance', sigma: float = 0.2) -> Tensor:
     r"""Symmetric nearness of objects with self loops, (B, M, M), zero where either is padding.
 
-    'distance': :math:`a_{ij} = \exp(-d_{ij}^2 / 2\sigma^2)`, :math:`d` between centres relative to the picture.
+    'distance': :math:`a_{ij} = \exp(-d_{ij}^2 / 2\sigma^2)`, :math:`d` between centers relative to the image.
     'iou': :math:`a_{ij} = \mathrm{IoU}(b_i, b_j)`. Both have :math:`a_{ii} = 1`, the self loop.
     """
     if kind == 'iou':
         adj = pairwise_iou(objects.boxes)
     else:
-        centre = (objects.boxes[..., :2] + objects.boxes[..., 2:]) / 2
-        adj = torch.exp(-(centre[:, :, None] - centre[:, None]).square().sum(-1) / (2 * sigma**2))
+        center = (objects.boxes[..., :2] + objects.boxes[..., 2:]) / 2
+        adj = torch.exp(-(center[:, :, None] - center[:, None]).square().sum(-1) / (2 * sigma**2))
     adj = torch.maximum(adj, torch.eye(adj.shape[-1], dtype=adj.dtype, device=adj.device))
     return adj * objects.mask[:, :, None] * objects.mask[:, None, :]
 
 
 def salience(objects: Objects, kind: str = 'area') -> Tensor:
-    """Salience (B, M) in 0 to 1, the most salient object of a picture at 1: score x relative area, or x count."""
+    """Salience (B, M) in 0 to 1, the most salient object of an image at 1: score x relative area, or x count."""
     size = objects.boxes[..., 2:] - objects.boxes[..., :2]
     value = objects.scores * (size.prod(-1) if kind == 'area' else objects.count)
     value = torch.where(objects.mask, value, 0.0).clamp(min=0)
@@ -227,7 +227,7 @@ def enhance(adj: Tensor, weight: Tensor) -> Tensor:
 def normalize(adj: Tensor) -> Tensor:
     r""":math:`D^{-1/2} A D^{-1/2}` with :math:`D` the row sums; rows of padding stay zero.
 
-    A node without neighbours gets 1, whatever its salience was.
+    A node without neighbors gets 1, whatever its salience was.
     """
     degree = adj.sum(-1)
     scale = torch.where(degree > 0, degree.clamp(min=torch.finfo(adj.dtype).tiny).rsqrt(), 0.0)
@@ -248,9 +248,9 @@ class DREA(BaseModule):
         tau: objects of one class whose boxes are more alike are duplicates.
         similarity: 'box', or 'cosine' over the whole feature vector (see :func:`find_duplicates`).
         adj: 'distance' or 'iou'.
-        sigma: width of the distance kernel, in picture sides.
+        sigma: width of the distance kernel, in image sides.
         enhancement: 'area' (salience = score x relative area), 'count' (score x merged proposals) or None.
-        max_objects: proposals of a picture that are looked at.
+        max_objects: proposals of an image that are looked at.
 
     Shapes:
         - input: list of B InstanceData with bboxes (n, 4) xyxy in pixels, scores (n,), labels (n,); list of B (h, w)
@@ -304,7 +304,7 @@ class DREA(BaseModule):
             ValueError: when a label is not below ``num_classes`` or the two lists differ in length.
         """
         if len(proposals) != len(img_shapes):
-            raise ValueError(f'{len(proposals)} pictures with proposals, but {len(img_shapes)} picture sizes')
+            raise ValueError(f'{len(proposals)} images with proposals, but {len(img_shapes)} image sizes')
         if not len(proposals):
             return ObjectGraph.empty(0, self.num_nodes, self.num_features, like=torch.zeros(()))
         # half precision would move small boxes by pixels

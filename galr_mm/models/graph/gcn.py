@@ -29,7 +29,7 @@ class GCN(BaseModule):
     r"""Graph convolutions over object graphs (GaLR Sec. III-C).
 
     Each layer is :math:`X \leftarrow \mathrm{ReLU}(A X W)`, the adjacency used as given; then a read-out, a linear
-    layer and an L2 norm. 'flatten' (released) depends on the order of the nodes, which DREA sorts by falling score;
+    layer and an L2 norm. 'flatten' (released) depends on the order of the nodes, which DREA sorts by score;
     'mean' does not. A graph without nodes gives the (constant) image of zero.
 
     Args:
@@ -41,7 +41,7 @@ class GCN(BaseModule):
 
     Shapes:
         - input: :class:`ObjectGraph` with x (B, N, in_channels)
-        - output: :class:`GraphFeatures`, tokens (B, N, channels[-1]), embedding (B, embed_dim) L2-normalised
+        - output: :class:`GraphFeatures`, tokens (B, N, channels[-1]), embedding (B, embed_dim) L2-normalized
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class GCN(BaseModule):
         self.readout = readout
         self.token_channels = channels[-1]
         widths = [in_channels, *channels]
-        # DenseGINConv without self loops is exactly W(AX): DenseGCNConv would normalise A again
+        # DenseGINConv without self loops is exactly W(AX): DenseGCNConv would normalize A again
         self.layers = nn.ModuleList(
             DenseGINConv(nn.Linear(a, b, bias=False)) for a, b in zip(widths[:-1], widths[1:], strict=True)
         )

@@ -20,7 +20,7 @@ class RoINodes(BaseModule):
     Args:
         in_channels: channels of the backbone's maps, from fine to coarse.
         out_channels: numbers added to a node.
-        level: which map; -2 has 1/16 of the picture's size in a ResNet.
+        level: which map; -2 has 1/16 of the image's size in a ResNet.
         roi_size: side of the grid that is averaged over a box.
 
     Shapes:
@@ -48,9 +48,9 @@ class RoINodes(BaseModule):
 
         feats = maps[self.level]
         batch, nodes = graph.mask.shape
-        centre, size = graph.x[..., -4:-2], graph.x[..., -2:]
+        center, size = graph.x[..., -4:-2], graph.x[..., -2:]
         scale = feats.new_tensor([feats.shape[-1], feats.shape[-2]]).repeat(2)
-        boxes = torch.cat([centre - size / 2, centre + size / 2], dim=-1) * scale  # in units of the map
+        boxes = torch.cat([center - size / 2, center + size / 2], dim=-1) * scale  # in units of the map
         owner = torch.arange(batch, device=feats.device).repeat_interleave(nodes)[:, None]
         rois = torch.cat([owner.to(boxes.dtype), boxes.reshape(-1, 4)], dim=1).float()
         seen = roi_align(feats.float(), rois, self.roi_size, 1.0, 0, 'avg', True).mean(dim=(2, 3))

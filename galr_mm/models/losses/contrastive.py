@@ -12,15 +12,15 @@ from galr_mm.registry import MODELS
 
 @MODELS.register_module()
 class ContrastiveLoss(nn.Module):
-    """Symmetric softmax cross entropy over the batch with a learnt temperature (InfoNCE, as in CLIP).
+    """Symmetric softmax cross entropy over the batch with a learned temperature (InfoNCE, as in CLIP).
 
     Args:
         temperature: the start value.
         max_scale: upper bound of 1 / temperature; the lower one is 1.
-        mask_duplicates: leave pairs of the same picture or of equal captions out of the negatives.
+        mask_duplicates: leave pairs of the same image or of equal captions out of the negatives.
 
     Shapes:
-        - image_feat, text_feat: (B, D), L2-normalised
+        - image_feat, text_feat: (B, D), L2-normalized
         - image_ids, caption_ids: int64 (B,)
     """
 

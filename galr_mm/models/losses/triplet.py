@@ -9,7 +9,7 @@ NEGATIVES = ('all', 'hardest')
 
 
 def duplicate_pairs(image_ids: Tensor, caption_ids: Tensor) -> Tensor:
-    """Pairs off the diagonal that are no negatives: the same picture, or a caption of the same words.
+    """Pairs off the diagonal that are no negatives: the same image, or a caption of the same words.
 
     Shapes:
         - image_ids, caption_ids: int64 (B,)
@@ -30,7 +30,7 @@ def triplet_loss(
     'hardest' keeps the largest term of each row and of each column only.
 
     Shapes:
-        - similarity: (B, B), pictures x captions, matching pairs on the diagonal
+        - similarity: (B, B), images x captions, matching pairs on the diagonal
         - ignore: bool (B, B), pairs that are no negatives
         - output: scalar
     """
@@ -52,11 +52,11 @@ class TripletLoss(nn.Module):
     Args:
         margin: by how much a match must beat a negative.
         negatives: 'all' violating ones, or the 'hardest' of each row and column.
-        mask_duplicates: do not count pairs of the same picture or of equal captions as negatives; the released code
+        mask_duplicates: do not count pairs of the same image or of equal captions as negatives; the released code
             did.
 
     Shapes:
-        - image_feat, text_feat: (B, D), L2-normalised
+        - image_feat, text_feat: (B, D), L2-normalized
         - image_ids, caption_ids: int64 (B,)
     """
 

@@ -1,5 +1,4 @@
 from galr_mm.models.retrievers.dual_encoder import DualEncoder
 from galr_mm.models.retrievers.galr import GaLR
-from galr_mm.models.retrievers.open_clip import OpenCLIPRetriever
 
-__all__ = ['DualEncoder', 'GaLR', 'OpenCLIPRetriever']
+__all__ = ['DualEncoder', 'GaLR']

@@ -10,9 +10,9 @@ from mmpretrain.structures import DataSample
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from galr_mm.datasets.vocabulary import words_of
 from galr_mm.registry import MODELS
 from galr_mm.structures import ObjectGraph
+from galr_mm.text import caption_key
 from galr_mm.utils.precision import autocast
 
 
@@ -25,7 +25,7 @@ def build(config: dict | nn.Module | None, **defaults: Any) -> nn.Module | None:
 
 @MODELS.register_module()
 class DualEncoder(BaseModel):
-    """A picture tower and a text tower whose L2-normalised outputs are compared by their dot product.
+    """An image tower and a text tower whose L2-normalized outputs are compared by their dot product.
 
     It runs under mmengine's plain loops with :class:`galr_mm.RetrievalEvaluator`, and under mmpretrain's
     ``RetrievalTestLoop`` and its two retrieval inferencers.
@@ -39,7 +39,7 @@ class DualEncoder(BaseModel):
         neck: between backbone and ``visual``, such as an mmdet.FPN.
         precision: of backbone and neck: 'fp32', or 'amp_bf16' (autocast to bfloat16; the maps are float32). It works on
             a CPU too: a ResNet-18 took half the time on one with bfloat16 instructions.
-        data_preprocessor: normalises the pictures; by default the one that the backbone's weights want, if it says so.
+        data_preprocessor: normalizes the images; by default the one that the backbone's weights want, if it says so.
     """
 
     def __init__(
@@ -76,11 +76,11 @@ class DualEncoder(BaseModel):
         raise RuntimeError(f"mode is {mode!r}, expected 'tensor', 'loss' or 'predict'")
 
     def encode_image(self, images: Tensor, graph: ObjectGraph | None = None) -> Tensor:
-        """L2-normalised features (B, D) of normalised pictures (B, 3, H, W); ``graph`` has no part in this model."""
+        """L2-normalized features (B, D) of normalized images (B, 3, H, W); ``graph`` has no part in this model."""
         return F.normalize(self.visual(self.extract_maps(images)).embedding, dim=-1)
 
     def extract_maps(self, images: Tensor) -> Sequence[Tensor]:
-        """Feature maps (B, C_i, H_i, W_i), from fine to coarse, of normalised pictures (B, 3, H, W)."""
+        """Feature maps (B, C_i, H_i, W_i), from fine to coarse, of normalized images (B, 3, H, W)."""
         if self.precision != 'fp32':  # the layout that bfloat16 kernels want
             images = images.contiguous(memory_format=torch.channels_last)
         with autocast(self.precision, images.device):
@@ -119,7 +119,7 @@ class DualEncoder(BaseModel):
         return seen
 
     def encode_text(self, texts: Sequence[str] | Tensor) -> Tensor:
-        """L2-normalised features (T, D) of a list of captions, given in the form the text encoder takes."""
+        """L2-normalized features (T, D) of a list of captions, given in the form the text encoder takes."""
         if isinstance(texts, str):
             raise TypeError(f'expected a list of captions, got one string: {texts!r}')
         return F.normalize(self.text_encoder(texts), dim=-1)
@@ -131,7 +131,7 @@ class DualEncoder(BaseModel):
     def extract_feat(
         self, images: Tensor | None = None, data_samples: list[DataSample] | None = None
     ) -> dict[str, Tensor]:
-        """``image_feat`` (B, D) of the pictures and ``text_feat`` (T, D) of all captions, where there are any."""
+        """``image_feat`` (B, D) of the images and ``text_feat`` (T, D) of all captions, where there are any."""
         feats = {}
         if images is not None:
             feats['image_feat'] = self.encode_image(images, self.build_graph(images, data_samples))
@@ -144,14 +144,14 @@ class DualEncoder(BaseModel):
         return feats
 
     def loss(self, images: Tensor, data_samples: list[DataSample]) -> dict[str, Tensor]:
-        """Losses of a batch with one caption a picture."""
+        """Losses of a batch with one caption an image."""
         if self.loss_module is None:
             raise RuntimeError('training needs a loss, e.g. loss=dict(type="galr_mm.ContrastiveLoss")')
         feats = self.extract_feat(images, data_samples)
         image_feat, text_feat = feats['image_feat'], feats['text_feat']
         if len(image_feat) != len(text_feat):
             raise ValueError(
-                f'training takes one caption a picture, got {len(image_feat)} pictures and {len(text_feat)} captions'
+                f'training takes one caption an image, got {len(image_feat)} images and {len(text_feat)} captions'
             )
         image_ids, caption_ids = pair_ids(data_samples)
         return self.loss_module(
@@ -189,10 +189,10 @@ class DualEncoder(BaseModel):
         Args:
             feats: what :meth:`extract_feat` gave for this process's samples, concatenated.
             data_samples: those samples.
-            num_images: pictures of the whole gallery, without those that pad the last process's share.
+            num_images: images of the whole gallery, without those that pad the last process's share.
             num_texts: likewise captions.
-            cal_i2t: whether to score pictures against captions.
-            cal_t2i: whether to score captions against pictures.
+            cal_i2t: whether to score images against captions.
+            cal_t2i: whether to score captions against images.
         """
         results = []
         if cal_i2t:
@@ -219,9 +219,9 @@ def texts_of(sample: DataSample) -> list:
 
 
 def pair_ids(data_samples: list[DataSample]) -> tuple[Tensor, Tensor]:
-    """Numbers (B,) and (B,) that are equal for equal pictures and for equal captions.
+    """Numbers (B,) and (B,) that are equal for equal images and for equal captions.
 
-    Samples of a foreign data set may lack ``image_id`` (each then counts as a picture of its own) or ``caption_id``
+    Samples of a foreign data set may lack ``image_id`` (each then counts as an image of its own) or ``caption_id``
     (then the words decide).
     """
     numbers: dict = {}
@@ -233,7 +233,7 @@ def pair_ids(data_samples: list[DataSample]) -> tuple[Tensor, Tensor]:
         caption = sample.get('caption_id')
         if caption is None:
             text = texts_of(sample)[0]
-            caption = ' '.join(words_of(text)) if isinstance(text, str) else position
+            caption = caption_key(text) if isinstance(text, str) else position
         captions.append(numbers.setdefault(('caption', caption), len(numbers)))
     return torch.tensor(images), torch.tensor(captions)
 

@@ -11,8 +11,8 @@ from mmpretrain.structures import DataSample
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from galr_mm.detection.detector import as_proposals
 from galr_mm.models.retrievers.dual_encoder import DualEncoder, build
-from galr_mm.proposals.detection import as_proposals
 from galr_mm.registry import MODELS
 from galr_mm.structures import ObjectGraph
 
@@ -21,7 +21,7 @@ from galr_mm.structures import ObjectGraph
 class GaLR(DualEncoder):
     """Global and local retrieval (Yuan et al., IEEE TGRS 2022, doi 10.1109/TGRS.2022.3163706).
 
-    The picture tower has two branches: backbone -> MVSA, and proposals -> DREA -> GCN; MIDF fuses them. A fusion mode
+    The image tower has two branches: backbone -> MVSA, and proposals -> DREA -> GCN; MIDF fuses them. A fusion mode
     that uses one branch only leaves the other unbuilt.
 
     Args:
@@ -33,7 +33,7 @@ class GaLR(DualEncoder):
         fusion: :class:`galr_mm.MIDF`; dim and the widths of the tokens follow from ``visual`` and ``gcn``.
         roi: adds what the backbone sees in each box to the node features, :class:`galr_mm.RoINodes`; in_channels follow
             from ``visual``.
-        proposal_generator: finds the objects of pictures that come without proposals: the config of an MMDet detector
+        proposal_generator: finds the objects of images that come without proposals: the config of an MMDet detector
             with its weights, ``dict(_scope_='mmdet', type=..., init_cfg=dict(type='Pretrained', checkpoint=...))``, or
             a :class:`galr_mm.ProposalGenerator`. Not for training, whose augmentation moves boxes.
         text_encoder: :class:`galr_mm.BiGRUEncoder` or another.
@@ -74,9 +74,9 @@ class GaLR(DualEncoder):
         self._said_constant = False
 
     def encode_image(self, images: Tensor, graph: ObjectGraph | None = None) -> Tensor:
-        """L2-normalised features (B, D) of normalised pictures (B, 3, H, W) and their object graphs.
+        """L2-normalized features (B, D) of normalized images (B, 3, H, W) and their object graphs.
 
-        Without graphs no picture has objects: the local branch is a constant.
+        Without graphs no image has objects: the local branch is a constant.
         """
         v_g = g_tokens = v_l = l_tokens = mask = None
         if self.fusion.uses_global:
@@ -119,11 +119,11 @@ class GaLR(DualEncoder):
         return generator
 
     def _generate(self, found: list[InstanceData | None], data_samples: list[DataSample]) -> list[InstanceData]:
-        """Find objects in the picture files of samples without proposals, in pixels of the sample's picture."""
+        """Find objects in the image files of samples without proposals, in pixels of the sample's image."""
         if self.training:
             raise RuntimeError(
                 'training needs proposals that were extracted before (tools/extract_proposals.py): augmentation moves '
-                'the picture, and a proposal generator sees the file'
+                'the image, and a proposal generator sees the file'
             )
         missing = [number for number, proposals in enumerate(found) if proposals is None]
         paths = [data_samples[number].get('img_path') for number in missing]
@@ -145,7 +145,7 @@ class GaLR(DualEncoder):
         self._said_constant = True
         print_log(
             'NO PROPOSALS: the local branch of GaLR is a constant, '
-            + ('this is the global branch only. ' if self.fusion.uses_global else 'ALL PICTURES LOOK ALIKE. ')
+            + ('this is the global branch only. ' if self.fusion.uses_global else 'ALL IMAGES LOOK ALIKE. ')
             + 'Make proposals with '
             '`python tools/extract_proposals.py DET_CONFIG DET_CKPT IMAGES --out DATA_ROOT/proposals.json`; '
             'data sets take that file by themselves. (model.fusion.mode=global_only trains without the local branch.)',

@@ -1,6 +1,5 @@
 from galr_mm.models.text.bigru import BiGRUEncoder
 from galr_mm.models.text.hugging_face import HuggingFaceTextEncoder
-from galr_mm.models.text.open_clip import OpenCLIPTextEncoder
 from galr_mm.models.text.sentence_vector import SentenceVectorProjection
 
-__all__ = ['BiGRUEncoder', 'HuggingFaceTextEncoder', 'OpenCLIPTextEncoder', 'SentenceVectorProjection']
+__all__ = ['BiGRUEncoder', 'HuggingFaceTextEncoder', 'SentenceVectorProjection']

@@ -9,8 +9,8 @@ from mmengine.model import BaseModule
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence, pad_sequence
 
-from galr_mm.datasets.vocabulary import Vocabulary
 from galr_mm.registry import MODELS
+from galr_mm.text import Vocabulary
 
 
 @MODELS.register_module()
@@ -29,7 +29,7 @@ class BiGRUEncoder(BaseModule):
 
     Shapes:
         - input: list of T captions, or int64 (T, L) word numbers padded with 0
-        - output: (T, embed_dim), not normalised
+        - output: (T, embed_dim), not normalized
     """
 
     def __init__(

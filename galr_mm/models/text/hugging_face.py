@@ -7,10 +7,10 @@ import torch
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 
+from galr_mm.integrations.hf_offline import fail_fast_offline
+from galr_mm.integrations.installation import require_module
 from galr_mm.registry import MODELS
 from galr_mm.utils.frozen import keep_out_of_checkpoints
-from galr_mm.utils.install_check import require_module
-from galr_mm.utils.offline import fail_fast_offline
 
 POOLINGS = ('mean', 'cls')
 
@@ -32,7 +32,7 @@ class HuggingFaceTextEncoder(BaseModule):
 
     Shapes:
         - input: list of T captions, or int64 (T, L) token ids padded with the tokenizer's padding token
-        - output: (T, embed_dim), not normalised
+        - output: (T, embed_dim), not normalized
 
     Raises:
         ImportError: when transformers is not installed.

@@ -21,7 +21,7 @@ class SentenceVectorProjection(BaseModule):
 
     Shapes:
         - input: (T, in_dim), or a sequence of T vectors (in_dim,)
-        - output: (T, embed_dim), not normalised
+        - output: (T, embed_dim), not normalized
     """
 
     def __init__(self, in_dim: int = 2400, embed_dim: int = 512, init_cfg: dict | None = None) -> None:

@@ -18,7 +18,7 @@ class VisualFeatures(NamedTuple):
 
     Shapes:
         - tokens: (B, P, token_channels), one vector a map position
-        - embedding: (B, D), the picture as one vector
+        - embedding: (B, D), the image as one vector
     """
 
     tokens: Tensor
@@ -51,11 +51,11 @@ class MVSA(BaseModule):
         embed_dim: width of the embedding.
         mid_channels: channels of ``low`` and of ``high``.
         map_size: side of the joint map.
-        low_stride: stride of the first convolution; 4 brings a map of 1/4 of the picture to 1/16.
+        low_stride: stride of the first convolution; 4 brings a map of 1/4 of the image to 1/16.
 
     Shapes:
         - input: sequence of (B, C_i, H_i, W_i)
-        - output: :class:`VisualFeatures`, tokens (B, H_3 * W_3, token_channels), embedding (B, embed_dim) L2-normalised
+        - output: :class:`VisualFeatures`, tokens (B, H_3 * W_3, token_channels), embedding (B, embed_dim) L2-normalized
     """
 
     def __init__(
@@ -90,7 +90,7 @@ class MVSA(BaseModule):
                 f'gave {len(maps)} of {tuple(m.shape[1] for m in maps)}; set its out_indices'
             )
         low_maps, high_maps = concat_maps(maps[: self.num_low]), concat_maps(maps[self.num_low :])
-        # a map smaller than the 3 x 3 kernel (small pictures, deep backbones) is enlarged to it
+        # a map smaller than the 3 x 3 kernel (small images, deep backbones) is enlarged to it
         if min(low_maps.shape[-2:]) < 3:
             low_maps = F.interpolate(low_maps, size=[max(3, s) for s in low_maps.shape[-2:]], mode='nearest')
         low = F.adaptive_avg_pool2d(self.low_conv(low_maps), self.map_size)  # B, mid, 16, 16

@@ -1,0 +1,174 @@
+"""What the command-line tools share."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import inspect
+import os
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import torch
+from mmengine.config import Config, DictAction
+from mmengine.dataset import BaseDataset
+from mmengine.runner import Runner
+
+from galr_mm.integrations.installation import require_working_mmcv
+from galr_mm.registry import DATASETS
+
+RERANK_HOOK = dict(type='galr_mm.RerankHook')
+# what runs read from a config besides the Runner's own arguments
+RUNNER_EXTRAS = (
+    'rerank',
+    'rerank_cfg',
+    'runner_type',
+    'custom_imports',
+    'find_unused_parameters',
+    'sync_bn',
+    'model_wrapper_cfg',
+    'compile',
+    'activation_checkpointing',
+    'efficient_conv_bn_eval',
+)
+# what shipped configs use to say a thing once
+CONFIG_VARIABLES = ('data_root', 'dataset', 'size', 'train_pipeline', 'test_pipeline', 'metainfo', 'max_epochs')
+
+
+def add_common_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the flags that training and testing share."""
+    parser.add_argument('config', help='config file')
+    parser.add_argument('--work-dir', help='where logs and checkpoints go (default: work_dirs/<config name>)')
+    parser.add_argument('--amp', action='store_true', help='automatic mixed precision')
+    parser.add_argument('--no-pin-memory', action='store_true', help='switch pin_memory off in all data loaders')
+    parser.add_argument(
+        '--no-persistent-workers', action='store_true', help='switch persistent_workers off in all data loaders'
+    )
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=DictAction,
+        metavar='KEY=VALUE',
+        help='settings merged into the config before anything else looks at it, e.g. rerank=mr rerank_cfg.mr.k=20',
+    )
+    parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none')
+    # torch.distributed.launch passes this one; torchrun sets the environment variable
+    parser.add_argument('--local_rank', '--local-rank', type=int, default=0)
+
+
+def load_config(args: argparse.Namespace) -> Config:
+    """Load a config, merge ``--cfg-options`` at once, then apply the shared flags.
+
+    Raises:
+        SystemExit: when the config does not exist or mmcv's compiled ops are broken for the installed torch.
+    """
+    require_working_mmcv()
+    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+    if not Path(args.config).is_file():
+        raise SystemExit(f'no config at {args.config}')
+    cfg = Config.fromfile(args.config)
+    if args.cfg_options:
+        check_options(cfg, args.cfg_options)
+        cfg.merge_from_dict(args.cfg_options)
+    cfg.launcher = args.launcher
+    if args.work_dir:
+        cfg.work_dir = args.work_dir
+    elif cfg.get('work_dir') is None:
+        cfg.work_dir = str(Path('work_dirs') / Path(args.config).stem)
+    for name in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
+        loader = cfg.get(name)
+        if loader is None:
+            continue
+        if args.no_pin_memory:
+            loader.pin_memory = False
+        if args.no_persistent_workers or not loader.get('num_workers', 0):
+            loader.persistent_workers = False
+    ensure_rerank_hook(cfg)
+    if args.launcher == 'pytorch' and 'RANK' not in os.environ:
+        raise SystemExit('--launcher pytorch: start this tool by torchrun, as tools/dist_train.sh and dist_test.sh do')
+    if args.launcher == 'pytorch' and not torch.cuda.is_available():
+        prepare_cpu_processes(cfg)
+    return cfg
+
+
+def add_browse_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of the tools that draw samples of a split."""
+    parser.add_argument('config', help='config file')
+    parser.add_argument('--out-dir', type=Path, required=True, help='folder for the PNG files')
+    parser.add_argument('--split', choices=['train', 'val', 'test'], default='train', help='which data loader')
+    parser.add_argument('--num', type=int, default=20, help='samples, spread evenly over the split')
+    parser.add_argument('--seed', type=int, default=0, help='of the augmentation')
+    parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE')
+
+
+def load_split(args: argparse.Namespace) -> tuple[Config, BaseDataset, list[int]]:
+    """The config, the data set of ``--split`` and the numbers of the samples to draw.
+
+    Raises:
+        SystemExit: when the config or its data is missing or the numbers make no sense.
+    """
+    if not Path(args.config).is_file():
+        raise SystemExit(f'no config at {args.config}')
+    if args.num < 1:
+        raise SystemExit(f'--num is {args.num}, expected 1 or more')
+    cfg = Config.fromfile(args.config)
+    if args.cfg_options:
+        check_options(cfg, args.cfg_options)
+        cfg.merge_from_dict(args.cfg_options)
+    loader = cfg.get(f'{args.split}_dataloader')
+    if loader is None:
+        raise SystemExit(f'{args.config} has no {args.split}_dataloader')
+    try:
+        dataset = DATASETS.build(loader.dataset)
+    except (OSError, ValueError) as error:
+        raise SystemExit(str(error)) from error
+    numbers = np.linspace(0, len(dataset) - 1, min(args.num, len(dataset))).round().astype(int).tolist()
+    return cfg, dataset, numbers
+
+
+def require_writable(folder: Path, flag: str) -> None:
+    """Stop before long work whose result could not be written afterwards."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise SystemExit(f'{flag}: cannot write into {folder} ({error})') from error
+
+
+def check_options(cfg: Config, options: dict) -> None:
+    """Refuse options that would change nothing: unknown names, and variables a config has copied already."""
+    known = {*inspect.signature(Runner.__init__).parameters, *RUNNER_EXTRAS, *cfg.keys()}
+    for option in options:
+        name = option.split('.')[0]
+        if name not in known:
+            close = difflib.get_close_matches(name, known, n=1)
+            hint = f'; did you mean {close[0]!r}?' if close else ''
+            raise SystemExit(f'--cfg-options {option}: the config has no {name!r}{hint}')
+        if name in CONFIG_VARIABLES:
+            raise SystemExit(
+                f'--cfg-options {option}: {name} is copied into other settings when the config is read, so this '
+                'would change nothing. Set those (e.g. test_dataloader.dataset.data_root), or GALR_DATA_ROOT'
+            )
+
+
+def prepare_cpu_processes(cfg: Config) -> None:
+    """Let torchrun's processes work without a GPU, which mmengine's own start-up cannot: it always selects one."""
+    if not torch.distributed.is_initialized():
+        torch.distributed.init_process_group('gloo')
+    cfg.setdefault('model_wrapper_cfg', dict(type='MMDistributedDataParallel', device_ids=None))
+
+
+def ensure_rerank_hook(cfg: Config) -> None:
+    """Add RerankHook where ``rerank`` is set and a child config's own ``custom_hooks`` replaced ours."""
+    hooks = cfg.get('custom_hooks') or []
+    if 'rerank' in cfg and not any('RerankHook' in str(hook.get('type')) for hook in hooks):
+        cfg.custom_hooks = [*hooks, dict(RERANK_HOOK)]
+
+
+def close_processes() -> None:
+    """Leave a distributed run together: a process that ends while others still talk to it makes them abort."""
+    if torch.distributed.is_initialized():
+        torch.distributed.barrier()
+        torch.distributed.destroy_process_group()

@@ -1,0 +1,91 @@
+"""Proposals from an MMDet detector: ``python tools/extract_proposals.py DET_CONFIG DET_CKPT IMAGES --out FILE``.
+
+IMAGES is a folder or a data set json (Karpathy-style or COCO). The result is one COCO json. A run that was interrupted
+goes on where it stopped when it is started again with the same settings. Several processes or GPUs:
+``torchrun --nproc_per_node=N tools/extract_proposals.py ... --launcher pytorch``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from pickle import UnpicklingError
+
+import torch
+
+from galr_mm.cli.common import close_processes
+from galr_mm.detection.extraction import Settings, extract_proposals
+from galr_mm.integrations.installation import REBUILD_MMCV, mmcv_ops_error
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Read the command line and run."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('config', type=Path, help='MMDet config')
+    parser.add_argument('checkpoint', type=Path, help='its weights')
+    parser.add_argument('images', type=Path, help='folder, or Karpathy-style / COCO json')
+    parser.add_argument('--out', type=Path, required=True, help='COCO json to write, e.g. data/ucm/proposals.json')
+    parser.add_argument('--img-root', type=Path, help='images of a json (default: images/ beside it)')
+    parser.add_argument('--score-thr', type=float, default=0.1, help='leave out lower scores (default 0.1)')
+    parser.add_argument('--max-per-image', type=int, default=100)
+    parser.add_argument('--tile', type=int, help='cut images with a longer side into tiles of so many pixels')
+    parser.add_argument('--overlap', type=int, default=200, help='pixels that neighboring tiles share (default 200)')
+    parser.add_argument(
+        '--merge-iou', type=float, default=0.5, help='overlap at which objects of two tiles are one (default 0.5)'
+    )
+    parser.add_argument('--batch-size', type=int, default=8)
+    parser.add_argument('--num-workers', type=int, default=2)
+    parser.add_argument('--device', default='cpu')
+    parser.add_argument('--launcher', choices=['none', 'pytorch'], default='none')
+    parser.add_argument('--overwrite', action='store_true', help='replace an existing --out')
+    args = parser.parse_args(argv)
+    if args.out.is_dir():
+        raise SystemExit(f'--out is {args.out}, a folder; expected the name of a json file')
+    if args.out.exists() and not args.overwrite:
+        raise SystemExit(f'{args.out} exists; --overwrite replaces it')
+    if args.batch_size < 1 or args.num_workers < 0:
+        parser.error('--batch-size must be 1 or more, --num-workers 0 or more')
+    error = mmcv_ops_error()
+    if error:
+        raise SystemExit(f"detectors need mmcv's compiled ops ({error}). Mend it with:\n  {REBUILD_MMCV}")
+    device = args.device
+    if args.launcher == 'pytorch':
+        if 'RANK' not in os.environ:
+            raise SystemExit('--launcher pytorch: start this tool by torchrun')
+        torch.distributed.init_process_group('gloo')
+        device = f'cuda:{os.environ["LOCAL_RANK"]}' if device == 'cuda' else device
+    settings = Settings(**{name: getattr(args, name) for name in Settings._fields})
+    try:
+        content = extract_proposals(
+            args.config,
+            args.checkpoint,
+            args.images,
+            args.out,
+            args.img_root,
+            settings,
+            args.batch_size,
+            args.num_workers,
+            device,
+        )
+    except (ImportError, OSError, ValueError, RuntimeError, AttributeError, UnpicklingError) as failure:
+        raise SystemExit(str(failure)) from failure
+    close_processes()
+    if content is not None:
+        report(content, args.out)
+
+
+def report(content: dict, out: Path) -> None:
+    """Say what was written; end with an error where images could not be read."""
+    empty = len(content['images']) - len({a['image_id'] for a in content['annotations']})
+    print(
+        f'{len(content["annotations"])} objects in {len(content["images"])} images ({empty} without any) '
+        f'written to {out}'
+    )
+    unreadable = content['info']['unreadable']
+    for name, reason in unreadable.items():
+        print(f'could not be read: {name} ({reason})', file=sys.stderr)
+    if unreadable:
+        raise SystemExit(f'{len(unreadable)} images could not be read; they are left out')

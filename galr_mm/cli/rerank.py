@@ -1,0 +1,224 @@
+"""Re-rank a similarity matrix of any model: ``python tools/rerank.py SIMS.npy --method mr --k 30 --out OUT.npz``."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import pickle
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from galr_mm.cli.common import require_writable
+from galr_mm.evaluation import RecallAtK, build_rerankers, paired_bootstrap, retrieval_ranks
+from galr_mm.evaluation.sweep import sweep_multivariate
+from galr_mm.functional.rerank.checks import prepare
+from galr_mm.structures import RetrievalScores
+from galr_mm.utils.io import replaced_when_done
+from galr_mm.visualization import draw_sweep
+
+FORMULA = ('k', 'weights', 'decay', 'reverse', 'reverse_top', 'significance', 'tail')
+
+
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Options of the re-rankers carry their names; those not given keep their defaults."""
+    parser = argparse.ArgumentParser(description='Re-rank a similarity matrix, images in rows and captions in columns')
+    parser.add_argument('similarity', help='.npy, .npz (i2t and, if there, t2i and positives) or .pt; (I, T)')
+    parser.add_argument('--t2i', help='file of the other direction (T, I), where it is not the transpose')
+    answers = parser.add_mutually_exclusive_group()
+    answers.add_argument('--captions-per-image', type=int, help='captions n*i to n*i+n-1 describe image i (default 5)')
+    answers.add_argument('--positives', help='json: for each image the list of its caption columns')
+    parser.add_argument('--method', default='mr', choices=['mr', 'rr', 'product'])
+    parser.add_argument('--k', type=int, help='candidates of each query')
+    parser.add_argument('--weights', type=float, nargs=3, metavar=('SIGNIFICANCE', 'FORWARD', 'REVERSE'))
+    parser.add_argument('--decay', type=float)
+    parser.add_argument('--reverse', choices=['ordinal', 'absolute'])
+    parser.add_argument('--reverse-top', type=int)
+    parser.add_argument('--significance', choices=['ratio', 'softmax', 'off'])
+    parser.add_argument('--tail', choices=['keep', 'zero'])
+    parser.add_argument('--filler', type=float, help='value of pairs that were not scored, e.g. -100')
+    parser.add_argument('--out', help='.npz for the re-ranked i2t (I, T) and t2i (T, I) scores')
+    parser.add_argument('--topk', type=int, nargs='+', default=[1, 5, 10], help='k of the recalls')
+    parser.add_argument('--resamples', type=int, default=2000, help='draws of the bootstrap')
+    parser.add_argument('--seed', type=int, default=0, help='of the bootstrap')
+    parser.add_argument(
+        '--sweep', nargs='?', const='rerank_sweep.png', metavar='IMAGE.png',
+        help='search k and weights of mr on a VALIDATION matrix; draws the surface (default rerank_sweep.png)',
+    )  # fmt: skip
+    parser.add_argument('--allow-pickle', action='store_true', help='read pickled files; they can run any code')
+    return parser.parse_args(argv)
+
+
+def load_arrays(path: str, allow_pickle: bool) -> dict[str, Tensor]:
+    """Named tensors of a file; a single array is called i2t.
+
+    Raises:
+        SystemExit: when it cannot be read, holds other things, or is pickled without ``allow_pickle``.
+    """
+    try:
+        if Path(path).suffix in ('.pt', '.pth'):
+            data = torch.load(path, map_location='cpu', weights_only=not allow_pickle)
+        elif Path(path).suffix in ('.npy', '.npz'):
+            data = np.load(path, allow_pickle=allow_pickle)
+        else:
+            raise SystemExit(f'{path}: expected a name that ends in .npy, .npz, .pt or .pth')
+        if isinstance(data, np.ndarray) and data.dtype == object:
+            data = data.item() if data.ndim == 0 else np.stack(data)
+        if isinstance(data, (np.ndarray, Tensor)):
+            data = {'i2t': data}
+        if not isinstance(data, (Mapping, np.lib.npyio.NpzFile)):
+            raise TypeError(f'it holds a {type(data).__name__}, expected an array or named arrays')
+        names = list(data)
+        wanted = [name for name in ('i2t', 't2i', 'positives') if name in names] or names[: len(names) == 1]
+        arrays = {name: torch.as_tensor(data[name]) for name in wanted}
+    except FileNotFoundError:
+        raise SystemExit(f'no file at {path}') from None
+    except Exception as error:  # a broken file makes its reader raise anything
+        pickled = not allow_pickle and 'pickle' in str(error).lower() or isinstance(error, pickle.UnpicklingError)
+        hint = (
+            '; a pickled file (not a broken one) is read with --allow-pickle, which can run any code in it'
+            if pickled
+            else ''
+        )
+        raise SystemExit(f'{path} cannot be read: {type(error).__name__}: {error}{hint}') from error
+    if 'i2t' not in arrays:
+        if len(arrays) != 1:
+            raise SystemExit(
+                f"{path} holds {', '.join(map(str, names)) or 'nothing'}; expected 'i2t' or a single array"
+            )
+        arrays = {'i2t': arrays.popitem()[1]}
+    return arrays
+
+
+def prepare_scores(path: str, matrix: Tensor) -> Tensor:
+    """A matrix of real numbers that can be re-ranked.
+
+    Raises:
+        SystemExit: when it is something else.
+    """
+    try:
+        return prepare(matrix)
+    except ValueError as error:
+        raise SystemExit(f'{path}: {error}') from error
+
+
+def load_scores(args: argparse.Namespace) -> RetrievalScores:
+    """Scores of both directions and positives.
+
+    Raises:
+        SystemExit: when shapes or positives do not fit.
+    """
+    arrays = load_arrays(args.similarity, args.allow_pickle)
+    i2t = prepare_scores(args.similarity, arrays['i2t'])
+    t2i = load_arrays(args.t2i, args.allow_pickle)['i2t'] if args.t2i else arrays.get('t2i', i2t.t())
+    t2i = prepare_scores(args.t2i or args.similarity, t2i)
+    try:
+        if args.positives:
+            positives = read_positives(args.positives, *i2t.shape)
+        elif 'positives' in arrays and args.captions_per_image is None:
+            positives = arrays['positives'].bool()
+        else:
+            count = 5 if args.captions_per_image is None else args.captions_per_image
+            positives = RetrievalScores.from_matrix(i2t, count).positives
+        return RetrievalScores(i2t, t2i, positives, args.filler)
+    except ValueError as error:
+        raise SystemExit(
+            f'{args.similarity}: {error}. Rows are images; --captions-per-image or --positives say which captions '
+            'are theirs'
+        ) from error
+
+
+def read_positives(path: str, images: int, captions: int) -> Tensor:
+    """Right answers, bool (I, T), from a json list with the caption columns of each image.
+
+    Raises:
+        SystemExit: when it is something else.
+    """
+    try:
+        lists = json.loads(Path(path).read_text(encoding='utf-8'))
+        positives = torch.zeros(images, captions, dtype=torch.bool)
+        if not isinstance(lists, list) or len(lists) != images:
+            raise ValueError(f'expected a list of {images} lists, one for each image')
+        for row, columns in enumerate(lists):
+            for column in columns:
+                if not isinstance(column, int) or not 0 <= column < captions:
+                    raise ValueError(f'image {row} has caption {column!r}, expected numbers from 0 to {captions - 1}')
+                positives[row, column] = True
+    except (OSError, ValueError, TypeError, RecursionError) as error:
+        raise SystemExit(f'--positives {path}: {error}') from error
+    return positives
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Re-rank and report, or sweep."""
+    args = parse_args(argv)
+    options: dict[str, Any] = {name: getattr(args, name) for name in FORMULA if getattr(args, name) is not None}
+    for flag, path, suffix in (('--out', args.out, '.npz'), ('--sweep', args.sweep, '.png')):
+        if path and (Path(path).suffix != suffix or Path(path).is_dir()):
+            raise SystemExit(f'{flag} is {path}, expected a file name that ends in {suffix}')
+        if path:
+            require_writable(Path(path).parent, flag)
+    try:
+        reranker = build_rerankers(args.method, {args.method: options})[args.method]
+        recall = RecallAtK(args.topk)
+    except ValueError as error:
+        raise SystemExit(str(error)) from error
+    scores = load_scores(args)
+    try:
+        if args.sweep:
+            sweep(scores, args, options)
+        else:
+            report(scores, reranker(scores), recall, args, repr(reranker))
+    except ValueError as error:
+        raise SystemExit(f'{args.similarity}: {error}') from error
+
+
+def report(raw: RetrievalScores, new: RetrievalScores, recall: RecallAtK, args: argparse.Namespace, name: str) -> None:
+    """Print recalls before and after with the difference and its interval; write the scores."""
+    ranks = [
+        dict(i2t=retrieval_ranks(s.i2t, s.positives), t2i=retrieval_ranks(s.t2i, s.positives.t())) for s in (raw, new)
+    ]
+    intervals = paired_bootstrap(*ranks, raw.positives, args.topk, args.resamples, seed=args.seed)
+    before, after, chance = recall(raw), recall(new), recall.chance(raw)
+    print(f'{raw.i2t.shape[0]} images, {raw.i2t.shape[1]} captions; percent; ties: {recall.tie_rule}')
+    print(f'{name}; 95 % intervals: paired bootstrap over images, {args.resamples} draws, seed {args.seed}')
+    print(f'{"":10}{"chance":>9}{"raw":>9}{"re-ranked":>11}{"change":>9}   interval')
+    for key, (change, low, high) in intervals.items():
+        print(
+            f'{key:10}{chance[key]:9.2f}{before[key]:9.2f}{after[key]:11.2f}{change:+9.2f}   {low:+.2f} to {high:+.2f}'
+        )
+    if args.out:
+        with replaced_when_done(args.out) as part, part.open('wb') as file:
+            np.savez(file, i2t=new.i2t.numpy(), t2i=new.t2i.numpy())
+        print(f're-ranked scores written to {args.out}')
+
+
+def sweep(scores: RetrievalScores, args: argparse.Namespace, options: dict[str, Any]) -> None:
+    """Search k and weights, draw the surface and print the best setting."""
+    if args.method != 'mr' or args.out or {'k', 'weights', 'tail'} & options.keys():
+        raise SystemExit('--sweep searches k and weights of mr; leave --method, --k, --weights, --tail and --out out')
+    raw, points = sweep_multivariate(scores, topk=args.topk, **options)
+    draw_sweep(raw, points, args.sweep)
+    ranked = sorted(points, key=lambda point: -point.mean_recall)
+    print(f'{len(points)} settings; mR of the raw scores {raw:.2f}; the best:')
+    for point in ranked[:5]:
+        print(f'  mR {point.mean_recall:6.2f} ({point.mean_recall - raw:+.2f})  k={point.k} weights={point.weights}')
+    print(f'surface drawn to {args.sweep}. Chosen on this matrix, the best looks better than it is: test it elsewhere.')
+    best = ranked[0]
+    chosen = dict(k=best.k, weights=list(best.weights), **options)
+    settings = ' '.join(f'rerank_cfg.mr.{name}={_text(value)}' for name, value in chosen.items())
+    print(f'tools/test.py:   --cfg-options rerank=mr {settings}')
+    words = ' '.join(f'--{name.replace("_", "-")} {_words(value)}' for name, value in chosen.items())
+    print(f'tools/rerank.py: {words}')
+
+
+def _text(value: Any) -> str:
+    return f'"[{",".join(f"{v:g}" for v in value)}]"' if isinstance(value, list) else str(value)
+
+
+def _words(value: Any) -> str:
+    return ' '.join(f'{v:g}' for v in value) if isinstance(value, list) else str(value)

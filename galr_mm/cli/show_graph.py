@@ -1,0 +1,47 @@
+"""Look at object graphs: ``python tools/visualization/show_graph.py CONFIG --out-dir DIR``.
+
+Draws, with the DREA settings of the config's model, the objects kept and merged, their salience and the strength of
+their edges, as PNG files; no display and no checkpoint are needed.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from galr_mm.cli.common import add_browse_arguments, load_split, require_writable
+from galr_mm.registry import MODELS
+from galr_mm.visualization import draw_graph
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Draw the graphs of some images of a split."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_browse_arguments(parser)
+    args = parser.parse_args(argv)
+    cfg, dataset, numbers = load_split(args)
+    if cfg.model.get('drea') is None:
+        raise SystemExit(f'the model of {args.config} has no drea, so it builds no graphs')
+    if dataset.proposals is None:
+        raise SystemExit('the data set has no proposals; tools/extract_proposals.py makes them')
+    require_writable(args.out_dir, '--out-dir')
+    drea = MODELS.build(cfg.model.drea)
+    np.random.seed(args.seed)  # of the augmentation
+    for number in numbers:
+        data = dataset[number]
+        sample = data['data_samples']
+        try:
+            draw_graph(
+                data['inputs'].numpy().transpose(1, 2, 0)[..., ::-1],
+                sample.proposals,
+                drea,
+                args.out_dir / f'{number:06d}_{Path(sample.file_name).stem}.png',
+                dataset.metainfo.get('proposal_classes', ()),
+                title=sample.file_name,
+            )
+        except ValueError as error:  # a detector of other classes than the model was made for
+            raise SystemExit(f'{sample.file_name}: {error}') from error
+    print(f'{len(numbers)} graphs drawn to {args.out_dir}')

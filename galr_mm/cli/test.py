@@ -1,0 +1,81 @@
+"""Test a model: ``python tools/test.py CONFIG [CHECKPOINT] [--cfg-options rerank=mr] [flags]``."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from pickle import UnpicklingError
+
+from mmengine.config import Config
+from mmengine.registry import RUNNERS
+from mmengine.runner import Runner
+
+from galr_mm.cli.common import add_common_arguments, close_processes, load_config, require_writable
+
+
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Flags of mmpretrain's tool of the same name, as far as they make sense for retrieval."""
+    parser = argparse.ArgumentParser(description='Test a model')
+    add_common_arguments(parser)
+    parser.add_argument(
+        'checkpoint',
+        nargs='?',
+        help='checkpoint file; left out for a model whose config names its own weights (zero-shot CLIP)',
+    )
+    parser.add_argument('--out', help='.npz for the scores of both directions, raw and re-ranked, with ids')
+    parser.add_argument('--show-dir', help='folder for sheets of captions with their best images')
+    return parser.parse_args(argv)
+
+
+def merge_args(cfg: Config, args: argparse.Namespace) -> Config:
+    """Derive runner settings from the flags, on top of a config that already holds ``--cfg-options``."""
+    args.checkpoint = args.checkpoint or cfg.get('load_from')
+    if args.checkpoint is None and not names_weights(cfg.model):
+        raise SystemExit('CHECKPOINT is missing, and the config names no weights of its own (model.pretrained)')
+    if args.checkpoint is not None and not Path(args.checkpoint).is_file():
+        raise SystemExit(f'no checkpoint at {args.checkpoint}')
+    if args.amp:
+        cfg.test_cfg.fp16 = True
+    if (args.out or args.show_dir) and 'RetrievalEvaluator' not in str(cfg.test_evaluator.get('type')):
+        raise SystemExit("--out and --show-dir need test_evaluator=dict(type='galr_mm.RetrievalEvaluator', ...)")
+    if args.out:
+        if Path(args.out).suffix != '.npz':
+            raise SystemExit(f'--out is {args.out}, expected a name that ends in .npz')
+        require_writable(Path(args.out).parent, '--out')
+        cfg.test_evaluator.out_file = args.out
+    if args.show_dir:
+        require_writable(Path(args.show_dir), '--show-dir')
+        cfg.custom_hooks = [
+            *(cfg.get('custom_hooks') or []),
+            dict(type='galr_mm.RankedHitsHook', out_dir=args.show_dir),
+        ]
+    return cfg
+
+
+def names_weights(node: object) -> bool:
+    """Whether a model's config has parts that bring weights: a file, a tag, or a folder or repository of OpenCLIP."""
+    if not isinstance(node, dict):
+        return False
+    own = node.get('pretrained') is not None or ':' in str(node.get('model_name', ''))
+    return own or any(names_weights(value) for value in node.values())
+
+
+def load_weights(runner: Runner, checkpoint: str) -> None:
+    """Load weights that must fit: a test of half-loaded weights would report numbers of a random model."""
+    try:
+        runner.load_checkpoint(checkpoint, strict=True)
+    except (RuntimeError, ValueError, KeyError, EOFError, UnpicklingError) as error:
+        raise SystemExit(f'{checkpoint} does not fit the model of this config: {error}') from error
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the test."""
+    args = parse_args(argv)
+    cfg = merge_args(load_config(args), args)
+    runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+    if args.checkpoint is not None:
+        # where mmengine would: hooks such as EMAHook want to be set up before
+        runner.load_or_resume = lambda: load_weights(runner, args.checkpoint)
+    runner.test()
+    close_processes()

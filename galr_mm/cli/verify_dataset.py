@@ -1,0 +1,138 @@
+"""Check everything a config's data sets need, and list all problems at once: ``verify_dataset.py CONFIG``.
+
+Captions, splits, every image decoded, proposals, vocabulary. Exits with 1 where something is wrong.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Iterator, Sequence
+from multiprocessing.pool import ThreadPool
+from pathlib import Path
+
+from mmengine.config import Config, DictAction
+from PIL import Image
+from tqdm import tqdm
+
+from galr_mm.datasets.captions import clean_split, load_karpathy
+from galr_mm.datasets.transforms import LoadImageWithProposals
+from galr_mm.detection import ProposalSet
+from galr_mm.text import Vocabulary
+from galr_mm.utils.io import missing_files
+
+LOAD = LoadImageWithProposals()
+
+
+def decode(path: str) -> str:
+    """Why an image cannot be decoded to its last byte; empty when it can."""
+    try:
+        with Image.open(path) as image:
+            image.load()
+            if image.mode in ('I', 'F') or image.mode.startswith('I;16'):
+                return f'{path}: numbers of type {image.mode}, not 8 bit; convert it first'
+        LOAD({'img_path': path})  # as in training
+    except Exception as error:  # PIL raises many kinds on broken files
+        return f'{path}: {type(error).__name__}: {error}'
+    return ''
+
+
+def innermost(config: dict) -> dict:
+    """The data set inside wrappers such as RepeatDataset."""
+    while 'dataset' in config:
+        config = config['dataset']
+    return config
+
+
+def check_split(config: dict, vocabulary: Vocabulary | None, num_classes: int | None) -> Iterator[str]:
+    """Problems of one split; prints what is fine."""
+    root, split = config.get('data_root') or '', config['split']
+    ann_file = os.path.join(root, config['ann_file'])
+    try:
+        clean = clean_split(load_karpathy(ann_file), split, ann_file)
+    except (OSError, ValueError) as error:
+        yield str(error)
+        return
+    names = [record['filename'] for record in clean.records]
+    captions = [s['raw'] for record in clean.records for s in record['sentences']]
+    print(f'{split}: {len(names)} images, {len(captions)} captions in {ann_file}. {clean.summary()}')
+    doubled = len(names) - len(set(names))
+    if doubled:
+        yield f'{ann_file}: {doubled} images are listed more than once in {split}'
+    folder = os.path.join(root, config.get('data_prefix', {}).get('img_path', 'images'))
+    try:
+        missing = missing_files(names, folder)
+    except OSError as error:
+        yield str(error)
+        return
+    yield from (f'{split}: missing {os.path.join(folder, name)}' for name in missing)
+    present = [os.path.join(folder, name) for name in names if name not in set(missing)]
+    with ThreadPool(os.cpu_count()) as pool:
+        for problem in tqdm(pool.imap(decode, present), total=len(present), desc=f'{split}: decoding', unit='image'):
+            if problem:
+                yield f'{split}: unreadable {problem}'
+    if vocabulary is not None:
+        unknown = vocabulary.unknown_words(captions)
+        print(f'{split}: {len(unknown)} words are not in the vocabulary, {sum(unknown.values())} times')
+    proposal_file = config.get('proposal_file', 'auto')
+    path = Path(root, 'proposals.json' if proposal_file == 'auto' else proposal_file or '')
+    if proposal_file is None or (proposal_file == 'auto' and not path.is_file()):
+        print(f'{split}: no proposals; the local branch will be a constant')
+        return
+    try:
+        proposals = ProposalSet(path)
+    except (OSError, ValueError) as error:
+        yield str(error)
+        return
+    absent = [name for name in names if name not in proposals]
+    print(f'{split}: {path} covers {len(names) - len(absent)} of {len(names)} images, {len(proposals.classes)} classes')
+    if num_classes not in (None, len(proposals.classes)):
+        yield f'{path} has {len(proposals.classes)} classes, but model.drea.num_classes is {num_classes}'
+    if len(absent) == len(names):
+        yield f'{path} knows none of the {split} images'
+
+
+def check(cfg: Config) -> list[str]:
+    """All problems of a config's data sets."""
+    problems, vocabulary = [], None
+    path = cfg.get('model', {}).get('text_encoder', {}).get('vocabulary')
+    if path:
+        try:
+            vocabulary = Vocabulary.load(path)
+        except (OSError, ValueError) as error:
+            problems.append(str(error))
+    images: dict[str, str] = {}
+    for name in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
+        if cfg.get(name) is None:
+            continue
+        config = innermost(cfg[name].dataset)
+        if 'ann_file' not in config or 'split' not in config:
+            raise SystemExit(f'{name} holds no ImageTextDataset but {config.get("type")!r}')
+        problems += check_split(config, vocabulary, cfg.get('model', {}).get('drea', {}).get('num_classes'))
+        try:
+            records = load_karpathy(os.path.join(config.get('data_root') or '', config['ann_file']))
+        except (OSError, ValueError):
+            continue  # said above
+        for record in records:
+            if record['split'] == config['split']:
+                other = images.setdefault(record['filename'], config['split'])
+                if other != config['split']:
+                    problems.append(f'{record["filename"]} is in {other} and in {config["split"]}')
+    return list(dict.fromkeys(problems))
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('config')
+    parser.add_argument('--cfg-options', nargs='+', action=DictAction)
+    args = parser.parse_args(argv)
+    if not Path(args.config).is_file():
+        raise SystemExit(f'no config at {args.config}')
+    cfg = Config.fromfile(args.config)
+    cfg.merge_from_dict(args.cfg_options or {})
+    problems = check(cfg)
+    for problem in problems:
+        print(f'PROBLEM {problem}')
+    print(f'{len(problems)} problems')
+    raise SystemExit(bool(problems))

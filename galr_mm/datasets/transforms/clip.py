@@ -1,0 +1,116 @@
+from __future__ import annotations
+
+import io
+
+import numpy as np
+from mmcv.transforms.utils import cache_randomness
+from mmengine import fileio
+from PIL import Image, ImageOps
+from torchvision.transforms import RandomResizedCrop
+from torchvision.transforms import functional as F
+
+from galr_mm.datasets.transforms.geometric import keep_visible_boxes
+from galr_mm.datasets.transforms.loading import LoadImageWithProposals, fit_proposals
+from galr_mm.integrations.open_clip import load_preprocess
+from galr_mm.registry import TRANSFORMS
+
+# what open_clip turns into RGB as a person would; 16-bit and float images go through LoadImageWithProposals
+PIL_MODES = ('1', 'L', 'LA', 'P', 'PA', 'RGB', 'RGBA', 'CMYK', 'YCbCr')
+
+
+@TRANSFORMS.register_module()
+class OpenCLIPPreprocess(LoadImageWithProposals):
+    """Load an image and bring it to the size that an OpenCLIP model takes, with open_clip's own resampling.
+
+    The first step of a pipeline, in place of :class:`galr_mm.LoadImageWithProposals`. Without ``scale`` it does what
+    open_clip's ``preprocess_val`` does, up to normalization, which is the data preprocessor's; with it, a random crop
+    of that fraction of the image, as ``preprocess_train`` does. Boxes move along. An image that is rotated by its EXIF
+    data is set upright first, as everywhere here.
+
+    Required Keys:
+
+    - img_path, or img (BGR uint8 (H, W, 3))
+    - gt_bboxes, gt_bboxes_labels, proposal_scores, proposal_img_shape (optional)
+
+    Modified Keys: the boxes.
+
+    Added Keys:
+
+    - img, BGR uint8 (S, S, 3), img_shape, ori_shape
+
+    Args:
+        model_name: the CLIP, as of the model; see ``galr_mm/integrations/open_clip.py``.
+        pretrained: the weights, as of the model; a tag may bring its own interpolation.
+        scale: smallest and largest share of the area that a random crop takes, at an aspect of 3/4 to 4/3.
+        min_visible: drop boxes of which a smaller share stays in the image.
+
+    Raises:
+        OSError: when the file cannot be read or decoded; names it.
+    """
+
+    def __init__(
+        self,
+        model_name: str,
+        pretrained: str | None = None,
+        scale: tuple[float, float] | None = None,
+        min_visible: float = 0.25,
+    ) -> None:
+        super().__init__()
+        if scale is not None and not 0 < scale[0] <= scale[1] <= 1:
+            raise ValueError(f'scale is {scale}, expected two shares of the area, 0 < smallest <= largest <= 1')
+        self.model_name = model_name
+        self.scale = scale
+        self.min_visible = min_visible
+        preprocess = load_preprocess(model_name, pretrained)  # says which extra to install, so it comes first
+        from open_clip.transform import PreprocessCfg, image_transform_v2
+
+        cfg = PreprocessCfg(**preprocess)
+        # a resize, and mostly a crop or padding around the center; what follows makes a normalized tensor
+        *self.steps, _, _, _ = image_transform_v2(cfg, is_train=False).transforms
+        self.random_crop = None
+        if scale is not None:
+            self.random_crop = RandomResizedCrop(cfg.input_size[1:], scale, interpolation=self.steps[0].interpolation)
+
+    @cache_randomness
+    def _draw_window(self, image: Image.Image) -> tuple[int, int, int, int]:
+        """Top, left, height and width of a random crop."""
+        return self.random_crop.get_params(image, list(self.random_crop.scale), list(self.random_crop.ratio))
+
+    def transform(self, results: dict) -> dict:
+        """Load and resize one image."""
+        image = self._open(results)
+        results['ori_shape'] = image.height, image.width
+        if self.random_crop is None:
+            whole = self.steps[0](image)
+            done = self.steps[1](whole) if len(self.steps) > 1 else whole
+            zoom = np.divide(whole.size, image.size)
+            corner = np.round(np.subtract(whole.size, done.size) / 2)
+        else:
+            top, left, height, width = self._draw_window(image)
+            crop = self.random_crop
+            done = F.resized_crop(image, top, left, height, width, crop.size, crop.interpolation)
+            zoom = np.divide(done.size, (width, height))
+            corner = np.multiply((left, top), zoom)
+        results['img'] = np.ascontiguousarray(np.asarray(done.convert('RGB'))[..., ::-1])
+        results['img_shape'] = results['img'].shape[:2]
+        if 'gt_bboxes' in results:
+            boxes = results['gt_bboxes'] * np.tile(zoom, 2) - np.tile(corner, 2)
+            keep_visible_boxes(results, boxes.astype(np.float32), self.min_visible)
+        return results
+
+    def _open(self, results: dict) -> Image.Image:
+        """The image as PIL reads it, its mode kept: open_clip makes it RGB after resizing."""
+        if results.get('img') is None:
+            try:
+                image = ImageOps.exif_transpose(Image.open(io.BytesIO(fileio.get(results['img_path']))))
+            except OSError:
+                image = None  # LoadImageWithProposals reads it all the same, or says which file it is
+            if image is not None and image.mode in PIL_MODES:
+                results['img_shape'] = image.height, image.width
+                fit_proposals(results)
+                return image
+        results = super().transform(results)
+        return Image.fromarray(np.ascontiguousarray(results['img'][..., ::-1]))
+
+    def __repr__(self) -> str:
+        return f'{type(self).__name__}(model_name={self.model_name!r}, scale={self.scale})'

@@ -1,0 +1,3 @@
+from galr_mm.detection.coco import ProposalSet
+
+__all__ = ['ProposalSet']

@@ -1,0 +1,137 @@
+"""What the re-ranking functions take: arrays as tensors, and settings checked before long work starts."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Iterable, Sequence
+from numbers import Real
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from galr_mm.functional.recall import check_finite
+
+REVERSES = ('ordinal', 'absolute')
+SIGNIFICANCES = ('ratio', 'softmax', 'off')
+TAILS = ('keep', 'zero')
+
+
+def as_tensor(array: Tensor | np.ndarray) -> Tensor:
+    """A tensor that shares the memory of an array where it can, of read-only ones too: nothing here writes to it."""
+    if isinstance(array, np.ndarray):
+        array = np.ascontiguousarray(array) if any(step < 0 for step in array.strides) else array
+        with warnings.catch_warnings():
+            warnings.filterwarnings('ignore', message='The given NumPy array is not writable')
+            return torch.as_tensor(array)
+    return torch.as_tensor(array).detach()
+
+
+def check_filler(filler: float | None) -> None:
+    """Refuse a filler that no similarity can equal.
+
+    Raises:
+        ValueError: for what is no finite number.
+    """
+    if filler is not None and not _finite(filler):
+        raise ValueError(f'filler is {filler!r}, expected None or a finite number')
+
+
+def prepare(similarity: Tensor | np.ndarray) -> Tensor:
+    """A similarity matrix as a tensor of floating-point numbers.
+
+    Raises:
+        ValueError: for a matrix that is not 2-d, or is empty, complex or sparse.
+    """
+    similarity = as_tensor(similarity)
+    dense = similarity.layout == torch.strided
+    if similarity.ndim != 2 or not similarity.numel() or similarity.is_complex() or not dense:
+        raise ValueError(
+            'expected a dense similarity matrix (queries, gallery) of real numbers, got shape '
+            f'{tuple(similarity.shape)} of {similarity.dtype}'
+        )
+    if similarity.is_floating_point():
+        return similarity
+    return similarity.to(torch.float32 if similarity.element_size() <= 2 else torch.float64)
+
+
+def prepare_reverse(reverse_similarity: Tensor | np.ndarray | None, similarity: Tensor) -> Tensor | None:
+    """The other direction as a tensor beside ``similarity`` (Q, N).
+
+    Raises:
+        ValueError: when it is not (N, Q).
+    """
+    if reverse_similarity is None:
+        return None
+    reverse_similarity = prepare(reverse_similarity).to(similarity.device)
+    if reverse_similarity.shape != similarity.shape[::-1]:
+        raise ValueError(
+            f'expected reverse_similarity {tuple(similarity.shape[::-1])} beside similarity '
+            f'{tuple(similarity.shape)}, got {tuple(reverse_similarity.shape)}'
+        )
+    return reverse_similarity
+
+
+def check_choices(k: int, **options: tuple[object, tuple]) -> None:
+    """Refuse k below 1 and options that are not known, each given as ``name=(value, known values)``.
+
+    Raises:
+        ValueError: says which and what was expected.
+    """
+    for name, (value, known) in options.items():
+        if value not in known:
+            raise ValueError(f'{name} is {value!r}, expected one of {known}')
+    if not _finite(k) or int(k) != k or k < 1:
+        raise ValueError(f'k is {k!r}, expected a whole number of 1 or more')
+
+
+def check_decay(decay: float) -> None:
+    """Refuse what is no finite number of 0 or more.
+
+    Raises:
+        ValueError: says what was expected.
+    """
+    if not _finite(decay) or decay < 0:
+        raise ValueError(f'decay is {decay!r}, expected a finite number of 0 or more')
+
+
+def check_multivariate(
+    k: int, weights: Sequence[float], decay: float, reverse: str, reverse_top: int | None, significance: str
+) -> None:
+    """Refuse settings of the multivariate rerank that are unknown or give no scores.
+
+    Raises:
+        ValueError: says which and what was expected.
+    """
+    check_choices(k, reverse=(reverse, REVERSES), significance=(significance, SIGNIFICANCES))
+    check_decay(decay)
+    given = tuple(weights) if isinstance(weights, Iterable) else ()
+    if len(given) != 3 or not all(_finite(weight) and abs(weight) < 1e30 for weight in given):
+        raise ValueError(f'weights is {weights!r}, expected three numbers below 1e30: significance, forward, reverse')
+    if reverse_top is not None and (not _finite(reverse_top) or reverse_top < 0):
+        raise ValueError(f'reverse_top is {reverse_top!r}, expected None or a number of 0 or more')
+
+
+def _finite(value: object) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def prepare_features(**feats: Tensor | np.ndarray) -> list[Tensor]:
+    """Check two sets of features and give them as tensors.
+
+    Raises:
+        ValueError: when one is not (n, D), is empty or holds NaN or infinity, or when the widths differ.
+    """
+    tensors = [as_tensor(feat) for feat in feats.values()]
+    for name, feat in zip(feats, tensors, strict=True):
+        if feat.ndim != 2 or not feat.numel() or feat.is_complex():
+            raise ValueError(f'expected {name} (n, D) of real numbers, got shape {tuple(feat.shape)} of {feat.dtype}')
+        check_finite(feat, f'numbers of {name}')
+    first, second = tensors
+    if first.shape[1] != second.shape[1] or first.device != second.device:
+        raise ValueError(
+            f'{" and ".join(feats)} differ in width or device: {first.shape[1]} on {first.device}, '
+            f'{second.shape[1]} on {second.device}'
+        )
+    return tensors

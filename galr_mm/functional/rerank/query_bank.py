@@ -1,0 +1,94 @@
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+from torch import Tensor
+
+from galr_mm.functional.rerank.candidates import FeatureTiles, require_finite, top_k
+from galr_mm.functional.rerank.checks import as_tensor, check_multivariate, prepare_features
+from galr_mm.functional.rerank.from_features import Ranking, best_first
+from galr_mm.functional.rerank.multivariate import Candidates, column_statistics, multivariate_scores
+
+
+class QueryBankReranker:
+    """Multivariate rerank of one new query: a bank of earlier or training queries stands in for the query set.
+
+    MR compares a query with the other queries of the same gallery items; alone, a query has none and keeps its order.
+    The result is that of :func:`galr_mm.evaluation.multivariate_rerank_from_features` for this query among the bank's,
+    but for rounding: where the bank holds the same features, the first of them is the query, otherwise the query comes
+    last.
+
+    A query costs one product with the gallery and one of the bank with its k candidates, O((N + M k) D).
+
+    Args:
+        bank: (M, D) features of queries, in the direction that is asked: captions for caption queries.
+        gallery: (N, D) features.
+
+    The other arguments are those of :func:`galr_mm.evaluation.multivariate_rerank`.
+
+    Raises:
+        ValueError: when the features do not fit each other or hold NaN or infinity, or for an unknown option.
+
+    Example:
+        >>> import torch
+        >>> gallery = torch.tensor([[1.0, 0.0], [0.8, 0.6], [0.0, 1.0]])
+        >>> query = torch.tensor([0.92, 0.28])
+        >>> (gallery @ query).argsort(descending=True)
+        tensor([0, 1, 2])
+        >>> bank = torch.tensor([[1.0, 0.0], [1.0, 0.1], [1.0, -0.1]])  # all want the first item more
+        >>> QueryBankReranker(bank, gallery, k=2)(query).indices
+        tensor([1, 0])
+    """
+
+    def __init__(
+        self,
+        bank: Tensor | np.ndarray,
+        gallery: Tensor | np.ndarray,
+        k: int = 30,
+        weights: Sequence[float] = (0.3, 1.0, 1.1),
+        decay: float = 0.05,
+        reverse: Literal['ordinal', 'absolute'] = 'ordinal',
+        reverse_top: int | None = None,
+        significance: Literal['ratio', 'softmax', 'off'] = 'ratio',
+    ) -> None:
+        bank, gallery = prepare_features(bank=bank, gallery=gallery)
+        check_multivariate(k, weights, decay, reverse, reverse_top, significance)
+        self.formula = (weights, decay, reverse, reverse_top)
+        self.k = int(k)
+        tiles = FeatureTiles(bank, gallery)
+        self.bank, self.gallery = bank.to(tiles.dtype), gallery.to(tiles.dtype)
+        self.statistics = column_statistics(len(gallery), gallery.device, significance)
+        if significance != 'off':
+            for rows, columns, tile in tiles:
+                require_finite(tile)
+                self.statistics.update(rows, columns, tile)
+
+    def __call__(self, query: Tensor | np.ndarray) -> Ranking:
+        """Indices and scores, each (k,), best first, for the features (D,) of a query.
+
+        Raises:
+            ValueError: when the query is not (D,) or holds NaN or infinity.
+        """
+        query = as_tensor(query).to(self.gallery.device)
+        if query.ndim != 1:
+            raise ValueError(f'expected one query (D,), got shape {tuple(query.shape)}')
+        query, _ = prepare_features(query=query[None], gallery=self.gallery[:1])
+        query = query.to(self.gallery.dtype)
+        similarity = query @ self.gallery.t()
+        require_finite(similarity)
+        value, index = top_k(similarity, self.k)
+        others = self.bank @ self.gallery[index[0]].t()  # M, k
+        same = (self.bank == query).all(1).nonzero().squeeze(1)
+        others[same] = value  # whatever the rounding of the two products was
+        place = int(same[0]) if len(same) else len(self.bank)
+        reverse = (others > value).sum(0) + (others[:place] == value).sum(0)
+        statistics = self.statistics
+        if not len(same):
+            statistics = copy.deepcopy(statistics)
+            statistics.update(slice(0, 1), slice(0, len(self.gallery)), similarity)
+        candidates = Candidates(index, value, statistics.share(value, index), reverse[None])
+        indices, scores = best_first(candidates, multivariate_scores(candidates, *self.formula))
+        return Ranking(indices[0], scores[0])

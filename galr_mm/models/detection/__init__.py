@@ -1,0 +1,3 @@
+from galr_mm.models.detection.proposal_generator import ProposalGenerator
+
+__all__ = ['ProposalGenerator']

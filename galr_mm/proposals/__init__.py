@@ -1,3 +1,0 @@
-from galr_mm.proposals.proposal_set import ProposalSet
-
-__all__ = ['ProposalSet']

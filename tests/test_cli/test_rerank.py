@@ -1,0 +1,208 @@
+import json
+import pickle
+import re
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from galr_mm.cli.rerank import main
+from galr_mm.evaluation import RecallAtK, multivariate_rerank, reverse_rank_rerank
+from galr_mm.evaluation.sweep import sweep_multivariate
+from galr_mm.structures import RetrievalScores
+from tests.conftest import run_tool
+
+
+def similarity(images=30, captions=5, noise=0.6):
+    """Captions lean towards their image, with hubs."""
+    rng = np.random.default_rng(0)
+    s = noise * rng.standard_normal((images, images * captions)) + 0.3 * rng.standard_normal(images * captions)
+    s[np.arange(images * captions) // captions, np.arange(images * captions)] += 1
+    return s.astype(np.float32)
+
+
+@pytest.fixture
+def rerank(capsys):
+    """The tool in this process: what it printed, or the message it ended with."""
+
+    def run(*args):
+        main([*map(str, args)])
+        return capsys.readouterr().out
+
+    return run
+
+
+def test_as_a_command(matrix):
+    assert 'mR' in rows_of(run_tool('tools/rerank.py', matrix).stdout)
+
+
+@pytest.fixture(scope='module')
+def matrix(tmp_path_factory):
+    path = tmp_path_factory.mktemp('rerank') / 's.npy'
+    np.save(path, similarity())
+    return path
+
+
+def rows_of(output):
+    return {
+        line.split()[0]: [float(x) for x in re.findall(r'[+-]?\d+\.\d+', line)]
+        for line in output.splitlines()
+        if re.match(r'(i2t|t2i|mR)', line)
+    }
+
+
+def test_report_and_scores(rerank, matrix, tmp_path):
+    out = tmp_path / 'sub/o.npz'
+    rows = rows_of(rerank(matrix, '--k', 10, '--weights', 0.3, 1, 0.5, '--out', out))
+    raw = RetrievalScores.from_matrix(torch.from_numpy(np.load(matrix)))
+    options = dict(k=10, weights=(0.3, 1.0, 0.5))
+    new = RetrievalScores(
+        multivariate_rerank(raw.i2t, **options), multivariate_rerank(raw.t2i, **options), raw.positives
+    )
+    written = np.load(out)
+    assert sorted(written.files) == ['i2t', 't2i']
+    torch.testing.assert_close(torch.from_numpy(written['i2t']), new.i2t)
+    torch.testing.assert_close(torch.from_numpy(written['t2i']), new.t2i)
+    before, after = RecallAtK()(raw), RecallAtK()(new)
+    assert rows.keys() == before.keys()
+    for name, (_, first, second, change, low, high) in rows.items():
+        assert (first, second) == (round(before[name], 2), round(after[name], 2))
+        assert change == pytest.approx(second - first, abs=0.011)
+        assert low <= change <= high
+
+
+@pytest.mark.parametrize('kind', ['npz', 'pt', 'both', 'positives', 'json'])
+def test_other_files(rerank, matrix, tmp_path, kind):
+    s = np.load(matrix)
+    expected = rows_of(rerank(matrix, '--method', 'rr'))
+    path, extra = tmp_path / f's.{"pt" if kind == "pt" else "npz"}', []
+    if kind == 'pt':
+        torch.save({'i2t': torch.from_numpy(s)}, path)
+    elif kind == 'npz':
+        np.savez(path, similarity=s)
+    elif kind == 'both':
+        np.savez(path, i2t=s, t2i=s.T)
+    else:
+        order = np.random.default_rng(1).permutation(s.shape[1])
+        positives = (np.arange(s.shape[1]) // 5)[order] == np.arange(len(s))[:, None]
+        if kind == 'positives':
+            np.savez(path, i2t=s[:, order], t2i=s[:, order].T, positives=positives)
+        else:
+            np.savez(path, i2t=s[:, order])
+            (tmp_path / 'p.json').write_text(json.dumps([np.flatnonzero(row).tolist() for row in positives]))
+            extra = ['--positives', tmp_path / 'p.json']
+    rows = rows_of(rerank(path, '--method', 'rr', *extra))
+    for name, row in expected.items():
+        assert rows[name][:4] == row[:4]
+
+
+def test_other_direction_and_fillers(rerank, matrix, tmp_path):
+    s = np.load(matrix)
+    np.save(tmp_path / 't2i.npy', np.where(s.T > 0, s.T, -100))
+    np.save(tmp_path / 'i2t.npy', np.where(s > 0.5, s, -100))
+    out = tmp_path / 'o.npz'
+    rerank(tmp_path / 'i2t.npy', '--t2i', tmp_path / 't2i.npy', '--method', 'rr', '--filler', -100, '--out', out)
+    i2t, t2i = (torch.from_numpy(np.load(tmp_path / f'{name}.npy')) for name in ('i2t', 't2i'))
+    expected = reverse_rank_rerank(i2t, reverse_similarity=t2i, filler=-100.0)
+    torch.testing.assert_close(torch.from_numpy(np.load(out)['i2t']), expected)
+
+
+def test_sweep(rerank, matrix, tmp_path):
+    image = tmp_path / 'sub/sweep.png'
+    output = rerank(matrix, '--sweep', image, '--reverse', 'absolute')
+    assert Image.open(image).width > 300
+    options = re.search(r'--cfg-options (rerank=mr .*)', output).group(1)
+    words = re.search(r'tools/rerank.py: (.*)', output).group(1).split()
+    k, w_s, w_r = words[1], words[3], words[5]
+    assert options == (
+        f'rerank=mr rerank_cfg.mr.k={k} rerank_cfg.mr.weights="[{w_s},1,{w_r}]" rerank_cfg.mr.reverse=absolute'
+    )
+    best = float(re.search(r'mR +([\d.]+) \(', output).group(1))
+    rows = rows_of(rerank(matrix, *words))
+    assert rows['mR'][2] == best >= rows['mR'][1]
+
+
+@pytest.mark.parametrize('filler', [None, -100.0])
+def test_every_point_of_a_sweep_is_what_the_re_ranked_matrix_gives(filler):
+    s = torch.from_numpy(similarity(12)).round(decimals=1)  # with ties
+    t2i = s.t().clone()
+    if filler is not None:
+        s[s < 0.3], t2i[t2i < 0.1] = filler, filler
+    raw = RetrievalScores(s, t2i, RetrievalScores.from_matrix(s).positives, filler)
+    before, points = sweep_multivariate(raw, ks=(1, 4, 60), significance_weights=(0, 1), reverse_weights=(0, 1, 3))
+    assert before == pytest.approx(RecallAtK()(raw)['mR'])
+    assert len(points) == 18
+    for k, weights, mean_recall in points:
+        new = [multivariate_rerank(a, k, weights, reverse_similarity=b, filler=filler) for a, b in ((s, t2i), (t2i, s))]
+        assert mean_recall == pytest.approx(RecallAtK()(RetrievalScores(*new, raw.positives))['mR'])
+
+
+@pytest.mark.parametrize(
+    ('args', 'message'),
+    [
+        (['--method', 'rr', '--weights', 1, 1, 1], 'weights'),
+        (['--k', 0], 'k is 0'),
+        (['--captions-per-image', 0], 'captions_per_image is 0'),
+        (['--captions-per-image', 4], '30 images with 4 captions each need 120 columns, got 150'),
+        (['--out', 'o.npy'], 'ends in .npz'),
+        (['--sweep', 's.jpg'], 'ends in .png'),
+        (['--sweep', 's.png', '--k', 3], 'leave'),
+        (['--sweep', 's.png', '--out', 'o.npz'], 'leave'),
+        (['--positives', 'nowhere.json'], 'nowhere.json'),
+        (['--t2i', 'nowhere.npy'], 'no file at nowhere.npy'),
+        (['--out', '/proc/nowhere/x.npz'], '--out: cannot write'),
+        (['--sweep', '/proc/nowhere/x.png'], '--sweep: cannot write'),
+        (['--resamples', 10**9], 'resamples'),
+    ],
+)
+def test_bad_arguments(rerank, matrix, args, message):
+    with pytest.raises(SystemExit, match=message):
+        rerank(matrix, *args)
+
+
+def bad_files():
+    s = similarity(4)
+    nan = s.copy()
+    nan[1, 2] = np.nan
+    yield 'nan.npy', lambda p: np.save(p, nan), '1 of 80 .*row 1, column 2'
+    yield 'objects.npy', lambda p: np.save(p, np.array({'i2t': s}, dtype=object)), '--allow-pickle'
+    yield 'pickle.npy', lambda p: p.write_bytes(pickle.dumps({'i2t': s})), '--allow-pickle'
+    yield 'model.pt', lambda p: torch.save(torch.nn.Linear(2, 2), p), '--allow-pickle'
+    yield 'text.pt', lambda p: p.write_text('hello'), 'cannot be read'
+    yield 'list.pt', lambda p: torch.save([torch.rand(2, 2)], p), 'holds a list'
+    yield 'sparse.pt', lambda p: torch.save(torch.eye(5).to_sparse(), p), 'dense similarity matrix'
+    yield 'none.npz', lambda p: np.savez(p, i2t=s, positives=np.zeros(s.shape, bool)), 'no query with a positive'
+    yield 'cut.npz', lambda p: p.write_bytes(b'PK' + bytes(50)), 'cannot be read'
+    yield 'two.npz', lambda p: np.savez(p, a=s, b=s), "holds a, b; expected 'i2t'"
+    yield 'vector.npy', lambda p: np.save(p, s[0]), r'shape \(20,\)'
+    yield 'text.csv', lambda p: p.write_text('1,2'), 'ends in .npy'
+    yield 'directions.npz', lambda p: np.savez(p, i2t=s, t2i=s), 'expected i2t'
+
+
+@pytest.mark.parametrize(('name', 'write', 'message'), bad_files(), ids=lambda x: x if isinstance(x, str) else '')
+def test_bad_files(rerank, tmp_path, name, write, message):
+    write(tmp_path / name)
+    with pytest.raises(SystemExit, match=message):
+        rerank(tmp_path / name)
+
+
+def test_whole_numbers(rerank, tmp_path):
+    s = similarity(12)
+    np.save(tmp_path / 's.npy', (s * 10).round().astype(np.int64))
+    np.save(tmp_path / 'f.npy', (s * 10).round())
+    assert rerank(tmp_path / 's.npy') == rerank(tmp_path / 'f.npy')
+
+
+def test_a_sweep_without_right_answers(rerank, tmp_path):
+    s = similarity(4)
+    np.savez(tmp_path / 's.npz', i2t=s, positives=np.zeros(s.shape, bool))
+    with pytest.raises(SystemExit, match='no query with a positive'):
+        rerank(tmp_path / 's.npz', '--sweep', tmp_path / 's.png')
+    assert not (tmp_path / 's.png').exists()
+
+
+def test_pickles_on_request(rerank, tmp_path):
+    s = similarity(12)
+    np.save(tmp_path / 's.npy', np.array({'i2t': s}, dtype=object))
+    assert rows_of(rerank(tmp_path / 's.npy', '--allow-pickle'))

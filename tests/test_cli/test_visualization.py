@@ -1,0 +1,45 @@
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.conftest import run_tool
+
+
+@pytest.mark.parametrize('tool', ['browse_dataset', 'show_graph'])
+@pytest.mark.parametrize('split', ['train', 'test'])
+def test_images_are_drawn_without_a_display(mini_config, tmp_path, tool, split):
+    done = run_tool(
+        f'tools/visualization/{tool}.py', mini_config, '--out-dir', tmp_path / 'out', '--split', split, '--num', 3,
+        env={'DISPLAY': '', 'MPLBACKEND': ''},
+    )  # fmt: skip
+    files = sorted((tmp_path / 'out').iterdir())
+    assert [file.suffix for file in files] == ['.png'] * 3
+    assert f'drawn to {tmp_path / "out"}' in done.stdout
+    for file in files:
+        assert np.asarray(Image.open(file)).std() > 10
+
+
+@pytest.mark.parametrize('tool', ['browse_dataset', 'show_graph'])
+@pytest.mark.parametrize(
+    ('args', 'message'),
+    [
+        (['nowhere.py'], 'no config at nowhere.py'),
+        (['CONFIG', '--num', '0'], '--num is 0'),
+        (['CONFIG', '--cfg-options', 'train_dataloader.dataset.ann_file=nowhere.json'], 'nowhere.json'),
+    ],
+)
+def test_bad_arguments(mini_config, tmp_path, tool, args, message):
+    args = [str(mini_config) if arg == 'CONFIG' else arg for arg in args]
+    done = run_tool(f'tools/visualization/{tool}.py', *args, '--out-dir', tmp_path / 'out', check=False)
+    assert done.returncode != 0
+    assert message in done.stderr
+    assert 'Traceback' not in done.stderr
+
+
+def test_no_graphs_without_proposals(mini_config, tmp_path):
+    done = run_tool(
+        'tools/visualization/show_graph.py', mini_config, '--out-dir', tmp_path,
+        '--cfg-options', 'train_dataloader.dataset.proposal_file=None', check=False,
+    )  # fmt: skip
+    assert done.returncode != 0
+    assert 'has no proposals' in done.stderr
