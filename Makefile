@@ -84,7 +84,7 @@ test-no-extras: .venv-no-extras/installed
 	@for name in mmdet open_clip transformers tifffile mmcv._ext; do \
 		.venv-no-extras/bin/python -c "from importlib.util import find_spec as f; exit(f('$$name') is not None)" \
 		|| { echo "$$name is installed in .venv-no-extras"; exit 1; }; done
-	.venv-no-extras/bin/python -m pytest -m "not detect and not clip and not packaging and not slow"
+	.venv-no-extras/bin/python -m pytest -m "not detect and not clip and not text and not packaging and not slow"
 
 # the lower bounds of setup.cfg, each at its lowest
 .venv-lowest/installed: setup.cfg dev/lowest_versions.py
@@ -93,7 +93,7 @@ test-no-extras: .venv-no-extras/installed
 	touch $@
 
 test-lowest: .venv-lowest/installed
-	.venv-lowest/bin/python -m pytest -m "not detect and not clip and not packaging and not slow"
+	.venv-lowest/bin/python -m pytest -m "not detect and not clip and not text and not packaging and not slow"
 
 # build the wheel, install it into a clean environment, and start each of its console scripts away from the checkout
 wheel: setup
