@@ -1,11 +1,11 @@
-# Two commands do everything on a fresh machine: `make demo` and `make test`.
+# Two commands do everything on a fresh machine: `make demo` and `make test`. CONTRIBUTING.md names the others.
 PYTHON ?= python3
 BIN := .venv/bin
 PY := $(BIN)/python
 DEMO := work_dirs/demo
 DETECTOR := configs/detection/rtmdet-tiny_mini.py
 
-.PHONY: setup demo test lint format clean-demo
+.PHONY: setup demo clean-demo test test-all test-no-extras test-lowest lint format wheel docs docker
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
 
@@ -48,10 +48,59 @@ clean-demo:
 test: setup
 	$(PY) -m pytest
 
+test-all: setup
+	$(PY) -m pytest -m ""
+
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/codespell
+	$(BIN)/mypy
 
 format: setup
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+# strict: a broken link or a missing page is an error; it needs no network, nor does the site
+docs: setup
+	NO_MKDOCS_2_WARNING=1 PYTHONWARNINGS=ignore $(BIN)/mkdocs build --strict --quiet
+	@echo "site/index.html"
+
+# The next three have environments of their own, filled by pip alone as a user would: mmcv without compiled ops.
+# CPU_TORCH="--index-url https://download.pytorch.org/whl/cpu" saves 5 GB each.
+define plain_venv
+rm -rf $(1)
+$(PYTHON) -m venv $(1)
+$(if $(CPU_TORCH),$(1)/bin/python -m pip install $(2) $(CPU_TORCH) torch torchvision)
+$(1)/bin/python -m pip install $(2) $(3)
+endef
+
+# galr_mm without mmdet, open_clip, transformers and tifffile
+.venv-no-extras/installed: setup.cfg constraints.txt
+	$(call plain_venv,.venv-no-extras,-c constraints.txt,-e ".[test]")
+	touch $@
+
+test-no-extras: .venv-no-extras/installed
+	@for name in mmdet open_clip transformers tifffile mmcv._ext; do \
+		.venv-no-extras/bin/python -c "from importlib.util import find_spec as f; exit(f('$$name') is not None)" \
+		|| { echo "$$name is installed in .venv-no-extras"; exit 1; }; done
+	.venv-no-extras/bin/python -m pytest -m "not detect and not clip and not text and not packaging and not slow"
+
+# the lower bounds of setup.cfg, each at its lowest
+.venv-lowest/installed: setup.cfg dev/lowest_versions.py
+	$(PYTHON) dev/lowest_versions.py > .lowest-versions.txt
+	$(call plain_venv,.venv-lowest,-c .lowest-versions.txt,-e ".[test]")
+	touch $@
+
+test-lowest: .venv-lowest/installed
+	.venv-lowest/bin/python -m pytest -m "not detect and not clip and not text and not packaging and not slow"
+
+# build the wheel, install it into a clean environment, and start each of its console scripts away from the checkout
+wheel: setup
+	rm -rf dist
+	$(PY) -m build --wheel --no-isolation
+	$(call plain_venv,.venv-wheel,-c constraints.txt,dist/*.whl)
+	cd dist && ../.venv-wheel/bin/python ../dev/check_wheel.py
+
+docker:
+	docker build --file docker/Dockerfile --tag galr_mm .
