@@ -83,7 +83,6 @@ def load_config(args: argparse.Namespace) -> Config:
         SystemExit: when the config does not exist or mmcv's compiled ops are broken for the installed torch.
     """
     require_working_mmcv()
-    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     cfg = read_config(args.config, args.cfg_options)
     cfg.launcher = args.launcher
     if args.work_dir:
@@ -92,13 +91,12 @@ def load_config(args: argparse.Namespace) -> Config:
         cfg.work_dir = str(Path('work_dirs') / Path(args.config).stem)
     set_loaders(cfg, args.no_pin_memory, args.no_persistent_workers)
     ensure_rerank_hook(cfg)
-    if args.launcher == 'pytorch':
-        if 'RANK' not in os.environ:
-            raise SystemExit(
-                '--launcher pytorch: start this tool by torchrun, as tools/dist_train.sh and dist_test.sh do'
-            )
-        if not torch.cuda.is_available():
-            prepare_cpu_processes(cfg)
+    if args.launcher == 'pytorch' and 'RANK' not in os.environ:
+        raise SystemExit('--launcher pytorch: start this tool by torchrun, as tools/dist_train.sh and dist_test.sh do')
+    if args.launcher != 'none':
+        os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+    if args.launcher == 'pytorch' and not torch.cuda.is_available():
+        prepare_cpu_processes(cfg)
     return cfg
 
 
