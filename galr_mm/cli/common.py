@@ -36,7 +36,7 @@ RUNNER_EXTRAS = (
 )
 READ_BY_RUNS = {*inspect.signature(Runner.__init__).parameters, *RUNNER_EXTRAS} - {'self', 'cfg'}
 PACKAGE = Path(__file__).resolve().parents[1]
-SHIPPED = (PACKAGE / '.mim/configs', PACKAGE.with_name('galr_mm+mim') / '.mim/configs')  # the second is mim's
+SHIPPED = (PACKAGE / '.mim/configs', PACKAGE.with_name('+galr_mm') / '.mim/configs')  # the second is mim's
 LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
 
 
