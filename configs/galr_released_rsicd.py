@@ -5,9 +5,11 @@ fixed draw. The sentence vectors come as ``data/rsicd/skip_thoughts.npy``, (capt
 checkpoint is converted by tools/model_converters/released_galr.py.
 """
 
-_base_ = ['./_base_/datasets/image_text_256px.py', './_base_/default_runtime.py']
-
-data_root = '{{$GALR_DATA_ROOT:data}}/rsicd/'
+_base_ = [
+    './_base_/datasets/rsicd.py',
+    './_base_/datasets/image_text_256px.py',
+    './_base_/default_runtime.py',
+]
 
 model = dict(
     type='galr_mm.GaLR',
@@ -20,7 +22,7 @@ model = dict(
     text_encoder=dict(type='galr_mm.SentenceVectorProjection', in_dim=2400),
     loss=dict(type='galr_mm.TripletLoss', margin=0.2, negatives='all', mask_duplicates=False),
 )
-dataset = dict(data_root=data_root, ann_file='dataset_rsicd.json', sentence_vectors='skip_thoughts.npy')
+dataset = dict(data_root={{_base_.data_root}}, ann_file={{_base_.ann_file}}, sentence_vectors='skip_thoughts.npy')
 train_pipeline = [
     dict(type='galr_mm.LoadImageWithProposals'),
     dict(type='mmengine.Resize', scale=(278, 278)),

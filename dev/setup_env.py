@@ -134,7 +134,7 @@ def main() -> None:
         sys.exit(f'[setup] Python is {found}; the pinned versions need 3.11 or 3.12: make setup PYTHON=python3.11')
     lines = (ROOT / 'constraints.txt').read_text().splitlines()
     pins = dict(line.split('==') for line in lines if '==' in line and not line.startswith('#'))
-    inputs = [ROOT / name for name in ('constraints.txt', 'setup.cfg', 'dev/setup_env.py')]
+    inputs = [ROOT / name for name in ('constraints.txt', 'setup.py', 'setup.cfg', 'dev/setup_env.py')]
     digest = hashlib.sha256(b''.join(path.read_bytes() for path in inputs)).hexdigest()
     state = json.loads(STAMP.read_text()) if STAMP.exists() else {}
     if not args.torch and state.get('digest') == digest and state.get('mmcv_built_for') == torch_version():

@@ -15,7 +15,7 @@ import torch
 from mmengine.runner.checkpoint import CheckpointLoader, save_checkpoint
 from torch import Tensor
 
-from galr_mm.utils.io import replaced_when_done
+from galr_mm.utils.io import atomic_write
 
 SET_ASIDE = ('text_feature.seq2vec.', 'extract_feature.resnet.fc.')
 # released prefix -> ours, the most specific first
@@ -123,6 +123,6 @@ def main(argv: Sequence[str] | None = None) -> None:
         weights = convert(checkpoint['model'])
     except (KeyError, ValueError) as error:
         raise SystemExit(f'{args.source}: {error.args[0]}') from error
-    with replaced_when_done(args.target) as part:
+    with atomic_write(args.target) as part:
         save_checkpoint({'state_dict': weights, 'meta': {}}, str(part))
     print(f'{len(weights)} tensors written to {args.target}')

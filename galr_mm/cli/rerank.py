@@ -18,7 +18,7 @@ from galr_mm.evaluation import RecallAtK, build_rerankers, paired_bootstrap, ret
 from galr_mm.evaluation.sweep import sweep_multivariate
 from galr_mm.functional.rerank.checks import prepare
 from galr_mm.structures import RetrievalScores
-from galr_mm.utils.io import replaced_when_done
+from galr_mm.utils.io import atomic_write
 from galr_mm.visualization import draw_sweep
 
 FORMULA = ('k', 'weights', 'decay', 'reverse', 'reverse_top', 'significance', 'tail')
@@ -192,7 +192,7 @@ def report(raw: RetrievalScores, new: RetrievalScores, recall: RecallAtK, args: 
             f'{key:10}{chance[key]:9.2f}{before[key]:9.2f}{after[key]:11.2f}{change:+9.2f}   {low:+.2f} to {high:+.2f}'
         )
     if args.out:
-        with replaced_when_done(args.out) as part, part.open('wb') as file:
+        with atomic_write(args.out) as part, part.open('wb') as file:
             np.savez(file, i2t=new.i2t.numpy(), t2i=new.t2i.numpy())
         print(f're-ranked scores written to {args.out}')
 

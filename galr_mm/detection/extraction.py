@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from galr_mm.detection.detector import build_detector, detector_pipelines, find_in_tiles, find_objects, keep_best
 from galr_mm.imagery.tiles import image_size
-from galr_mm.utils.io import claimed, missing_files, write_text
+from galr_mm.utils.io import file_lock, missing_files, write_text
 
 SUFFIXES = {'.jpg', '.jpeg', '.png', '.tif', '.tiff', '.bmp', '.webp'}
 
@@ -191,7 +191,7 @@ def extract_proposals(
         shared: list[Any] = [None]
         if is_main_process():
             try:
-                stack.enter_context(claimed(out))
+                stack.enter_context(file_lock(out))
                 shared = [_begin(out, header)]
             except (FileExistsError, BlockingIOError) as error:
                 shared = [error]

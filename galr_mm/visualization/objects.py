@@ -12,7 +12,7 @@ from matplotlib.patches import Rectangle
 from mmengine.structures import InstanceData
 
 from galr_mm.models.graph.drea import DREA, salience
-from galr_mm.utils.io import replaced_when_done
+from galr_mm.utils.io import atomic_write
 
 MERGED = '#aaaaaa'
 
@@ -137,5 +137,5 @@ def _legend(axis: Axes, labels: Sequence[int], classes: Sequence[str]) -> None:
 
 
 def _save(figure: Figure, path: str | Path) -> None:
-    with replaced_when_done(path) as part:
+    with atomic_write(path) as part:
         figure.savefig(part, format='png', dpi=110)

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import mmcv
 import numpy as np
 
-from galr_mm.utils.io import replaced_when_done
+from galr_mm.utils.io import atomic_write
 
 RIGHT, WRONG, BOX = '#1a9641', '#bbbbbb', '#ffd92f'
 
@@ -53,5 +53,5 @@ def draw_ranked_hits(rows: Sequence[tuple[str, Sequence[Hit]]], path: str | Path
             mark = '  right' if hit.right else ''
             axis.set_title(f'{rank}.  {hit.score:.3f}{mark}', fontsize=8, color=RIGHT if hit.right else 'black')
     figure.suptitle(f'{title}: captions and their best images, positives framed in green'.lstrip(': '), fontsize=10)
-    with replaced_when_done(path) as part:
+    with atomic_write(path) as part:
         canvas.print_figure(part, format='png', dpi=90)

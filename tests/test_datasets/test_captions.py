@@ -2,6 +2,7 @@ import json
 
 import pytest
 
+from galr_mm.cli.convert_captions import main
 from galr_mm.datasets.captions import clean_split, draw_val, load_karpathy, number_records, read_precomp
 from tests.conftest import run_tool
 
@@ -17,7 +18,7 @@ def record(name, split, *captions):
     return {'filename': name, 'split': split, 'sentences': [{'raw': c} for c in captions]}
 
 
-def test_one_line_a_image_and_one_line_a_caption(tmp_path):
+def test_one_line_an_image_and_one_line_a_caption(tmp_path):
     write_lists(tmp_path, 'train', ['a.tif', 'b.tif'], ['a one', 'a two', '', 'b two'])
     write_lists(tmp_path, 'test', ['c.tif', 'c.tif', 'd.tif', 'd.tif'], ['c one', 'c two', 'd one', 'd two'])
     records = read_precomp(tmp_path)
@@ -128,7 +129,7 @@ def test_malformed_json(tmp_path, content, match):
     assert str(path) in str(error.value)
 
 
-def test_converter_mends_file_types_and_draws_val(tmp_path):
+def test_converter_corrects_file_types_and_draws_val(tmp_path):
     (tmp_path / 'images').mkdir()
     names = [f'{i}.tif' for i in range(10)]
     for name in [*names, 't.tif']:
@@ -145,15 +146,14 @@ def test_converter_mends_file_types_and_draws_val(tmp_path):
     assert all(r['filename'].endswith('.jpg') for r in content['images'])
     assert json.loads((tmp_path / 'vocabulary.json').read_text())['words'] == ['<pad>', '<unk>', 'plane']
 
-    done = run_tool(CONVERTER, tmp_path, '--out', out, check=False)
-    assert '--overwrite' in done.stderr
-    done = run_tool(CONVERTER, out, '--out', out, '--overwrite', check=False)
-    assert 'expected a new json' in done.stderr
+    with pytest.raises(SystemExit, match='--overwrite'):
+        main([str(tmp_path), '--out', str(out)])
+    with pytest.raises(SystemExit, match='expected a new json'):
+        main([str(out), '--out', str(out), '--overwrite'])
     (tmp_path / 'images/3.jpg').unlink()
     other = tmp_path / 'other/y.json'
-    done = run_tool(CONVERTER, tmp_path, '--images', tmp_path / 'images', '--out', other, check=False)
-    assert done.returncode != 0
-    assert '3.tif' in done.stderr
+    with pytest.raises(SystemExit, match=r'3\.tif'):
+        main([str(tmp_path), '--images', str(tmp_path / 'images'), '--out', str(other)])
     assert not other.exists()
 
 

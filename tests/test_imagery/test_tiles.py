@@ -10,7 +10,7 @@ from PIL import Image
 from galr_mm.detection import ProposalSet, tiles
 from galr_mm.detection.detector import build_detector, detector_pipelines, find_in_tiles, find_objects
 from galr_mm.detection.extraction import Settings, extract_proposals
-from galr_mm.utils.io import claimed
+from galr_mm.utils.io import file_lock
 from tests.conftest import run_tool
 from tests.test_detection.test_extraction import CONFIG, detector
 
@@ -220,7 +220,7 @@ def test_runs_do_not_mix(detector, mini, tmp_path, left, key, value):
 
 
 def test_one_run_at_a_time(detector, mini, tmp_path):
-    with claimed(tmp_path / 'p.json'), pytest.raises(BlockingIOError, match='another run is writing'):
+    with file_lock(tmp_path / 'p.json'), pytest.raises(BlockingIOError, match='another run is writing'):
         extract_proposals(CONFIG, detector, mini / 'images', tmp_path / 'p.json', num_workers=0)
     assert not list(tmp_path.iterdir())
 
