@@ -1,23 +1,10 @@
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from mmengine.registry import DefaultScope
 
-ROOT = Path(__file__).resolve().parents[1]
-SMALL = dict(train=24, val=8, test=11)  # 11 is not divisible by two processes
-
-
-def run_tool(*args, check=True, env=None, timeout=560, cwd=ROOT, **options):
-    """Run a tool of the project as a user would, on one thread so that tests do not fight for cores."""
-    env = {**os.environ, 'OMP_NUM_THREADS': '1', **(env or {})}
-    command = [sys.executable, *map(str, args)]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=env, timeout=timeout, **options)
-    if check:
-        assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    return done
+from tests.helpers import ROOT, SMALL, run_tool
 
 
 @pytest.fixture(autouse=True)
@@ -68,23 +55,3 @@ def data_root():
     if not root:
         pytest.skip('GALR_DATA_ROOT is not set: no real data sets here')
     return Path(root)
-
-
-def shrink_clip(cfg, mini, work_dir):
-    """Let a CLIP config run in seconds: a tiny CLIP with random weights, a few images. Gives the splits it has."""
-    tiny = dict(model_name=str(ROOT / 'tests/data/clip/tiny-vit.json'), pretrained=None)
-    for tower in [cfg.model] if 'model_name' in cfg.model else [cfg.model.backbone, cfg.model.text_encoder]:
-        assert set(tiny) <= set(tower)
-        tower.update(tiny)
-    splits = [split for split in ('train', 'val', 'test') if cfg[f'{split}_dataloader'] is not None]
-    for split in splits:
-        loader = cfg[f'{split}_dataloader']
-        loader.update(batch_size=5, num_workers=0, persistent_workers=False)
-        loader.dataset.update(data_root=f'{mini}/', ann_file='dataset_mini.json')
-        loader.dataset.update(proposal_file=f'instances_{split}.json')
-        loader.dataset.pipeline[0].model_name = tiny['model_name']
-        if split == 'train':
-            loader.dataset.indices = 10
-            cfg.train_cfg.max_epochs = 1
-    cfg.work_dir = str(work_dir)
-    return splits

@@ -9,7 +9,7 @@ from mmengine.config import Config
 from mmengine.runner import Runner
 
 from galr_mm.text import Vocabulary
-from tests.conftest import ROOT, run_tool, shrink_clip
+from tests.helpers import ROOT, run_tool, shrink_clip
 
 CONFIGS = sorted(path for path in (ROOT / 'configs').rglob('*.py') if '_base_' not in path.parts)
 DETECTION = [path for path in CONFIGS if path.parent.name == 'detection']

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from modelindex.load_model_index import load
 
-from tests.conftest import ROOT, SMALL
+from tests.helpers import ROOT, SMALL
 
 PLACES = ('galr_mm', 'galr_mm+mim')  # the second is where mim looks
 

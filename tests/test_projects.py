@@ -4,7 +4,7 @@ import pytest
 from mmengine.config import Config
 from mmengine.runner import Runner
 
-from tests.conftest import ROOT, run_tool, shrink_clip
+from tests.helpers import ROOT, run_tool, shrink_clip
 
 PROJECTS = sorted(path for path in (ROOT / 'projects').iterdir() if path.is_dir() and path.name != '__pycache__')
 

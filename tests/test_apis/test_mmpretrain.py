@@ -6,7 +6,7 @@ from mmengine.config import Config
 from mmpretrain import ImageToTextRetrievalInferencer, TextToImageRetrievalInferencer
 
 from galr_mm.apis import encode_images, init_model
-from tests.conftest import ROOT
+from tests.helpers import ROOT
 
 TINY = str(ROOT / 'tests/data/clip/tiny-vit.json')
 TEXTS = ['a red house', 'a blue pond', 'many trees', 'two roads']

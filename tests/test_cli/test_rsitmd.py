@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from galr_mm.datasets.captions import read_precomp
-from tests.conftest import run_tool
+from tests.helpers import run_tool
 
 CONFIG = 'configs/galr_rsitmd.py'
 

@@ -15,7 +15,7 @@ import torch
 
 from galr_mm.evaluation import RecallAtK
 from galr_mm.structures import RetrievalScores
-from tests.conftest import ROOT, SMALL, run_tool
+from tests.helpers import ROOT, SMALL, run_tool
 
 FLOAT = r'([\d.]+)'
 

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.conftest import run_tool
+from tests.helpers import run_tool
 
 
 @pytest.mark.parametrize('tool', ['browse_dataset', 'show_graph'])

@@ -3,7 +3,7 @@ import json
 import pytest
 
 from galr_mm.datasets.captions import clean_split, draw_val, load_karpathy, number_records, read_precomp
-from tests.conftest import run_tool
+from tests.helpers import run_tool
 
 CONVERTER = 'tools/dataset_converters/convert_captions.py'
 

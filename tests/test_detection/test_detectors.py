@@ -7,7 +7,7 @@ from mmengine.registry import DefaultScope
 from mmengine.structures import InstanceData
 
 from galr_mm.registry import MODELS
-from tests.conftest import ROOT
+from tests.helpers import ROOT
 
 pytest.importorskip('mmdet')
 

@@ -17,7 +17,7 @@ from pycocotools.coco import COCO
 from galr_mm.detection import ProposalSet
 from galr_mm.detection.detector import build_detector
 from galr_mm.detection.extraction import Settings, extract_proposals, list_images
-from tests.conftest import ROOT, SMALL, run_tool
+from tests.helpers import ROOT, SMALL, run_tool
 
 pytest.importorskip('mmdet')
 CONFIG = ROOT / 'configs/detection/rtmdet-tiny_mini.py'

@@ -12,7 +12,7 @@ from mmpretrain.models import BlipRetrieval
 from PIL import Image
 
 from galr_mm.evaluation import multivariate_rerank, recall_at_k
-from tests.conftest import run_tool
+from tests.helpers import run_tool
 
 WORDS = [
     'a',

@@ -11,7 +11,7 @@ from galr_mm.detection import ProposalSet, tiles
 from galr_mm.detection.detector import build_detector, detector_pipelines, find_in_tiles, find_objects
 from galr_mm.detection.extraction import Settings, extract_proposals
 from galr_mm.utils.io import claimed
-from tests.conftest import run_tool
+from tests.helpers import run_tool
 from tests.test_detection.test_extraction import CONFIG, detector
 
 __all__ = ['detector']

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from galr_mm.integrations.open_clip import load_clip, load_preprocess, load_tokenizer
 from galr_mm.registry import MODELS
-from tests.conftest import ROOT
+from tests.helpers import ROOT
 from tests.test_models.test_retrievers import batch
 
 # small models of four families; their files are the own model files of a user

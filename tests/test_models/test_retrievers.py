@@ -7,7 +7,7 @@ from galr_mm.models.fusion.midf import MODES
 from galr_mm.registry import MODELS
 from galr_mm.structures import ObjectGraph
 from galr_mm.text import Vocabulary
-from tests.conftest import ROOT
+from tests.helpers import ROOT
 
 VOCABULARY = Vocabulary.from_captions(['a white plane near two ships'])
 BACKBONE = dict(type='mmpretrain.ResNet', depth=18, out_indices=(0, 1, 2, 3))
