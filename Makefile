@@ -5,7 +5,7 @@ PY := $(BIN)/python
 DEMO := work_dirs/demo
 DETECTOR := configs/detection/rtmdet-tiny_mini.py
 
-.PHONY: setup demo test lint format clean-demo
+.PHONY: setup demo test test-all test-no-extras lint format clean-demo
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
 
@@ -45,8 +45,19 @@ $(DEMO)/galr/trained: data/mini/proposals.json
 clean-demo:
 	rm -rf $(DEMO) data/mini
 
+# two workers, each with its own fixtures; a file stays with one
+PYTEST = -m pytest --numprocesses $(or $(WORKERS),2) --dist loadfile
+
 test: setup
-	$(PY) -m pytest
+	$(PY) $(PYTEST) -m "not slow" --durations 10
+
+test-all: setup
+	$(PY) $(PYTEST) --durations 10
+
+# the same in an environment that lacks what the extras bring
+test-no-extras: setup
+	$(PY) dev/no_extras_env.py .venv-no-extras
+	.venv-no-extras/bin/python $(PYTEST) -m "not slow and not packaging and not distributed"
 
 lint: setup
 	$(BIN)/ruff check .

@@ -64,7 +64,7 @@ class Zygote:
 
     def __init__(self) -> None:
         self.env = environment()
-        self.log = tempfile.TemporaryFile()
+        self.log = tempfile.TemporaryFile()  # noqa: SIM115, closed with this process
         command = [sys.executable, str(ROOT / 'tests/zygote.py')]
         self.process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.log, env=self.env, bufsize=0

@@ -15,6 +15,7 @@ from modelindex.load_model_index import load
 
 from tests.helpers import ROOT, SMALL
 
+pytestmark = pytest.mark.packaging
 PLACES = ('galr_mm', 'galr_mm+mim')  # the second is where mim looks
 
 

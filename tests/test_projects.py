@@ -40,6 +40,7 @@ def dict_of(reranker):
     return reranker if isinstance(reranker, str) else reranker.to_dict()
 
 
+@pytest.mark.clip
 def test_remoteclip_fine_tunes(mini, tmp_path):
     """The recipe with a tiny CLIP: unlocked groups and text tower learn, the rest of the image tower does not."""
     cfg = Config.fromfile(ROOT / 'projects/remoteclip/finetune_rsitmd.py')

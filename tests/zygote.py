@@ -47,7 +47,6 @@ def become(args: list[str], cwd: str, env: dict[str, str], stdout: str, stderr: 
         file = os.open(name, os.O_RDONLY if target == 0 else os.O_WRONLY)
         os.dup2(file, target)
         os.close(file)
-    sys.stdin, sys.stdout = open(0), open(1, 'w')
     sys.argv = list(args)
     sys.path.insert(0, os.path.dirname(os.path.abspath(args[0])))
     numpy.random.seed()  # Python's own generator is seeded anew by the fork

@@ -127,8 +127,8 @@ def test_mmpretrain_gives_the_same_model(mini, mini_config, data, tmp_path):
     torch.testing.assert_close(encode_images(theirs, images), encode_images(ours, images))
 
 
+@pytest.mark.detect
 def test_detectors_build():
-    pytest.importorskip('mmdet')
     for name, built in (('rtmdet-tiny_nwpu', 'RTMDet'), ('faster-rcnn_r18_nwpu', 'FasterRCNN')):
         model = get_model(name)
         assert type(model).__name__ == built

@@ -12,7 +12,7 @@ TINY = str(ROOT / 'tests/data/clip/tiny-vit.json')
 TEXTS = ['a red house', 'a blue pond', 'many trees', 'two roads']
 
 
-@pytest.fixture(params=['galr', 'clip'])
+@pytest.fixture(params=['galr', pytest.param('clip', marks=pytest.mark.clip)])
 def model(request, mini_config):
     torch.manual_seed(0)
     cfg = Config.fromfile(mini_config)

@@ -1,10 +1,8 @@
 """tools/train.py and tools/test.py as a user runs them."""
 
 import json
-import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -15,22 +13,9 @@ import torch
 
 from galr_mm.evaluation import RecallAtK
 from galr_mm.structures import RetrievalScores
-from tests.helpers import ROOT, SMALL, run_tool
+from tests.helpers import ROOT, SMALL, environment, free_port, run_tool
 
 FLOAT = r'([\d.]+)'
-
-
-@pytest.fixture(scope='module')
-def trained(mini_config, tmp_path_factory):
-    work = tmp_path_factory.mktemp('work')
-    done = run_tool('tools/train.py', mini_config, '--work-dir', work)
-    return work, done.stdout + done.stderr
-
-
-@pytest.fixture(scope='module')
-def checkpoint(trained):
-    (path,) = trained[0].glob('best_mR_*.pth')
-    return path
 
 
 def metrics_of(work):
@@ -48,10 +33,7 @@ def table_of(done):
 
 def run_script(script, *arguments):
     """Run one of the two-process scripts."""
-    with socket.socket() as free:
-        free.bind(('127.0.0.1', 0))
-        port = str(free.getsockname()[1])
-    env = {**os.environ, 'OMP_NUM_THREADS': '1', 'PORT': port, 'PYTHON': sys.executable}
+    env = environment(PORT=free_port(), PYTHON=sys.executable)
     command = [script, *map(str, arguments)]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=env, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
@@ -71,7 +53,7 @@ def test_training_validates_and_keeps_the_best(trained):
 
 
 def test_same_seed_same_numbers(trained, mini_config, tmp_path):
-    again = run_tool('tools/train.py', mini_config, '--work-dir', tmp_path)
+    again = run_tool('tools/train.py', mini_config, '--work-dir', tmp_path, fresh=True)
     assert losses(again.stdout + again.stderr) == losses(trained[1]) != []
 
 
@@ -125,6 +107,7 @@ def test_hook_is_added_where_a_config_replaced_it(mini_config, checkpoint, tmp_p
     assert re.search(r'^rr +\d', done.stdout + done.stderr, re.M)
 
 
+@pytest.mark.distributed
 def test_two_processes_give_the_numbers_of_one(mini_config, checkpoint, tmp_path):
     """11 images in two processes: one is padding."""
     arguments = [mini_config, checkpoint, '--work-dir', tmp_path, '--cfg-options', 'rerank=mr']
@@ -146,6 +129,7 @@ def test_two_processes_give_the_numbers_of_one(mini_config, checkpoint, tmp_path
             assert recalls[0] == recalls[1]
 
 
+@pytest.mark.distributed
 def test_two_processes_train(mini_config, tmp_path):
     run_script('tools/dist_train.sh', mini_config, 2, '--work-dir', tmp_path, '--cfg-options', 'train_cfg.max_epochs=1')
     assert (tmp_path / 'epoch_1.pth').exists()
@@ -155,10 +139,11 @@ def test_killed_training_goes_on(mini_config, tmp_path):
     """SIGKILL in the middle of the second epoch, then --resume."""
     command = [sys.executable, 'tools/train.py', mini_config, '--work-dir', tmp_path]
     options = ['--cfg-options', 'train_dataloader.batch_size=4', 'train_cfg.max_epochs=3']
-    env = {**os.environ, 'OMP_NUM_THREADS': '1'}
     log = tmp_path / 'log.txt'
     with log.open('w') as file:
-        process = subprocess.Popen([*map(str, command), *options], stdout=file, stderr=file, cwd=ROOT, env=env)
+        process = subprocess.Popen(
+            [*map(str, command), *options], stdout=file, stderr=file, cwd=ROOT, env=environment()
+        )
         deadline = time.monotonic() + 300
         while not re.search(r'Epoch\(train\) +\[2\]\[ ?[5-9]', log.read_text()):
             assert process.poll() is None, log.read_text()[-2000:]
