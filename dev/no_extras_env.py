@@ -1,8 +1,9 @@
 """Make a virtual environment that lacks the extras: ``python dev/no_extras_env.py .venv-no-extras``.
 
 Everything that is installed beside this interpreter is linked into the new environment, but for the packages of the
-extras and what only they bring. Nothing is downloaded, and the packages are truly absent: neither they nor their
-metadata can be found. This project itself is taken from the checkout.
+extras, what only they bring, and mmcv's compiled ops, as a plain ``pip install galr_mm`` leaves it. Nothing is
+downloaded, and what is left out is truly absent: neither it nor its metadata can be found. This project itself is taken
+from the checkout.
 """
 
 from __future__ import annotations
@@ -53,9 +54,15 @@ def main() -> None:
     for entry in site.iterdir():
         # .pth files and the finders they name belong to editable installs
         if entry.name not in absent and entry.suffix != '.pth' and not entry.name.startswith('__'):
-            (target / entry.name).symlink_to(entry)
+            if entry.name != 'mmcv':
+                (target / entry.name).symlink_to(entry)
+                continue
+            (target / 'mmcv').mkdir()
+            for part in entry.iterdir():
+                if not part.name.startswith(('_ext', '__pycache__')):
+                    (target / 'mmcv' / part.name).symlink_to(part)
     (target / 'checkout.pth').write_text(f'{ROOT}\n')
-    print(f'{folder} lacks {", ".join(sorted(absent))}')
+    print(f'{folder} lacks mmcv._ext, {", ".join(sorted(absent))}')
 
 
 if __name__ == '__main__':

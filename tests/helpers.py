@@ -19,6 +19,7 @@ from mmengine.config import Config
 ROOT = Path(__file__).resolve().parents[1]
 SMALL = dict(train=24, val=8, test=11)  # 11 is not divisible by two processes
 DETECTOR_CONFIG = ROOT / 'configs/detection/rtmdet-tiny_mini.py'
+TINY_CLIP = str(ROOT / 'tests/data/clip/tiny-vit.json')
 # read when they are needed; any other variable may be read by an import and needs a fresh interpreter
 RUN_TIME_VARIABLES = {'GALR_DATA_ROOT', 'PYTEST_CURRENT_TEST'}
 
@@ -113,7 +114,7 @@ def torchrun(*args: object) -> subprocess.CompletedProcess[str]:
 
 def shrink_clip(cfg: Config, mini: Path, work_dir: Path) -> list[str]:
     """Let a CLIP config run in seconds: a tiny CLIP with random weights, a few images. Gives the splits it has."""
-    tiny = dict(model_name=str(ROOT / 'tests/data/clip/tiny-vit.json'), pretrained=None)
+    tiny = dict(model_name=TINY_CLIP, pretrained=None)
     for tower in [cfg.model] if 'model_name' in cfg.model else [cfg.model.backbone, cfg.model.text_encoder]:
         assert set(tiny) <= set(tower)
         tower.update(tiny)

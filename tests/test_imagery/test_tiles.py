@@ -6,9 +6,10 @@ import pytest
 import torch
 from PIL import Image
 
-from galr_mm.detection import ProposalSet, tiles
+from galr_mm.detection import ProposalSet
 from galr_mm.detection.detector import build_detector, detector_pipelines, find_in_tiles, find_objects
 from galr_mm.detection.extraction import Settings, extract_proposals
+from galr_mm.imagery import tiles
 from galr_mm.utils.io import claimed
 from tests.helpers import DETECTOR_CONFIG as CONFIG
 from tests.helpers import run_tool, torchrun
