@@ -15,8 +15,9 @@ from pathlib import Path
 import pytest
 from modelindex.load_model_index import load
 
-from tests.conftest import ROOT, SMALL
+from tests.helpers import ROOT, SMALL
 
+pytestmark = pytest.mark.packaging
 PLACES = ('galr_mm', '+galr_mm')  # the second is where mim looks
 
 

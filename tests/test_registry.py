@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.conftest import run_tool
+from tests.helpers import run_tool
 
 SCRIPT = """
 import sys

@@ -9,10 +9,9 @@ from mmengine.config import Config
 from galr_mm.apis import encode_images, init_model
 from galr_mm.detection.extraction import Settings, extract_proposals
 from galr_mm.registry import DATASETS, MODELS
-from tests.test_detection.test_extraction import CONFIG, detector
+from tests.helpers import DETECTOR_CONFIG as CONFIG
 
-pytest.importorskip('mmdet')
-__all__ = ['detector']
+pytestmark = pytest.mark.detect
 SETTINGS = dict(score_thr=0.3, max_per_image=30)
 
 

@@ -17,7 +17,7 @@ from galr_mm.apis import encode_images, get_model, list_models
 from galr_mm.apis.hub import MIM, NAMES, register_models
 from galr_mm.models import DualEncoder, GaLR
 from galr_mm.text import Vocabulary
-from tests.conftest import ROOT, run_tool
+from tests.helpers import ROOT, run_tool
 
 CONFIGS = {path.stem: path for path in (ROOT / 'configs').rglob('*.py') if '_base_' not in path.parts}
 RETRIEVAL = ['Image-To-Text Retrieval', 'Text-To-Image Retrieval']
@@ -127,8 +127,8 @@ def test_mmpretrain_gives_the_same_model(mini, mini_config, data, tmp_path):
     torch.testing.assert_close(encode_images(theirs, images), encode_images(ours, images))
 
 
+@pytest.mark.detect
 def test_detectors_build():
-    pytest.importorskip('mmdet')
     for name, built in (('rtmdet-tiny_nwpu', 'RTMDet'), ('faster-rcnn_r18_nwpu', 'FasterRCNN')):
         model = get_model(name)
         assert type(model).__name__ == built

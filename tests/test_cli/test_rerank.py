@@ -11,7 +11,7 @@ from galr_mm.cli.rerank import main
 from galr_mm.evaluation import RecallAtK, multivariate_rerank, reverse_rank_rerank
 from galr_mm.evaluation.sweep import sweep_multivariate
 from galr_mm.structures import RetrievalScores
-from tests.conftest import run_tool
+from tests.helpers import run_tool
 
 
 def similarity(images=30, captions=5, noise=0.6):

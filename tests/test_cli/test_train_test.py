@@ -4,7 +4,6 @@ import json
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -24,23 +23,10 @@ from galr_mm.cli.train import merge_args as merge_train_args
 from galr_mm.cli.train import parse_args as parse_train_args
 from galr_mm.evaluation import RecallAtK
 from galr_mm.structures import RetrievalScores
-from tests.conftest import ROOT, SMALL, run_tool
+from tests.helpers import ROOT, SMALL, environment, free_port, run_tool
 
 MINI = str(ROOT / 'configs/galr_mini.py')
 FLOAT = r'([\d.]+)'
-
-
-@pytest.fixture(scope='module')
-def trained(mini_config, tmp_path_factory):
-    work = tmp_path_factory.mktemp('work')
-    done = run_tool('tools/train.py', mini_config, '--work-dir', work)
-    return work, done.stdout + done.stderr
-
-
-@pytest.fixture(scope='module')
-def checkpoint(trained):
-    (path,) = trained[0].glob('best_mR_*.pth')
-    return path
 
 
 def metrics_of(work):
@@ -58,10 +44,7 @@ def table_of(done):
 
 def run_script(script, *arguments, env=None):
     """Run one of the two-process scripts."""
-    with socket.socket() as free:
-        free.bind(('127.0.0.1', 0))
-        port = str(free.getsockname()[1])
-    env = {**os.environ, 'OMP_NUM_THREADS': '1', 'PORT': port, 'PYTHON': sys.executable, **(env or {})}
+    env = environment(PORT=free_port(), PYTHON=sys.executable, **(env or {}))
     command = [script, *map(str, arguments)]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=env, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
@@ -86,7 +69,7 @@ def test_training_validates_and_keeps_the_best(trained):
 
 
 def test_same_seed_same_numbers(trained, mini_config, tmp_path):
-    again = run_tool('tools/train.py', mini_config, '--work-dir', tmp_path)
+    again = run_tool('tools/train.py', mini_config, '--work-dir', tmp_path, fresh=True)
     assert losses(again.stdout + again.stderr) == losses(trained[1]) != []
 
 
@@ -140,6 +123,7 @@ def test_hook_is_added_where_a_config_replaced_it(mini_config, checkpoint, tmp_p
     assert re.search(r'^rr +\d', done.stdout + done.stderr, re.M)
 
 
+@pytest.mark.distributed
 def test_two_processes_give_the_numbers_of_one(mini_config, checkpoint, tmp_path):
     """11 images in two processes: one is padding."""
     arguments = [mini_config, checkpoint, '--work-dir', tmp_path, '--cfg-options', 'rerank=mr']
@@ -161,6 +145,7 @@ def test_two_processes_give_the_numbers_of_one(mini_config, checkpoint, tmp_path
             assert recalls[0] == recalls[1]
 
 
+@pytest.mark.distributed
 def test_two_processes_train(mini_config, tmp_path):
     """A part of the model that the loss does not reach is waited for, unless find_unused_parameters says so."""
     (tmp_path / 'spare.py').write_text("""
@@ -191,10 +176,11 @@ def test_killed_training_goes_on(mini_config, tmp_path):
     """SIGKILL in the middle of the second epoch, then --resume."""
     command = [sys.executable, 'tools/train.py', mini_config, '--work-dir', tmp_path]
     options = ['--cfg-options', 'train_dataloader.batch_size=4', 'train_cfg.max_epochs=3']
-    env = {**os.environ, 'OMP_NUM_THREADS': '1'}
     log = tmp_path / 'log.txt'
     with log.open('w') as file:
-        process = subprocess.Popen([*map(str, command), *options], stdout=file, stderr=file, cwd=ROOT, env=env)
+        process = subprocess.Popen(
+            [*map(str, command), *options], stdout=file, stderr=file, cwd=ROOT, env=environment()
+        )
         deadline = time.monotonic() + 300
         while not re.search(r'Epoch\(train\) +\[2\]\[ ?[5-9]', log.read_text()):
             assert process.poll() is None, log.read_text()[-2000:]

@@ -3,7 +3,7 @@ import pytest
 from PIL import Image
 
 from galr_mm.cli import browse_dataset, show_graph
-from tests.conftest import run_tool
+from tests.helpers import run_tool
 
 MAIN = {'browse_dataset': browse_dataset.main, 'show_graph': show_graph.main}
 

@@ -4,7 +4,7 @@ import pytest
 
 from galr_mm.cli.convert_captions import main
 from galr_mm.datasets.captions import clean_split, draw_val, load_karpathy, number_records, read_precomp
-from tests.conftest import run_tool
+from tests.helpers import run_tool
 
 CONVERTER = 'tools/dataset_converters/convert_captions.py'
 
@@ -157,8 +157,8 @@ def test_converter_corrects_file_types_and_draws_val(tmp_path):
     assert not other.exists()
 
 
-def test_released_rsitmd_lists(data_root, tmp_path):
-    source = data_root / 'rsitmd/rsitmd_precomp'
+def test_released_rsitmd_lists(real_data, tmp_path):
+    source = real_data('rsitmd/rsitmd_precomp/train_caps.txt').parent
     done = run_tool(CONVERTER, source, '--out', tmp_path / 'dataset_rsitmd.json')
     assert '20 blank captions dropped; 4 images without any caption dropped' in done.stdout
     images = load_karpathy(tmp_path / 'dataset_rsitmd.json')
@@ -168,9 +168,9 @@ def test_released_rsitmd_lists(data_root, tmp_path):
     assert splits.count('val') == round(0.2 * 4287)
 
 
-def test_karpathy_and_lists_of_ucm_agree(data_root):
-    lists = read_precomp(data_root / 'ucm/ucm_precomp')
-    published = load_karpathy(data_root / 'ucm/dataset_ucm.json')
+def test_karpathy_and_lists_of_ucm_agree(real_data):
+    lists = read_precomp(real_data('ucm/ucm_precomp/train_caps.txt').parent)
+    published = load_karpathy(real_data('ucm/dataset_ucm.json'))
     key = {r['filename'].split('.')[0]: (r['split'], [s['raw'].strip() for s in r['sentences']]) for r in lists}
     assert len(lists) == len(published) == 2100
     for r in published:

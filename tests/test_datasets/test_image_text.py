@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from galr_mm.datasets import ImageTextDataset
-from tests.conftest import SMALL, run_tool
+from tests.helpers import SMALL, run_tool
 
 
 def build(root, split='train', **options):

@@ -123,6 +123,7 @@ def test_unreadable_image_is_named(tmp_path, content):
 @pytest.mark.parametrize('scale', [None, (0.3, 0.8), (1.0, 1.0)])
 @pytest.mark.parametrize('shape', [(480, 640), (640, 480), (300, 300)])
 @pytest.mark.parametrize(('name', 'pretrained'), [('ViT-B-32', None), ('ViT-B-16-SigLIP', 'webli')])  # crop, squash
+@pytest.mark.clip
 def test_open_clip_moves_boxes(name, pretrained, shape, scale):
     """The painted rectangle is still in its box, after the crop at the center and after random ones."""
     torch.manual_seed(0)
@@ -141,6 +142,7 @@ def test_open_clip_moves_boxes(name, pretrained, shape, scale):
 
 
 @pytest.mark.parametrize('name', ['a.jpg', 'b.png'])
+@pytest.mark.clip
 def test_open_clip_loads(tmp_path, name):
     """Files as PIL reads them, 16-bit and arrays as LoadImageWithProposals does, boxes fitted, unreadable named."""
     rng = np.random.default_rng(0)

@@ -17,32 +17,11 @@ from pycocotools.coco import COCO
 from galr_mm.detection import ProposalSet
 from galr_mm.detection.detector import build_detector
 from galr_mm.detection.extraction import Settings, extract_proposals, list_images
-from tests.conftest import ROOT, SMALL, run_tool
+from tests.helpers import DETECTOR_CONFIG as CONFIG
+from tests.helpers import ROOT, SMALL, run_tool
 
-pytest.importorskip('mmdet')
-CONFIG = ROOT / 'configs/detection/rtmdet-tiny_mini.py'
+pytestmark = pytest.mark.detect
 COUNT = sum(SMALL.values())
-
-
-@pytest.fixture(scope='module')
-def detector(tmp_path_factory):
-    """Weights whose scores differ from object to object."""
-    from mmengine.config import Config
-
-    from galr_mm.registry import MODELS
-
-    torch.manual_seed(0)
-    model = MODELS.build(Config.fromfile(CONFIG).model)
-    model.init_weights()
-    for layer in model.bbox_head.rtm_cls:
-        torch.nn.init.normal_(layer.weight, std=0.1)
-        torch.nn.init.zeros_(layer.bias)
-    for layer in model.bbox_head.rtm_reg:
-        torch.nn.init.constant_(layer.bias, 2.0)  # boxes of four strides
-    path = tmp_path_factory.mktemp('detector') / 'detector.pth'
-    classes = Config.fromfile(CONFIG).metainfo.classes
-    torch.save({'state_dict': model.state_dict(), 'meta': {'dataset_meta': {'classes': classes}}}, path)
-    return path
 
 
 @pytest.fixture(scope='module')

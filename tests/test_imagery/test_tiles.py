@@ -3,18 +3,19 @@ import json
 import mmcv
 import numpy as np
 import pytest
-import tifffile
 import torch
 from PIL import Image
 
-from galr_mm.detection import ProposalSet, tiles
+from galr_mm.detection import ProposalSet
 from galr_mm.detection.detector import build_detector, detector_pipelines, find_in_tiles, find_objects
 from galr_mm.detection.extraction import Settings, extract_proposals
+from galr_mm.imagery import tiles
 from galr_mm.utils.io import file_lock
-from tests.conftest import run_tool
-from tests.test_detection.test_extraction import CONFIG, detector
+from tests.helpers import DETECTOR_CONFIG as CONFIG
+from tests.helpers import run_tool, torchrun
 
-__all__ = ['detector']
+tifffile = pytest.importorskip('tifffile', reason='the extra galr_mm[detect]')
+pytestmark = pytest.mark.detect
 
 
 @pytest.mark.parametrize('height', [1, 99, 100, 101, 180, 181, 1000])
@@ -172,14 +173,13 @@ def test_bad_settings(settings, message, tmp_path):
         extract_proposals(CONFIG, 'x.pth', tmp_path, tmp_path / 'p.json', settings=Settings(**settings))
 
 
+@pytest.mark.distributed
 def test_two_processes_find_the_same(folder, detector, tmp_path, mini):
     one, two = tmp_path / 'one.json', tmp_path / 'two.json'
     options = ['--score-thr', '0.3', '--num-workers', '0', '--tile', '256']
     run_tool('tools/extract_proposals.py', CONFIG, detector, mini / 'images', '--out', one, *options)
-    run_tool(
-        '-m', 'torch.distributed.run', '--nproc_per_node=2', '--master_port=29742', 'tools/extract_proposals.py',
-        CONFIG, detector, mini / 'images', '--out', two, *options, '--launcher', 'pytorch',
-    )  # fmt: skip
+    tool = ['tools/extract_proposals.py', CONFIG, detector, mini / 'images', '--out', two, *options]
+    torchrun(*tool, '--launcher', 'pytorch')
     one, two = (json.loads(path.read_text()) for path in (one, two))
     assert [i['file_name'] for i in one['images']] == [i['file_name'] for i in two['images']]
     a, b = ProposalSet(tmp_path / 'one.json'), ProposalSet(tmp_path / 'two.json')

@@ -1,7 +1,7 @@
 import pytest
 
 from galr_mm.utils import collect_env, install_check
-from tests.conftest import run_tool
+from tests.helpers import run_tool
 
 
 def test_report():

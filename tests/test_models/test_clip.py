@@ -6,18 +6,19 @@ import shutil
 from pathlib import Path
 
 import numpy as np
-import open_clip
 import pytest
 import torch
 from mmengine.dataset import Compose, default_collate
-from open_clip.transform import PreprocessCfg, image_transform_v2
 from PIL import Image
 from torch.nn import functional as F
 
 from galr_mm.integrations.open_clip import load_clip, load_preprocess, load_tokenizer
 from galr_mm.registry import MODELS
-from tests.conftest import ROOT
+from tests.helpers import ROOT
 from tests.test_models.test_retrievers import batch
+
+open_clip = pytest.importorskip('open_clip', reason='the extra galr_mm[clip]')
+pytestmark = pytest.mark.clip
 
 # small models of four families; their files are the own model files of a user
 TINY, TINY_RESNET, TINY_TIMM, TINY_COCA = (
@@ -89,6 +90,8 @@ def images(tmp_path_factory):
 @pytest.mark.parametrize('name', [TINY, TINY_RESNET, 'ViT-S-32'])
 @torch.no_grad()
 def test_from_file_to_embedding(name, weights, images):
+    from open_clip.transform import PreprocessCfg, image_transform_v2
+
     theirs, file = weights[name]
     preprocess = image_transform_v2(PreprocessCfg(**theirs.visual.preprocess_cfg), is_train=False)
     expected = theirs.encode_image(torch.stack([preprocess(Image.open(p)) for p in images]), normalize=True)

