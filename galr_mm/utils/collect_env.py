@@ -23,9 +23,9 @@ OTHERS = (
 
 
 def report() -> tuple[list[str], list[str]]:
-    """Lines that describe the environment, and commands that fix what is broken."""
+    """Lines that describe the environment, and commands that mend what is broken."""
     lines = [f'galr_mm: {galr_mm.__version__}', f'Python: {sys.version.split()[0]} on {platform.platform()}']
-    fixes = []
+    mend = []
     for name, (onedl, upstream) in OPENMMLAB.items():
         found = [f'{dist} {version_of(dist)}' for dist in (onedl, upstream) if version_of(dist)]
         lines.append(f'{name}: {" AND ".join(found) or "not installed"}')
@@ -35,19 +35,19 @@ def report() -> tuple[list[str], list[str]]:
     if mixed_lines():
         dists = ' '.join(dist for pair in OPENMMLAB.values() for dist in pair if version_of(dist))
         wanted = ' '.join(onedl for onedl, upstream in OPENMMLAB.values() if version_of(onedl) or version_of(upstream))
-        fixes.append(f'pip uninstall -y {dists}; pip install --no-build-isolation {wanted}')
+        mend.append(f'pip uninstall -y {dists}; pip install --no-build-isolation {wanted}')
     error = mmcv_ops_error()
     lines.append(f'mmcv.ops: {"imports" if error is None else error}')
     if error:
-        fixes.append(REBUILD_MMCV)
+        mend.append(REBUILD_MMCV)
     if version_of('torch'):
         import torch
 
         lines.append(f'GPU: {torch.cuda.get_device_name() if torch.cuda.is_available() else "none"}')
     for module, extra in OPTIONAL.items():
         if importlib.util.find_spec(module) is None:
-            fixes.append(f'pip install "galr_mm[{extra}]"  # optional')
-    return lines, fixes
+            mend.append(f'pip install "galr_mm[{extra}]"  # optional')
+    return lines, mend
 
 
 def openmmlab_line() -> str:
@@ -61,10 +61,10 @@ def openmmlab_line() -> str:
 
 def main() -> None:
     """Print the report."""
-    lines, fixes = report()
+    lines, mend = report()
     print('\n'.join(lines))
-    if fixes:
-        print('\nTo fix it:\n  ' + '\n  '.join(fixes))
+    if mend:
+        print('\nTo mend:\n  ' + '\n  '.join(mend))
 
 
 if __name__ == '__main__':
