@@ -15,9 +15,12 @@ model = dict(
     type='galr_mm.GaLR',
     backbone=dict(type='mmpretrain.ResNet', depth=18, out_indices=(0, 1, 2, 3)),
     visual=dict(type='galr_mm.MVSA'),
-    # 15 classes of DOTA + score + box: 20 numbers an object
-    drea=dict(type='galr_mm.DREA', num_classes=15, num_nodes=20),
-    gcn=dict(type='galr_mm.GCN', channels=(20, 10, 20)),
+    local=dict(
+        type='galr_mm.LocalBranch',
+        # 15 classes of DOTA + score + box: 20 dimensions an object
+        drea=dict(type='galr_mm.DREA', num_classes=15, num_nodes=20),
+        gcn=dict(type='galr_mm.GCN', channels=(20, 10, 20)),
+    ),
     fusion=dict(type='galr_mm.ReleasedMIDF'),
     text_encoder=dict(type='galr_mm.SentenceVectorProjection', in_dim=2400),
     loss=dict(type='galr_mm.TripletLoss', margin=0.2, negatives='all', mask_duplicates=False),

@@ -81,7 +81,7 @@ def features(model):
             'visual_feature': model.encode_image(images, graph),
             'text_feature': model.encode_text(vectors),
             'global_feature': model.visual(model.backbone(images)).embedding,
-            'local_feature': model.gcn(graph).embedding,
+            'local_feature': model.local.gcn(graph).embedding,
         }
 
 

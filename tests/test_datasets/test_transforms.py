@@ -12,6 +12,7 @@ from galr_mm.datasets.transforms import (
     RandomRotate,
 )
 from galr_mm.datasets.transforms.geometric import rotate_boxes
+from galr_mm.structures import Detections
 
 
 def image(boxes, shape=(120, 160)):
@@ -108,9 +109,12 @@ def test_wrong_settings():
 def test_load_scales_boxes_of_another_resolution(tmp_path):
     cv2.imwrite(str(tmp_path / 'a.png'), np.zeros((100, 200, 3), np.uint8))
     sample = dict(
-        img_path=str(tmp_path / 'a.png'), gt_bboxes=np.array([[1, 2, 3, 4]], np.float32), proposal_img_shape=(50, 50)
+        img_path=str(tmp_path / 'a.png'), detections=Detections([[1, 2, 3, 4]], [0.5], [7], image_size=(50, 50))
     )
-    assert LoadImageWithProposals()(sample)['gt_bboxes'].tolist() == [[4, 4, 12, 8]]
+    loaded = LoadImageWithProposals()(sample)
+    assert loaded['gt_bboxes'].tolist() == [[4, 4, 12, 8]]
+    assert (loaded['proposal_scores'].tolist(), loaded['gt_bboxes_labels'].tolist()) == ([0.5], [7])
+    assert 'detections' not in loaded
 
 
 @pytest.mark.parametrize('content', [b'', b'not an image'])
@@ -149,8 +153,8 @@ def test_open_clip_loads(tmp_path, name):
     pixels = np.kron(rng.integers(0, 255, (8, 8, 3)), np.ones((40, 40, 1))).astype(np.uint8)
     cv2.imwrite(str(tmp_path / name), pixels)
     transform = OpenCLIPPreprocess('ViT-B-32')
-    boxes = dict(gt_bboxes=np.array([[40, 40, 80, 80]], np.float32), proposal_img_shape=(160, 160))
-    result = transform(dict(img_path=str(tmp_path / name), **boxes))
+    found = Detections([[40, 40, 80, 80]], [0.5], [0], image_size=(160, 160))
+    result = transform(dict(img_path=str(tmp_path / name), detections=found))
     np.testing.assert_allclose(result['gt_bboxes'], [[56, 56, 112, 112]], atol=1e-3)
     array = transform(dict(img=cv2.imread(str(tmp_path / name))))
     assert np.abs(array['img'].astype(int) - result['img']).max() <= 2

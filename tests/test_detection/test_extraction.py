@@ -15,8 +15,9 @@ from mmengine.registry import DefaultScope
 from pycocotools.coco import COCO
 
 from galr_mm.detection import ProposalSet
-from galr_mm.detection.detector import build_detector
-from galr_mm.detection.extraction import Settings, extract_proposals, list_images
+from galr_mm.detection.detector import MMDetDetector
+from galr_mm.detection.extraction import Settings, extract_proposals
+from galr_mm.imagery import list_images
 from tests.helpers import DETECTOR_CONFIG as CONFIG
 from tests.helpers import ROOT, SMALL, run_tool
 
@@ -62,7 +63,7 @@ def test_boxes_are_those_of_mmdets_own_inference(whole, detector, mini):
             count = len(found.scores)
             assert count > 0
             np.testing.assert_allclose(found.scores, expected.scores[:count].numpy(), atol=1e-3)
-            np.testing.assert_allclose(found.bboxes, expected.bboxes[:count].numpy().clip(0, 256), atol=0.1)
+            np.testing.assert_allclose(found.boxes, expected.bboxes[:count].numpy().clip(0, 256), atol=0.1)
 
 
 def test_killed_run_goes_on(whole, detector, mini, tmp_path):
@@ -93,7 +94,7 @@ def test_killed_run_goes_on(whole, detector, mini, tmp_path):
     lines = partial.read_text().splitlines(keepends=True)
     partial.write_text(''.join(lines[:-1]) + lines[-1][:20])  # as if cut while writing the last line
     done = run_tool(*command[1:])
-    after = int(re.search(rf'going on after (\d+) of {COUNT}', done.stdout).group(1))
+    after = int(re.search(rf'resuming after (\d+) of {COUNT}', done.stdout).group(1))
     assert after == len(lines) - 2  # header and cut line
     assert 'written to' in done.stdout
     ours, theirs = ProposalSet(out), ProposalSet(whole[0])
@@ -138,25 +139,5 @@ def test_broken_image_among_good_ones(detector, mini, tmp_path):
 
 def test_no_global_scope_is_left(detector):
     DefaultScope.get_instance('before_detector', scope_name='mmengine')
-    build_detector(CONFIG, detector)
+    MMDetDetector(detector, CONFIG)
     assert DefaultScope.get_current_instance().scope_name == 'mmengine'
-
-
-@pytest.mark.parametrize(
-    ('make', 'match'),
-    [
-        (lambda p: p / 'nowhere', 'neither a folder nor a file'),
-        (lambda p: p, 'no images'),
-        (lambda p: _write(p / 'x.json', '{"images": []}'), 'neither a Karpathy-style nor a COCO json'),
-        (lambda p: _write(p / 'x.json', '{"images": []}'), 'lists no images'),
-        (lambda p: _write(p / 'x.json', '{"images": [{"file_name": "a.jpg"}]}'), 'no image folder'),
-    ],
-)
-def test_bad_sources(tmp_path, make, match):
-    with pytest.raises((OSError, ValueError), match=match):
-        list_images(make(tmp_path))
-
-
-def _write(path, text):
-    path.write_text(text)
-    return path

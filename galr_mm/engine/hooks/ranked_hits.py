@@ -8,8 +8,8 @@ from mmengine.hooks import Hook
 from mmengine.logging import print_log
 from mmengine.runner import Runner
 
-from galr_mm.detection.coco import ImageProposals
 from galr_mm.registry import HOOKS
+from galr_mm.structures import Detections
 
 
 @HOOKS.register_module()
@@ -63,7 +63,6 @@ class RankedHitsHook(Hook):
             print_log(f'ranked hits drawn to {path}', 'current')
 
 
-def relative_boxes(found: ImageProposals, score_thr: float = 0.3) -> np.ndarray:
+def relative_boxes(found: Detections, score_thr: float = 0.3) -> np.ndarray:
     """Boxes (n, 4) of the sure objects relative to the image's width and height."""
-    height, width = found.img_shape
-    return found.bboxes[found.scores >= score_thr] / np.array([width, height, width, height])
+    return found.relative_boxes()[found.scores >= score_thr].numpy()
