@@ -67,7 +67,7 @@ def load_arrays(path: str, allow_pickle: bool) -> dict[str, Tensor]:
         else:
             raise SystemExit(f'{path}: expected a name that ends in .npy, .npz, .pt or .pth')
         if isinstance(data, np.ndarray) and data.dtype == object:
-            data = data.item() if data.ndim == 0 else np.stack(data)
+            data = data.item() if data.ndim == 0 else np.stack(list(data))
         if isinstance(data, (np.ndarray, Tensor)):
             data = {'i2t': data}
         if not isinstance(data, (Mapping, np.lib.npyio.NpzFile)):

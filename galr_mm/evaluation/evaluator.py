@@ -77,7 +77,7 @@ class RetrievalEvaluator(Evaluator):
             for prefix, rerank in self.rerankers.items()
         }
         self.result = result = replace(result, scores={**result.scores, **reranked})
-        metrics = {}
+        metrics: dict[str, float] = {}
         for prefix, ranks in result.ranks.items():
             for metric in self.metrics:
                 metrics |= {f'{prefix}/{key}' if prefix else key: value for key, value in metric(ranks).items()}

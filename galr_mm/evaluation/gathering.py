@@ -23,7 +23,8 @@ def record_of(sample: BaseDataElement | Mapping) -> dict[str, Any]:
     Raises:
         ValueError: when it is something else.
     """
-    if not isinstance(sample, (BaseDataElement, Mapping)) or sample.get('image_id') is None:
+    image_id = sample.get('image_id') if isinstance(sample, (BaseDataElement, Mapping)) else None
+    if image_id is None:
         raise ValueError(
             "retrieval needs a model whose mode='predict' gives a list of samples with image_id and image_feat (D,), "
             'and with text_id and text_feat (n, D) for n captions, under ValLoop or TestLoop; got '
@@ -36,11 +37,11 @@ def record_of(sample: BaseDataElement | Mapping) -> dict[str, Any]:
     keys = [text if isinstance(text, str) else None for text in texts] if keys is None else list(keys)
     if not len(text_ids) == len(texts) == len(keys):
         raise ValueError(
-            f'image {sample.get("image_id")} has {len(texts)} captions, {len(text_ids)} text ids and {len(keys)} text '
+            f'image {image_id} has {len(texts)} captions, {len(text_ids)} text ids and {len(keys)} text '
             'keys, expected one of each a caption'
         )
     return dict(
-        image_id=int(sample.get('image_id')),
+        image_id=int(image_id),
         img_path=sample.get('img_path'),
         image_feat=_cpu(sample.get('image_feat')),
         text_ids=text_ids,

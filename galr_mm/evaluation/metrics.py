@@ -62,7 +62,8 @@ class RecallAtK(BaseMetric):
 
     def evaluate(self, size: int) -> dict[str, float]:
         """Gather by image id, not by order as mmengine does, so that any sampler will do; then measure."""
-        results, self.results = self.results, []
+        results: list[dict] = self.results
+        self.results = []
         return evaluate_gathered(results, size, self.compute_metrics)
 
     @staticmethod

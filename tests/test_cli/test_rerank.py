@@ -197,7 +197,7 @@ def test_whole_numbers(rerank, tmp_path):
 def test_a_sweep_without_positives(rerank, tmp_path):
     s = similarity(4)
     np.savez(tmp_path / 's.npz', i2t=s, positives=np.zeros(s.shape, bool))
-    with pytest.raises(SystemExit, match='no query with a positive'):
+    with pytest.raises(SystemExit, match='none of the 4 queries has a positive'):
         rerank(tmp_path / 's.npz', '--sweep', tmp_path / 's.png')
     assert not (tmp_path / 's.png').exists()
 

@@ -1,5 +1,7 @@
 """Hooks on a real runner; weights are random."""
 
+import copy
+
 import numpy as np
 import pytest
 from mmengine.config import Config
@@ -13,7 +15,8 @@ from galr_mm.visualization import ranked_hits
 def build(mini_config, tmp_path):
     def build(**options):
         cfg = Config.fromfile(mini_config)
-        cfg.merge_from_dict(dict(work_dir=str(tmp_path), **options))
+        loaders = dict.fromkeys(['val_dataloader.persistent_workers', 'test_dataloader.persistent_workers'], False)
+        cfg.merge_from_dict(dict(work_dir=str(tmp_path), **loaders, **copy.deepcopy(options)))
         return Runner.from_cfg(cfg)
 
     return build

@@ -53,10 +53,9 @@ class MMPretrainRerank:
 
         return isinstance(loop, (RetrievalTestLoop, RetrievalValLoop)) and hasattr(model, 'predict_all')
 
-    def _listen(self, model: torch.nn.Module) -> None:
+    def _listen(self, model: Any) -> None:
         """Put a ``predict_all`` on the model that remembers its predictions and takes itself off again."""
-        if getattr(model.predict_all, 'listens', False):  # still there after a test that failed
-            del model.predict_all
+        vars(model).pop('predict_all', None)  # still there after a test that failed
         predict_all = model.predict_all
 
         def listening(feats: dict[str, Tensor], *args: Any, **kwargs: Any) -> tuple:
@@ -69,7 +68,6 @@ class MMPretrainRerank:
             self.predictions = predict_all(feats, *args, **kwargs)
             return self.predictions
 
-        listening.listens = True
         model.predict_all = listening
 
     def measure(self, metrics: dict[str, float]) -> None:

@@ -127,6 +127,7 @@ def multivariate_rerank_from_features(
         FeatureColumnSums(q, g) if significance == 'ratio' else column_statistic(len(g), tiles.device, significance)
         for q, g in directions
     ]
+    done = 0
 
     def passes() -> Iterator[tuple[slice, slice, Tensor]]:
         """The tiles of the next pass; says after each that it is done."""
@@ -137,7 +138,6 @@ def multivariate_rerank_from_features(
             if progress is not None:
                 progress(done, 2 * len(tiles))
 
-    done = 0
     for rows, columns, tile in passes():
         require_finite(tile)
         for direction, view in enumerate(views(rows, columns, tile, both)):

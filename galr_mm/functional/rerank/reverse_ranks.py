@@ -86,7 +86,7 @@ class ReverseCounter:
         after = torch.searchsorted(self.group_key[first:last], group_key, right=True) + first
         none = self.column[after.clamp(max=last - 1)] != column[equal]
         place[equal] = after.masked_fill_(none, last)
-        self.count[first:last] += torch.bincount(place - first, minlength=last - first)[: last - first]
+        self.count[first:last] += torch.bincount(place - first, minlength=int(last - first))[: last - first]
 
     def positions(self) -> Tensor:
         """0-based position of the query in each candidate's list, int64 (Q, k); Q where it is not valid."""
