@@ -138,7 +138,9 @@ def test_two_processes_give_the_numbers_of_one(mini_config, checkpoint, tmp_path
         for prefix in ('', 'mr/'):
             recalls = [
                 RecallAtK()(
-                    RetrievalScores(torch.from_numpy(s[f'{prefix}i2t']), torch.from_numpy(s[f'{prefix}t2i']), positives)
+                    RetrievalScores(
+                        torch.from_numpy(s[f'{prefix}i2t']), torch.from_numpy(s[f'{prefix}t2i']), positives
+                    ).ranks
                 )
                 for s in (a, b)
             ]

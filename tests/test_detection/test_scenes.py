@@ -14,8 +14,8 @@ from galr_mm.detection import ProposalSet
 from galr_mm.detection.detector import MMDetDetector
 from galr_mm.detection.extraction import Settings, extract_proposals
 from galr_mm.utils.io import file_lock
-from tests.helpers import run_tool
 from tests.helpers import DETECTOR_CONFIG as CONFIG
+from tests.helpers import run_tool
 from tests.test_imagery.test_tiles import image
 
 pytest.importorskip('mmdet')

@@ -175,7 +175,7 @@ def test_two_processes(config):
 
 def test_interleaved_processes_are_refused(config, monkeypatch):
     runner = build(config, rerank='mr', **{'test_dataloader.sampler.subsample_type': 'default'})
-    monkeypatch.setattr('galr_mm.engine.hooks.rerank.get_world_size', lambda: 2)
+    monkeypatch.setattr('galr_mm.engine.hooks.mmpretrain_rerank.get_world_size', lambda: 2)
     with pytest.raises(ValueError, match='SequentialSampler'):
         runner.test()
 
