@@ -10,8 +10,8 @@ from galr_mm.registry import MODELS
 MODES = ('paper', 'tokens', 'sum')
 # what other modes would be is said by a model without that branch, or by another fusion
 INSTEAD = {
-    'global_only': 'the global branch alone is a model with local=None, fusion=None',
-    'local_only': 'the local branch alone is a model with backbone=None, visual=None, fusion=None',
+    'global_only': 'the global branch alone is a model with local=None',
+    'local_only': 'the local branch alone is a model with backbone=None, visual=None',
     'released': "the fusion of the released code is type='galr_mm.ReleasedMIDF'",
 }
 

@@ -135,7 +135,7 @@ class LocalBranch(BaseModule):
                 'No proposals: the local branch of GaLR gives every image the same features. Make proposals with '
                 '`python tools/extract_proposals.py DET_CONFIG DET_CKPT IMAGES --out DATA_ROOT/proposals.json`, which '
                 'data sets take by themselves, or give the local branch a detector. '
-                '(model.local=None model.fusion=None is the global branch alone. Logged once.)',
+                '(model.local=None is the global branch alone. Logged once.)',
             )
             return None
         if missing and self.detector is None:

@@ -17,8 +17,8 @@ class GaLR(DualEncoder):
     """Global and local retrieval (Yuan et al., IEEE TGRS 2022, doi 10.1109/TGRS.2022.3163706).
 
     The image tower has two branches: backbone -> MVSA, and proposals -> DREA -> GCN; MIDF fuses them. Either branch can
-    stand alone: ``local=None`` (with ``fusion=None``) is the global branch, ``backbone=None, visual=None`` (with
-    ``fusion=None``) the local one. What is not wanted is not built.
+    stand alone: ``local=None`` is the global branch, ``backbone=None, visual=None`` the local one. What is not wanted
+    is not built, nor is a fusion of one branch.
 
     Args:
         backbone: gives feature maps, from fine to coarse.
@@ -33,8 +33,7 @@ class GaLR(DualEncoder):
         - output: features (B, D), L2-normalized
 
     Raises:
-        ValueError: when no branch is given, when ``fusion`` is given without both branches, or is missing where both
-            are given.
+        ValueError: when no branch is given, or two without a fusion.
     """
 
     def __init__(
@@ -57,9 +56,6 @@ class GaLR(DualEncoder):
         both = backbone is not None and local is not None
         if both and fusion is None:
             raise ValueError("two branches need a fusion, e.g. fusion=dict(type='galr_mm.MIDF')")
-        if fusion is not None and not both:
-            missing = 'local' if local is None else 'backbone and visual'
-            raise ValueError(f'fusion needs both branches, but {missing} is None; set fusion=None too')
         super().__init__(
             backbone=backbone,
             visual=visual,
@@ -89,16 +85,14 @@ class GaLR(DualEncoder):
 
         Without graphs no image has objects: the local branch is a constant.
         """
-        v_g = g_tokens = features = None
-        if self.visual is not None:
-            features = self.extract_maps(images)
-            g_tokens, v_g = self.visual(features)
         if self.local is None:
-            return F.normalize(v_g, dim=-1)
+            return super().encode_image(images)
         graph = self.local.empty_graph(images) if graph is None else graph
-        l_tokens, v_l, mask = self.local(graph, features)
-        if self.fusion is None:
-            return F.normalize(v_l, dim=-1)
+        if self.visual is None or self.fusion is None:
+            return F.normalize(self.local(graph).embedding, dim=-1)
+        features = self.extract_maps(images)
+        g_tokens, v_g = self.visual(*features)
+        l_tokens, v_l, mask = self.local(graph, features.maps)
         return F.normalize(self.fusion(v_g, v_l, g_tokens, l_tokens, mask), dim=-1)
 
     def build_graph(self, images: Tensor, data_samples: list[DataSample] | None) -> ObjectGraph | None:
