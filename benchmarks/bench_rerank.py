@@ -10,6 +10,7 @@ import platform
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -103,7 +104,7 @@ def bench_matrix(device: torch.device) -> None:
         def released(matrices: Sequence[Tensor] = theirs) -> list[np.ndarray]:
             return [released_steps(matrix.numpy()) for matrix in matrices]
 
-        peak, _ = peak_above(lambda first=ours[:1]: rerank(first), device)  # first: no freed memory is at hand yet
+        peak, _ = peak_above(partial(rerank, ours[:1]), device)  # first: no freed memory is at hand yet
         slow, fast = [], []
         for _ in range(runs):  # in turn, so that other work on the machine meets both
             seconds, results = timed(rerank, device)

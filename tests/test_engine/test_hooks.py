@@ -15,7 +15,7 @@ from galr_mm.visualization import ranked_hits
 def build(mini_config, tmp_path):
     def build(**options):
         cfg = Config.fromfile(mini_config)
-        loaders = dict.fromkeys(['val_dataloader.persistent_workers', 'test_dataloader.persistent_workers'], False)
+        loaders = dict.fromkeys([f'{split}_dataloader.persistent_workers' for split in ('train', 'val')], False)
         cfg.merge_from_dict(dict(work_dir=str(tmp_path), **loaders, **copy.deepcopy(options)))
         return Runner.from_cfg(cfg)
 
