@@ -16,7 +16,8 @@ def build(mini_config, tmp_path):
     def build(**options):
         cfg = Config.fromfile(mini_config)
         loaders = dict.fromkeys([f'{split}_dataloader.persistent_workers' for split in ('train', 'val')], False)
-        cfg.merge_from_dict(dict(work_dir=str(tmp_path), **loaders, **copy.deepcopy(options)))
+        best = {'default_hooks.checkpoint.save_best': None}  # needs a training
+        cfg.merge_from_dict(dict(work_dir=str(tmp_path), **loaders, **best, **copy.deepcopy(options)))
         return Runner.from_cfg(cfg)
 
     return build
