@@ -32,6 +32,7 @@ class RecallAtK(BaseMetric):
 
     def __init__(self, topk: Sequence[int] = (1, 5, 10)) -> None:
         super().__init__()
+        self.results: list[dict] = []
         if not topk or min(topk) < 1:
             raise ValueError(f'topk is {topk}, expected integers of 1 or more')
         self.topk = tuple(topk)
@@ -62,8 +63,8 @@ class RecallAtK(BaseMetric):
 
     def evaluate(self, size: int) -> dict[str, float]:
         """Gather by image id, not by order as mmengine does, so that any sampler will do; then measure."""
-        results: list[dict] = self.results
-        self.results = []
+        results = list(self.results)
+        self.results.clear()
         return evaluate_gathered(results, size, self.compute_metrics)
 
     @staticmethod

@@ -15,8 +15,9 @@ from galr_mm.visualization import ranked_hits
 def build(mini_config, tmp_path):
     def build(**options):
         cfg = Config.fromfile(mini_config)
-        loaders = dict.fromkeys(['val_dataloader.persistent_workers', 'test_dataloader.persistent_workers'], False)
-        cfg.merge_from_dict(dict(work_dir=str(tmp_path), **loaders, **copy.deepcopy(options)))
+        loaders = dict.fromkeys([f'{split}_dataloader.persistent_workers' for split in ('train', 'val')], False)
+        best = {'default_hooks.checkpoint.save_best': None}  # needs a training
+        cfg.merge_from_dict(dict(work_dir=str(tmp_path), **loaders, **best, **copy.deepcopy(options)))
         return Runner.from_cfg(cfg)
 
     return build
