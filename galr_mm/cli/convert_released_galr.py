@@ -118,7 +118,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise SystemExit(f'no file at {args.source}')
     checkpoint = CheckpointLoader.load_checkpoint(str(args.source), map_location='cpu')
     if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get('model'), dict):
-        raise SystemExit(f"{args.source} is no released checkpoint: expected a dict whose 'model' is the state dict")
+        raise SystemExit(f"{args.source} is not a released checkpoint: expected a dict whose 'model' is the state dict")
     try:
         weights = convert(checkpoint['model'])
     except (KeyError, ValueError) as error:

@@ -87,7 +87,7 @@ def read_precomp(folder: str | Path) -> list[dict]:
 
     Raises:
         FileNotFoundError: when a list of the pair is missing, or no pair is there.
-        ValueError: when the numbers of lines do not fit each other; names both files and their lengths.
+        ValueError: when the counts of lines do not fit each other; names both files and their lengths.
     """
     folder = Path(folder)
     records: list[dict] = []
@@ -144,7 +144,7 @@ def _record(name: str, split: str, texts: Iterable[str]) -> dict:
 
 
 def number_records(records: list[dict]) -> list[dict]:
-    """Give images and sentences the running numbers of the Karpathy format."""
+    """Give images and sentences the consecutive ids of the Karpathy format."""
     sentid = 0
     for imgid, record in enumerate(records):
         record['imgid'] = imgid
@@ -194,7 +194,7 @@ def draw_val(records: list[dict], fraction: float, seed: int) -> int:
         raise ValueError(f'the fraction of training images for val must lie between 0 and 1, got {fraction}')
     train = sorted((r for r in records if r['split'] == 'train'), key=lambda r: r['filename'])
     if not 0 < round(fraction * len(train)) < len(train):
-        raise ValueError(f'a share of {fraction} of {len(train)} training images leaves train or val empty')
+        raise ValueError(f'a fraction of {fraction} of {len(train)} training images leaves train or val empty')
     chosen = random.Random(seed).sample(train, round(fraction * len(train)))
     for record in chosen:
         record['split'] = 'val'
