@@ -63,10 +63,10 @@ def merge_args(cfg: Config, args: argparse.Namespace) -> Config:
 
 def require_weights(model: nn.Module) -> None:
     """Stop where a part of the model is random: only the model knows, by ``weights_from_files``."""
-    model = model.module if is_model_wrapper(model) else model
-    if not getattr(model, 'weights_from_files', False):
+    inner = model.module if is_model_wrapper(model) else model
+    if not getattr(inner, 'weights_from_files', False):
         raise SystemExit(
-            f'CHECKPOINT is missing: not every weight of {type(model).__name__} comes from files that the config names'
+            f'CHECKPOINT is missing: not every weight of {type(inner).__name__} comes from files that the config names'
         )
 
 

@@ -144,7 +144,7 @@ def _record(name: str, split: str, texts: Iterable[str]) -> dict:
 
 
 def number_records(records: list[dict]) -> list[dict]:
-    """Give images and sentences the running ids of the Karpathy format."""
+    """Give images and sentences the consecutive ids of the Karpathy format."""
     sentid = 0
     for imgid, record in enumerate(records):
         record['imgid'] = imgid

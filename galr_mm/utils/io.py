@@ -1,11 +1,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 
 @contextmanager
@@ -65,10 +66,11 @@ def write_text(path: str | Path, text: str) -> None:
         part.write_text(text, encoding='utf-8')
 
 
-def write_npz(path: str | Path, **arrays: object) -> None:
+def write_npz(path: str | Path, **arrays: npt.ArrayLike) -> None:
     """Write a compressed .npz atomically."""
+    save: Callable[..., None] = np.savez_compressed  # typed with an option that older versions do not have
     with atomic_write(path) as part, part.open('wb') as file:
-        np.savez_compressed(file, **arrays)
+        save(file, **arrays)
 
 
 def missing_files(names: list[str], folder: str) -> list[str]:
