@@ -1,12 +1,13 @@
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, cast
 
 from mmpretrain.structures import DataSample
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from galr_mm.models.graph.local_branch import LocalBranch
+from galr_mm.models.graph.local_branch import LocalBranch, LocalFeatures
 from galr_mm.models.retrievers.dual_encoder import DualEncoder, build
 from galr_mm.registry import MODELS
 from galr_mm.structures import ObjectGraph
@@ -73,7 +74,7 @@ class GaLR(DualEncoder):
         follows: dict[str, Any] = {}
         if self.visual is not None:
             follows = dict(in_channels=self.visual.in_channels, embed_dim=self.visual.embed_dim)
-        self.local: LocalBranch | None = build(local, **follows)
+        self.local = cast('LocalBranch | None', build(local, **follows))
         self.fusion: nn.Module | None = None
         if self.visual is not None and self.local is not None:
             self.fusion = build(
@@ -89,17 +90,20 @@ class GaLR(DualEncoder):
 
         Without graphs no image has objects: the local branch is a constant.
         """
-        v_g = g_tokens = features = None
-        if self.visual is not None:
-            features = self.extract_maps(images)
-            g_tokens, v_g = self.visual(features)
-        if self.local is None:
-            return F.normalize(v_g, dim=-1)
-        graph = self.local.empty_graph(images) if graph is None else graph
-        l_tokens, v_l, mask = self.local(graph, features)
+        if self.visual is None:
+            return F.normalize(self._encode_local(images, graph).embedding, dim=-1)
+        features = self.extract_maps(images)
+        g_tokens, v_g = self.visual(features)
         if self.fusion is None:
-            return F.normalize(v_l, dim=-1)
+            return F.normalize(v_g, dim=-1)
+        l_tokens, v_l, mask = self._encode_local(images, graph, features)
         return F.normalize(self.fusion(v_g, v_l, g_tokens, l_tokens, mask), dim=-1)
+
+    def _encode_local(
+        self, images: Tensor, graph: ObjectGraph | None, maps: Sequence[Tensor] | None = None
+    ) -> LocalFeatures:
+        assert self.local is not None  # the constructor refuses a model without branches
+        return self.local(self.local.empty_graph(images) if graph is None else graph, maps)
 
     def build_graph(self, images: Tensor, data_samples: list[DataSample] | None) -> ObjectGraph | None:
         """Object graphs from the proposals that the samples bring or the detector finds; None where there are none."""
