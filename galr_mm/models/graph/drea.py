@@ -151,8 +151,8 @@ def find_duplicates(
 def denoise(objects: Objects, duplicates: Tensor) -> Objects:
     """Merge duplicates: in descending order of score, an object joins the first kept one that it duplicates.
 
-    A merged object has the best score, the score-weighted mean box and the number of its proposals in ``num_merged``. The
-    kept ones keep their order; M stays, freed places are padding at the end.
+    A merged object has the best score, the score-weighted mean box and the number of its proposals in ``num_merged``.
+    The kept ones keep their order; M stays, freed places are padding at the end.
     """
     _, size = objects.scores.shape
     keep = objects.mask.clone()
