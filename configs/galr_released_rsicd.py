@@ -19,7 +19,7 @@ model = dict(
         drea=dict(type='galr_mm.DREA', num_classes=15, num_nodes=20),
         gcn=dict(type='galr_mm.GCN', channels=(20, 10, 20)),
     ),
-    fusion=dict(type='galr_mm.MIDF', mode='released'),
+    fusion=dict(type='galr_mm.ReleasedMIDF'),
     text_encoder=dict(type='galr_mm.SentenceVectorProjection', in_dim=2400),
     loss=dict(type='galr_mm.TripletLoss', margin=0.2, negatives='all', mask_duplicates=False),
 )

@@ -1,6 +1,6 @@
 from galr_mm.models.clip import CLIPEmbedding, OpenCLIPBackbone, OpenCLIPRetriever, OpenCLIPTextEncoder
 from galr_mm.models.detection import ProposalGenerator
-from galr_mm.models.fusion import MIDF
+from galr_mm.models.fusion import MIDF, ReleasedMIDF
 from galr_mm.models.graph import DREA, GCN, LocalBranch, RoINodes
 from galr_mm.models.losses import ContrastiveLoss, TripletLoss
 from galr_mm.models.retrievers import DualEncoder, GaLR
@@ -24,6 +24,7 @@ __all__ = [
     'OpenCLIPRetriever',
     'OpenCLIPTextEncoder',
     'ProposalGenerator',
+    'ReleasedMIDF',
     'RoINodes',
     'SentenceVectorProjection',
     'TripletLoss',

@@ -52,18 +52,18 @@ def test_every_config_is_in_the_index_and_every_entry_is_a_config(index):
 
 
 def test_numbers_are_those_of_the_results(index):
-    said = (ROOT / 'docs/results.md').read_text()
+    page = (ROOT / 'docs/results.md').read_text()
     for model in index.models:
         for result in model.results:
-            numbers = result.metrics or {}
-            if not numbers:
+            metrics = result.metrics or {}
+            if not metrics:
                 continue
             if result.task in RETRIEVAL:
-                assert list(numbers) == ['Recall@1', 'Recall@5', 'Recall@10']
-                assert ' / '.join(f'{number:.2f}' for number in numbers.values()) in said
+                assert list(metrics) == ['Recall@1', 'Recall@5', 'Recall@10']
+                assert ' / '.join(f'{value:.2f}' for value in metrics.values()) in page
             else:
-                assert list(numbers) == ['box AP']
-                assert f'| {numbers["box AP"]:.1f} |' in said
+                assert list(metrics) == ['box AP']
+                assert f'| {metrics["box AP"]:.1f} |' in page
 
 
 def test_list_models():

@@ -1,15 +1,18 @@
+import sys
+
 import pytest
 import torch
 from mmengine.runner.checkpoint import load_state_dict
 from mmengine.structures import InstanceData
 from mmpretrain.structures import DataSample
 
+from galr_mm.models import DualEncoder
+from galr_mm.models.fusion.midf import MODES
 from galr_mm.registry import MODELS
 from galr_mm.structures import ObjectGraph
 from galr_mm.text import Vocabulary
 from tests.conftest import ROOT
 
-MODES = ('paper', 'tokens', 'sum')
 VOCABULARY = Vocabulary.from_captions(['a white plane near two ships'])
 BACKBONE = dict(type='mmpretrain.ResNet', depth=18, out_indices=(0, 1, 2, 3))
 TEXT = dict(type='galr_mm.BiGRUEncoder', vocabulary=VOCABULARY, word_dim=16, hidden_dim=16)
@@ -164,7 +167,7 @@ def test_backbones_by_a_config_line(options, size):
     model = galr('tokens', visual=dict(type='galr_mm.MVSA', low_stride=2), **options)
     _, samples = batch()
     images = torch.randn(3, 3, *size)
-    assert model.visual.in_channels == tuple(m.shape[1] for m in model.eval().extract_maps(images))
+    assert model.visual.in_channels == tuple(m.shape[1] for m in model.eval().extract_maps(images).maps)
     model.train()(images, samples, mode='loss')['loss_contrastive'].backward()
     first = next(p for p in model.backbone.parameters() if p.requires_grad)
     assert first.grad.abs().sum() > 0
@@ -197,21 +200,86 @@ def test_bfloat16_on_any_backbone(clip):
         galr(precision='fp8')
 
 
-def test_the_dry_run_leaves_no_trace():
-    backbone = MODELS.build(BACKBONE | dict(norm_eval=False))
-    before = {name: value.clone() for name, value in backbone.state_dict().items()}
-    seed = torch.get_rng_state()
-    model = galr(backbone=backbone)
-    assert all(torch.equal(value, before[name]) for name, value in backbone.state_dict().items())
-    assert all(module.training for module in model.modules())
-    torch.set_rng_state(seed)
+class Touchy(torch.nn.Module):
+    """A backbone on which every forward pass leaves traces: counters, gradients, random draws; one part is frozen."""
+
+    def __init__(self, fails=False):
+        super().__init__()
+        self.conv = torch.nn.Conv2d(3, 4, 3)
+        self.norm = torch.nn.BatchNorm2d(4)
+        self.frozen = torch.nn.BatchNorm2d(4)
+        self.frozen.eval()
+        self.fails = fails
+        self.seen = []
+
+    def forward(self, images):
+        self.seen.append([module.training for module in self.modules()])
+        out = self.frozen(self.norm(self.conv(images))) + torch.rand(())
+        if out.requires_grad:
+            out.sum().backward(retain_graph=True)
+        if self.fails:
+            raise RuntimeError('needs 640 pixels')
+        return (out,)
+
+
+def touchy_model(fails=False, **visual):
+    backbone = Touchy(fails)
+    backbone.before = {name: value.clone() for name, value in backbone.state_dict().items()}
+    torch.manual_seed(3)
+    return backbone, lambda: DualEncoder(backbone, dict(type='galr_mm.GlobalPool', **visual), TEXT)
+
+
+@pytest.mark.parametrize('fails', [False, True])
+def test_the_dry_run_leaves_no_trace(fails):
+    backbone, build = touchy_model(fails)
+    if fails:
+        before = torch.get_rng_state()
+        with pytest.raises(RuntimeError, match='needs 640 pixels'):
+            build()
+        assert torch.equal(torch.get_rng_state(), before)
+    else:
+        model = build()
+        after = torch.get_rng_state()
+        other = touchy_model(in_channels=(4,))[1]()  # the same without a dry run
+        assert torch.equal(torch.get_rng_state(), after)
+        assert torch.equal(model.visual.fc.weight, other.visual.fc.weight)
+        assert model.visual.in_channels == (4,)
+    assert backbone.seen == [[False] * 4]  # it did run, once, in evaluation
+    assert [module.training for module in backbone.modules()] == [True, True, True, False]
+    assert all(torch.equal(value, backbone.before[name]) for name, value in backbone.state_dict().items())
+    assert all(p.grad is None for p in backbone.parameters())
 
 
 def test_backbones_without_maps_are_refused():
     with pytest.raises(ValueError, match="out_type='featmap'"):
         galr(backbone=BACKBONES['vit'] | dict(out_type='cls_token'))
-    with pytest.raises(ValueError, match=r'dry run .*visual.in_channels'):
+    with pytest.raises(RuntimeError, match='mat1 and mat2') as caught:  # the backbone's own error, and where it was
         galr(backbone=torch.nn.Linear(5, 5))
+    if sys.version_info >= (3, 11):
+        assert 'dry run of the backbone at (224, 224) pixels; visual.in_channels' in caught.value.__notes__[0]
+
+
+def test_a_dual_encoder_needs_its_image_tower():
+    config = dict(type='galr_mm.DualEncoder', text_encoder=TEXT)
+    visual = dict(type='galr_mm.GlobalPool')
+    for options in (dict(backbone=BACKBONE, visual=None), dict(backbone=None, visual=visual)):
+        with pytest.raises(ValueError, match='give them or none'):
+            MODELS.build(config | options)
+    with pytest.raises(ValueError, match='a DualEncoder encodes images by backbone and visual'):
+        MODELS.build(config | dict(backbone=None, visual=None))
+
+
+def test_a_subclass_may_encode_images_its_own_way():
+    class Mean(DualEncoder):
+        def encode_image(self, images, graph=None):
+            return torch.nn.functional.normalize(images.mean((2, 3)), dim=-1)
+
+    model = Mean(None, None, TEXT | dict(embed_dim=3))
+    images, samples = batch(boxes=None)
+    assert model(images, samples, mode='predict')[0].image_feat.shape == (3,)
+    assert not any(name.startswith(('backbone', 'visual')) for name in model.state_dict())
+    with pytest.raises(RuntimeError, match='built with backbone=None'):
+        model.extract_maps(images)
 
 
 def test_features_are_normalized_and_follow_the_objects():
@@ -283,6 +351,23 @@ def test_predict_gives_each_sample_its_own():
     out = model(images, samples, mode='predict')
     torch.testing.assert_close(torch.stack([s.image_feat for s in out]), feats['image_feat'])
     torch.testing.assert_close(torch.cat([s.text_feat for s in out]), feats['text_feat'])
+    assert [len(s.text_key) for s in out] == [2, 2, 2]
+    keys = [key for s in out for key in s.text_key]
+    # 'a plane near .. ships' of image i, caption t is that of image i + 1, caption t - 1
+    assert [keys.index(key) for key in keys] == [0, 1, 1, 3, 3, 5]
+
+
+def test_text_encoders_without_ids_give_no_keys():
+    model = MODELS.build(
+        dict(type='galr_mm.DualEncoder', backbone=BACKBONE, visual=dict(type='galr_mm.GlobalPool', embed_dim=8),
+             text_encoder=dict(type='galr_mm.SentenceVectorProjection', in_dim=4, embed_dim=8))
+    )  # fmt: skip
+    images, samples = batch(boxes=None)
+    for sample in samples:
+        sample.set_field([torch.rand(4)], 'text')
+    out = model(images, samples, mode='predict')
+    assert out[0].text_feat.shape == (1, 8)
+    assert 'text_key' not in out[0]
 
 
 def test_predict_all_is_mmpretrains_contract():

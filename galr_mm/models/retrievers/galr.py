@@ -93,10 +93,10 @@ class GaLR(DualEncoder):
         if self.visual is None:
             return F.normalize(self._encode_local(images, graph).embedding, dim=-1)
         features = self.extract_maps(images)
-        g_tokens, v_g = self.visual(features)
+        g_tokens, v_g = self.visual(*features)
         if self.fusion is None:
             return F.normalize(v_g, dim=-1)
-        l_tokens, v_l, mask = self._encode_local(images, graph, features)
+        l_tokens, v_l, mask = self._encode_local(images, graph, features.maps)
         return F.normalize(self.fusion(v_g, v_l, g_tokens, l_tokens, mask), dim=-1)
 
     def _encode_local(
