@@ -80,7 +80,7 @@ def features(model):
         return {
             'visual_feature': model.encode_image(images, graph),
             'text_feature': model.encode_text(vectors),
-            'global_feature': model.visual(model.backbone(images)).embedding,
+            'global_feature': model.visual(*model.extract_maps(images)).embedding,
             'local_feature': model.local.gcn(graph).embedding,
         }
 

@@ -15,9 +15,9 @@ from torch import Tensor
 def encode_images(model: BaseModel, images: Sequence[str | Path | np.ndarray], batch_size: int = 8) -> Tensor:
     """L2-normalized embeddings (n, D) of raw images.
 
-    A model whose local branch has a ``detector`` finds their objects first, with the detector's own preprocessing; the result
-    is that of proposals extracted before with the same weights and settings. Then the test pipeline of the model's
-    config and the image tower run as in a test.
+    A model whose local branch has a ``detector`` finds their objects first, with the detector's own preprocessing; the
+    result is that of proposals extracted before with the same weights and settings. Then the test pipeline of the
+    model's config and the image tower run as in a test.
 
     Args:
         model: from :func:`galr_mm.apis.init_model` or :func:`~galr_mm.apis.get_model`, or mmpretrain's get_model; they

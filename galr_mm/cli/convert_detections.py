@@ -49,8 +49,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.out.exists() and not args.overwrite:
         raise SystemExit(f'{args.out} exists; --overwrite replaces it')
     try:
-        contents = [json.loads(path.read_text(encoding='utf-8')) for path in (args.results, args.images)]
-        classes, detections = convert(*contents, args.score_thr, args.max_per_image, args.results)
+        results, images = (json.loads(path.read_text(encoding='utf-8')) for path in (args.results, args.images))
+        classes, detections = convert(results, images, args.score_thr, args.max_per_image, args.results)
     except (OSError, ValueError, TypeError) as error:
         raise SystemExit(f'{args.results}: {error}') from error
     write_coco(args.out, detections.items(), classes)

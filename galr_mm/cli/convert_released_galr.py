@@ -104,7 +104,7 @@ def convert(released: dict[str, Tensor]) -> dict[str, Tensor]:
             raise ValueError(f'{name}: expected the projections q, k and v, got {", ".join(sorted(parts))}')
         ours[name] = torch.cat([parts[role] for role in 'qkv'])
     # torch-geometric's layers carry an epsilon that plays no part without self loops
-    ours |= {f'local.gcn.layers.{number}.eps': torch.zeros(1) for layer in range(3)}
+    ours |= {f'local.gcn.layers.{layer}.eps': torch.zeros(1) for layer in range(3)}
     return ours
 
 

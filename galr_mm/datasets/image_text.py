@@ -81,7 +81,9 @@ class ImageTextDataset(BaseDataset):
         self._load_proposals([record['filename'] for record in clean.records])
         vectors = self._load_vectors(clean.records)
 
-        samples, text_id, captions = [], 0, {}
+        samples: list[dict[str, object]] = []
+        text_id = 0
+        captions: dict[str, int] = {}
         for image_id, record in enumerate(clean.records):
             sentences = record['sentences']
             text_ids = list(range(text_id, text_id + len(sentences)))

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from mmengine.config import Config, ConfigDict
 from mmengine.dataset import Compose, pseudo_collate
+from mmengine.model import BaseModel
 from mmengine.registry import DefaultScope
 from mmengine.runner.checkpoint import CheckpointLoader
 from torch import Tensor, nn
@@ -61,7 +62,7 @@ class MMDetDetector:
             from mmdet.utils import get_test_pipeline_cfg
 
             # mmdet reads settings of its parts as attributes
-            self.model: nn.Module = MODELS.build(ConfigDict({'_scope_': 'mmdet', **cfg.model}))
+            self.model: BaseModel = MODELS.build(ConfigDict({'_scope_': 'mmdet', **cfg.model}))
             steps = get_test_pipeline_cfg(cfg)
         _load_weights(self.model, content, checkpoint)
         self.model.to(device).eval()

@@ -228,7 +228,7 @@ def _model_and_pipeline(cfg: Config) -> dict[str, Any]:
 
 def _read_partial(out: Path, header: dict) -> dict[str, dict]:
     """Records of an unfinished run, by file name; lines that were cut off are left out."""
-    records = {}
+    records: dict[str, dict[str, Any]] = {}
     for path in _partials(out):
         rows = [
             json.loads(line) for line in path.read_text(encoding='utf-8').splitlines(keepends=True) if line[-1] == '\n'

@@ -75,7 +75,7 @@ def draw_graph(
     weight = salience(objects, drea.enhancement or 'area')[0, :count].numpy()
     boxes = objects.boxes[0, :count].numpy() * [width, height, width, height]
     labels = objects.labels[0, :count].tolist()
-    merged = objects.count[0, :count].tolist()
+    merged = objects.num_merged[0, :count].tolist()
     adj = graph.adj[0, :count, :count].numpy()
     figure = Figure(figsize=(10, 5.4), layout='constrained')
     left, right = figure.subplots(1, 2)
@@ -126,9 +126,11 @@ def _show(axis: Axes, img: np.ndarray) -> Axes:
     return axis
 
 
-def _box(axis: Axes, box: np.ndarray, edge: object, linewidth: float = 1.5, **style: object) -> None:
+def _box(axis: Axes, box: np.ndarray, edge: object, linewidth: float = 1.5, linestyle: str = '-') -> None:
     x1, y1, x2, y2 = box
-    axis.add_patch(Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, edgecolor=edge, linewidth=linewidth, **style))
+    axis.add_patch(
+        Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, edgecolor=edge, linewidth=linewidth, linestyle=linestyle)
+    )
 
 
 def _legend(axis: Axes, labels: Sequence[int], classes: Sequence[str]) -> None:

@@ -107,8 +107,8 @@ def test_two_processes_find_the_same(folder, detector, tmp_path, mini):
     one, two = (json.loads(path.read_text()) for path in (one, two))
     assert [i['file_name'] for i in one['images']] == [i['file_name'] for i in two['images']]
     a, b = ProposalSet(tmp_path / 'one.json'), ProposalSet(tmp_path / 'two.json')
-    for image in one['images']:
-        np.testing.assert_allclose(a.get(image['file_name']).scores, b.get(image['file_name']).scores, atol=1e-3)
+    for entry in one['images']:
+        np.testing.assert_allclose(a.get(entry['file_name']).scores, b.get(entry['file_name']).scores, atol=1e-3)
     assert not list(tmp_path.glob('*.partial*'))
 
 

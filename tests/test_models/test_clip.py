@@ -199,9 +199,12 @@ def test_galr_on_clip(name, visual, mode):
         'GaLR',
         backbone=dict(type='galr_mm.OpenCLIPBackbone', model_name=name),
         visual=dict(type=f'galr_mm.{visual}'),
-        drea=dict(type='galr_mm.DREA', num_classes=3, num_nodes=4),
-        gcn=dict(type='galr_mm.GCN'),
-        roi=dict(type='galr_mm.RoINodes'),
+        local=dict(
+            type='galr_mm.LocalBranch',
+            drea=dict(type='galr_mm.DREA', num_classes=3, num_nodes=4),
+            gcn=dict(type='galr_mm.GCN'),
+            roi=dict(type='galr_mm.RoINodes'),
+        ),
         fusion=dict(type='galr_mm.MIDF', mode=mode),
         text_encoder=dict(type='galr_mm.OpenCLIPTextEncoder', model_name=name),
         loss=dict(type='galr_mm.ContrastiveLoss', temperature=0.01),
@@ -210,7 +213,7 @@ def test_galr_on_clip(name, visual, mode):
     assert model.visual.embed_dim == json.loads(Path(name).read_text())['embed_dim']
     losses(model, size)
     assert model.backbone.tower.conv1.weight.grad.abs().sum() > 0
-    graph = model.drea([s.proposals for s in batch(4)[1]], [(64, 64)] * 4)
+    graph = model.local.drea([s.proposals for s in batch(4)[1]], [(64, 64)] * 4)
     with torch.no_grad():
         images = torch.randn(4, 3, size, size)
         assert not torch.allclose(model.eval().encode_image(images, graph), model.encode_image(images))

@@ -125,7 +125,7 @@ def test_duplicates_merge_and_are_counted():
     objects = pad_proposals([instances(rows)], [SHAPE])
     merged = denoise(objects, find_duplicates(objects))
     assert merged.mask.tolist() == [[True, True, False]]
-    assert merged.count.tolist() == [[2, 1, 0]]
+    assert merged.num_merged.tolist() == [[2, 1, 0]]
     assert merged.labels.tolist() == [[1, 2, 0]]
     torch.testing.assert_close(merged.scores[0, :2], torch.tensor([0.9, 0.8]))
     torch.testing.assert_close(merged.boxes[0, 0, 0], torch.tensor((10 * 0.9 + 12 * 0.6) / 1.5 / 200))

@@ -2,6 +2,7 @@ import sys
 
 import pytest
 import torch
+from mmengine.runner.checkpoint import load_state_dict
 from mmengine.structures import InstanceData
 from mmpretrain.structures import DataSample
 
@@ -17,14 +18,24 @@ BACKBONE = dict(type='mmpretrain.ResNet', depth=18, out_indices=(0, 1, 2, 3))
 TEXT = dict(type='galr_mm.BiGRUEncoder', vocabulary=VOCABULARY, word_dim=16, hidden_dim=16)
 
 
+LOCAL = dict(
+    type='galr_mm.LocalBranch',
+    drea=dict(type='galr_mm.DREA', num_classes=3, num_nodes=4),
+    gcn=dict(type='galr_mm.GCN'),
+)
+ONE_BRANCH = {
+    'global': dict(local=None, fusion=None),
+    'local': dict(backbone=None, visual=None, fusion=None),
+}
+
+
 def galr(mode='paper', **options):
     torch.manual_seed(0)
     config = dict(
         type='galr_mm.GaLR',
         backbone=BACKBONE,
         visual=dict(type='galr_mm.MVSA'),
-        drea=dict(type='galr_mm.DREA', num_classes=3, num_nodes=4),
-        gcn=dict(type='galr_mm.GCN'),
+        local=LOCAL,
         fusion=dict(type='galr_mm.MIDF', mode=mode),
         text_encoder=TEXT,
         loss=dict(type='galr_mm.ContrastiveLoss'),
@@ -64,6 +75,62 @@ def test_every_mode_trains(mode):
     losses['loss_contrastive'].backward()
     without = [name for name, p in model.named_parameters() if p.grad is None]
     assert without == []
+
+
+@pytest.mark.parametrize('branch', ONE_BRANCH)
+def test_one_branch_alone(branch):
+    """Trains every weight it has; what is not wanted is not built, and the image or its objects alone decide."""
+    model = galr(**ONE_BRANCH[branch])
+    images, samples = batch()
+    model(images, samples, mode='loss')['loss_contrastive'].backward()
+    assert [name for name, p in model.named_parameters() if p.grad is None] == []
+    parts = {name.split('.')[0] for name, _ in model.named_parameters()}
+    towers = {'global': {'backbone', 'visual'}, 'local': {'local'}}[branch]
+    assert parts == towers | {'text_encoder'} | {p for p in parts if p.startswith('loss')}
+    model.eval()
+    feat = model.extract_feat(images, samples)['image_feat']
+    torch.testing.assert_close(feat.norm(dim=-1), torch.ones(3))
+    other_image = model.extract_feat(images.flip(0), samples)['image_feat']
+    other_objects = model.extract_feat(images, batch()[1][::-1])['image_feat']
+    assert torch.allclose(other_image, feat) == (branch == 'local')
+    assert torch.allclose(other_objects, feat) == (branch == 'global')
+
+
+@pytest.mark.parametrize(
+    ('options', 'match'),
+    [
+        (dict(backbone=None), 'give both, or None for both'),
+        (dict(visual=None), 'give both, or None for both'),
+        (dict(local=None), 'local is None; set fusion=None too'),
+        (dict(backbone=None, visual=None), 'backbone and visual is None; set fusion=None too'),
+        (dict(fusion=None), 'two branches need a fusion'),
+        (dict(backbone=None, visual=None, local=None, fusion=None), 'needs a global branch'),
+        (ONE_BRANCH['local'] | dict(local=LOCAL | dict(roi=dict(type='galr_mm.RoINodes'))), 'roi needs the maps'),
+    ],
+)
+def test_branches_that_do_not_fit_together(options, match):
+    with pytest.raises(ValueError, match=match):
+        galr(**options)
+
+
+def test_checkpoints_of_before_the_local_branch_was_a_module():
+    """Their ``gcn.*`` and ``roi.*`` are ``local.gcn.*`` and ``local.roi.*``, whoever loads them."""
+    local = LOCAL | dict(roi=dict(type='galr_mm.RoINodes'))
+    model = galr(local=local)
+    expected = model.state_dict()
+    old = {key.removeprefix('local.'): value for key, value in expected.items()}
+    assert {'gcn.out.weight', 'roi.fc.weight'} <= set(old)
+    for load in (lambda m, s: m.load_state_dict(s), lambda m, s: load_state_dict(m, s, strict=True)):
+        torch.manual_seed(1)
+        other = galr(local=local)
+        other.local.gcn.out.weight.data.zero_()
+        other.local.roi.fc.weight.data.zero_()
+        load(other, dict(old))
+        for key, value in other.state_dict().items():
+            assert torch.equal(value, expected[key]), key
+    wrapped = torch.nn.ModuleDict(dict(model=galr(local=local)))  # as an EMA or a wrapper of processes holds it
+    wrapped.load_state_dict({f'model.{key}': value for key, value in old.items()})
+    assert torch.equal(wrapped['model'].local.gcn.out.weight, model.local.gcn.out.weight)
 
 
 BACKBONES = {
@@ -239,21 +306,37 @@ def test_features_are_normalized_and_follow_the_objects():
 def test_graph_given_by_hand():
     model = galr().eval()
     images, samples = batch()
-    graph = model.drea([s.proposals for s in samples], [(64, 64)] * 3)
+    graph = model.local.drea([s.proposals for s in samples], [(64, 64)] * 3)
     torch.testing.assert_close(model.encode_image(images, graph), model.extract_feat(images, samples)['image_feat'])
     empty = ObjectGraph.empty(3, 4, 8, like=images)
     torch.testing.assert_close(model.encode_image(images), model.encode_image(images, empty))
 
 
-def test_no_proposals_is_said_once(monkeypatch):
-    said = []
-    monkeypatch.setattr('galr_mm.models.retrievers.galr.print_log', lambda text, *_: said.append(text))
+@pytest.fixture
+def logged(monkeypatch):
+    texts = []
+    monkeypatch.setattr('galr_mm.utils.logging._LOGGED', set())
+    monkeypatch.setattr('galr_mm.utils.logging.print_log', lambda text, *_: texts.append(text))
+    return texts
+
+
+def test_missing_proposals_are_logged_once(logged):
+    galr(**ONE_BRANCH['global']).eval()(*batch(boxes=None), mode='tensor')
+    assert logged == []
     model = galr().eval()
+    before = dict(vars(model.local))
     for _ in range(3):
         model(*batch(boxes=None), mode='tensor')
-    assert len(said) == 1
-    assert 'NO PROPOSALS' in said[0]
-    assert 'tools/extract_proposals.py' in said[0]
+    assert len(logged) == 1
+    assert logged[0].startswith('No proposals')
+    assert 'tools/extract_proposals.py' in logged[0]
+    assert vars(model.local) == before
+    images, samples = batch()
+    del samples[1].proposals
+    for _ in range(3):
+        model(images, samples, mode='tensor')
+    assert len(logged) == 2
+    assert logged[1].startswith('1 of 3 images')
 
 
 @pytest.mark.parametrize('build', [galr, dual_encoder])
@@ -316,7 +399,7 @@ def test_runs_in_mmpretrains_retrieval_loop(mini, tmp_path):
     ]
     runner = Runner(
         model=galr(
-            drea=dict(type='galr_mm.DREA', num_classes=6),
+            local=LOCAL | dict(drea=dict(type='galr_mm.DREA', num_classes=6)),
             data_preprocessor=dict(type='mmpretrain.MultiModalDataPreprocessor', mean=[127.0] * 3, std=[60.0] * 3),
         ),
         work_dir=str(tmp_path),

@@ -16,7 +16,7 @@ BOX_KEYS = ('gt_bboxes', 'gt_bboxes_labels', 'proposal_scores', 'gt_ignore_flags
 
 
 def rotate_boxes(boxes: np.ndarray, angle: float, img_shape: tuple[int, int]) -> np.ndarray:
-    """Axis-aligned hulls of boxes (n, 4) xyxy that are rotated clockwise by ``angle`` degrees about the image's center."""
+    """Axis-aligned hulls of boxes (n, 4) xyxy after a clockwise rotation by ``angle`` degrees about the center."""
     height, width = img_shape
     # the same center and direction as mmcv.imrotate
     center = np.array([(width - 1) * 0.5, (height - 1) * 0.5], dtype=np.float32)

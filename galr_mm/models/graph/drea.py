@@ -39,14 +39,14 @@ class Objects(NamedTuple):
         - boxes: (B, M, 4), xyxy relative to the image's width and height, 0 to 1
         - scores: (B, M)
         - labels: int64 (B, M)
-        - count: (B, M), how many proposals were merged into the object, itself included; 0 for padding
+        - num_merged: (B, M), how many proposals were merged into the object, itself included; 0 for padding
         - mask: bool (B, M), true for real objects
     """
 
     boxes: Tensor
     scores: Tensor
     labels: Tensor
-    count: Tensor
+    num_merged: Tensor
     mask: Tensor
 
 
@@ -131,13 +131,13 @@ def box_similarity(boxes: Tensor) -> Tensor:
 
 
 def find_duplicates(
-    objects: Objects, iou_thr: float = 0.5, tau: float = 0.95, similarity: str = 'box', num_classes: int | None = None
+    objects: Objects, iou_thr: float = 0.5, tau: float = 0.95, similarity: str = 'box', num_classes: int = 0
 ) -> Tensor:
     """Pairs of objects that show the same thing, bool (B, M, M).
 
     'box' (default): equal class AND (IoU over ``iou_thr`` OR :func:`box_similarity` over ``tau``).
     'cosine': cosine of the whole node features over ``tau``. It is dominated by the one-hot class and merges
-    neighbors of one class (a car park becomes one car); kept for comparison only.
+    neighbors of one class (a car park becomes one car); kept for comparison only. It needs ``num_classes``.
     """
     if similarity == 'cosine':
         features = F.normalize(node_features(objects, num_classes), dim=-1)
@@ -151,8 +151,8 @@ def find_duplicates(
 def denoise(objects: Objects, duplicates: Tensor) -> Objects:
     """Merge duplicates: in descending order of score, an object joins the first kept one that it duplicates.
 
-    A merged object has the best score, the score-weighted mean box and the number of its proposals in ``count``. The
-    kept ones keep their order; M stays, freed places are padding at the end.
+    A merged object has the best score, the score-weighted mean box and the number of its proposals in ``num_merged``.
+    The kept ones keep their order; M stays, freed places are padding at the end.
     """
     _, size = objects.scores.shape
     keep = objects.mask.clone()
@@ -178,7 +178,7 @@ def denoise(objects: Objects, duplicates: Tensor) -> Objects:
         torch.stack([pick(boxes[..., i]) for i in range(4)], dim=-1),
         pick(objects.scores),
         pick(objects.labels),
-        pick((members * objects.count[:, None, :]).sum(-1)),
+        pick((members * objects.num_merged[:, None, :]).sum(-1)),
         mask,
     )
 
@@ -210,7 +210,7 @@ def adjacency(objects: Objects, kind: str = 'distance', sigma: float = 0.2) -> T
 def salience(objects: Objects, kind: str = 'area') -> Tensor:
     """Salience (B, M) in 0 to 1, the most salient object of an image at 1: score x relative area, or x count."""
     size = objects.boxes[..., 2:] - objects.boxes[..., :2]
-    value = objects.scores * (size.prod(-1) if kind == 'area' else objects.count)
+    value = objects.scores * (size.prod(-1) if kind == 'area' else objects.num_merged)
     value = torch.where(objects.mask, value, 0.0).clamp(min=0)
     top = value.amax(dim=1, keepdim=True) if value.shape[1] else value
     return torch.where(top > 0, value / top.clamp(min=torch.finfo(value.dtype).tiny), 0.0)

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 from mmpretrain.structures import DataSample
 from torch import Tensor, nn
@@ -69,7 +69,7 @@ class GaLR(DualEncoder):
         follows: dict[str, Any] = {}
         if self.visual is not None:
             follows = dict(in_channels=self.visual.in_channels, embed_dim=self.visual.embed_dim)
-        self.local: LocalBranch | None = build(local, **follows)
+        self.local = cast('LocalBranch | None', build(local, **follows))
         self.fusion: nn.Module | None = None
         if self.visual is not None and self.local is not None:
             self.fusion = build(
