@@ -28,9 +28,9 @@ GIB = 1 << 30
 def released_steps(similarity: np.ndarray, k: int = 30, contiguous: bool = False) -> np.ndarray:
     """The steps of the released script: sort all rows and all columns once, then loop over queries and candidates.
 
-    In each loop it sums the candidate's column and looks the query up in its sorted list. Both are columns of the arrays
-    as they come, the other direction being a transposed view; ``contiguous`` copies them to where they are read in
-    order, which the script does not do.
+    In each loop it sums the candidate's column and looks the query up in its sorted list. Both are columns of the
+    arrays as they come, the other direction being a transposed view; ``contiguous`` copies them to where they are read
+    in order, which the script does not do.
     """
     queries, gallery = similarity.shape
     forward_lists = np.argsort(-similarity, axis=1, kind='stable')
