@@ -174,7 +174,7 @@ class WithSparePart(GaLR):
         super().__init__(**kwargs)
         self.spare = torch.nn.Linear(2, 2)
 """)
-    text = f"_base_ = '{mini_config}'\ncustom_imports = dict(imports=['spare'])\nmodel = dict(type='WithSparePart')\n"
+    text = f"_base_ = '{mini_config}'\ncustom_imports = dict(imports=['spare'])\nmodel = dict(type='galr_mm.WithSparePart')\n"
     config = settings(tmp_path / 'spare_config.py', text)
     options = [
         '--cfg-options',
