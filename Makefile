@@ -45,11 +45,19 @@ $(DEMO)/galr/trained: data/mini/proposals.json
 clean-demo:
 	rm -rf $(DEMO) data/mini
 
+# two workers, each with its own fixtures; a file stays with one
+PYTEST = -m pytest --numprocesses $(or $(WORKERS),2) --dist loadfile
+
 test: setup
-	$(PY) -m pytest
+	$(PY) $(PYTEST) -m "not slow" --durations 10
 
 test-all: setup
-	$(PY) -m pytest -m ""
+	$(PY) $(PYTEST) --durations 10
+
+# the same in an environment that lacks what the extras bring
+test-no-extras: setup
+	$(PY) dev/no_extras_env.py .venv-no-extras
+	.venv-no-extras/bin/python $(PYTEST) -m "not slow and not packaging and not distributed"
 
 lint: setup
 	$(BIN)/ruff check .
@@ -66,7 +74,7 @@ docs: setup
 	NO_MKDOCS_2_WARNING=1 PYTHONWARNINGS=ignore $(BIN)/mkdocs build --strict --quiet
 	@echo "site/index.html"
 
-# The next three have environments of their own, filled by pip alone as a user would: mmcv without compiled ops.
+# The next two have environments of their own, filled by pip alone as a user would: mmcv without compiled ops.
 # CPU_TORCH="--index-url https://download.pytorch.org/whl/cpu" saves 5 GB each.
 define plain_venv
 rm -rf $(1)
@@ -74,17 +82,6 @@ $(PYTHON) -m venv $(1)
 $(if $(CPU_TORCH),$(1)/bin/python -m pip install $(2) $(CPU_TORCH) torch torchvision)
 $(1)/bin/python -m pip install $(2) $(3)
 endef
-
-# galr_mm without mmdet, open_clip, transformers and tifffile
-.venv-no-extras/installed: setup.cfg constraints.txt
-	$(call plain_venv,.venv-no-extras,-c constraints.txt,-e ".[test]")
-	touch $@
-
-test-no-extras: .venv-no-extras/installed
-	@for name in mmdet open_clip transformers tifffile mmcv._ext; do \
-		.venv-no-extras/bin/python -c "from importlib.util import find_spec as f; exit(f('$$name') is not None)" \
-		|| { echo "$$name is installed in .venv-no-extras"; exit 1; }; done
-	.venv-no-extras/bin/python -m pytest -m "not detect and not clip and not text and not packaging and not slow"
 
 # the lower bounds of setup.cfg, each at its lowest
 .venv-lowest/installed: setup.cfg dev/lowest_versions.py

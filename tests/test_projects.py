@@ -4,7 +4,7 @@ import pytest
 from mmengine.config import Config
 from mmengine.runner import Runner
 
-from tests.conftest import ROOT, run_tool, shrink_clip
+from tests.helpers import ROOT, run_tool, shrink_clip
 
 PROJECTS = sorted(path for path in (ROOT / 'projects').iterdir() if path.is_dir() and path.name != '__pycache__')
 
@@ -40,6 +40,7 @@ def dict_of(reranker):
     return reranker if isinstance(reranker, str) else reranker.to_dict()
 
 
+@pytest.mark.clip
 def test_remoteclip_fine_tunes(mini, tmp_path):
     """The recipe with a tiny CLIP: unlocked groups and text tower learn, the rest of the image tower does not."""
     cfg = Config.fromfile(ROOT / 'projects/remoteclip/finetune_rsitmd.py')

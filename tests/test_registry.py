@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.conftest import run_tool
+from tests.helpers import run_tool
 
 SCRIPT = """
 import sys
@@ -17,7 +17,8 @@ pipeline = [dict(type='galr_mm.LoadImageWithProposals'), dict(type='Resize', sca
 built = [
     MODELS.build(dict(type='galr_mm.MIDF')),
     MODELS.build(dict(type='galr_mm.GaLR', backbone=backbone, visual=dict(type='galr_mm.MVSA'), text_encoder=text,
-                      drea=dict(type='galr_mm.DREA', num_classes=6), gcn=dict(type='galr_mm.GCN'),
+                      local=dict(type='galr_mm.LocalBranch', drea=dict(type='galr_mm.DREA', num_classes=6),
+                                 gcn=dict(type='galr_mm.GCN')),
                       fusion=dict(type='galr_mm.MIDF'))),
     HOOKS.build(dict(type='galr_mm.RerankHook')),
     EVALUATOR.build(dict(type='galr_mm.RetrievalEvaluator', metrics=[dict(type='galr_mm.RecallAtK')])),

@@ -5,14 +5,14 @@ data/checkpoints/. RS5M_ViT-B-32_RET-2.pt beside it was fine-tuned for retrieval
 """
 
 _base_ = [
+    '../_base_/datasets/rsitmd.py',
     '../_base_/datasets/image_text_clip.py',
     '../_base_/models/clip_vit-b-32.py',
     '../_base_/default_runtime.py',
 ]
 
-data_root = '{{$GALR_DATA_ROOT:data}}/rsitmd/'
 train_dataloader = val_dataloader = val_evaluator = None
-test_dataloader = dict(dataset=dict(data_root=data_root, ann_file='dataset_rsitmd.json'))
+test_dataloader = dict(dataset={{_base_.dataset}})
 test_cfg = dict(type='TestLoop')
 # trained on from OpenAI's weights, so with their QuickGELU
 model = dict(pretrained='{{$GALR_DATA_ROOT:data}}/checkpoints/RS5M_ViT-B-32.pt')

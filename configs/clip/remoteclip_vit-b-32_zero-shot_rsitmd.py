@@ -5,14 +5,14 @@ into data/checkpoints/. RN50 and ViT-L-14 beside it are used alike, with model.m
 """
 
 _base_ = [
+    '../_base_/datasets/rsitmd.py',
     '../_base_/datasets/image_text_clip.py',
     '../_base_/models/clip_vit-b-32.py',
     '../_base_/default_runtime.py',
 ]
 
-data_root = '{{$GALR_DATA_ROOT:data}}/rsitmd/'
 train_dataloader = val_dataloader = val_evaluator = None
-test_dataloader = dict(dataset=dict(data_root=data_root, ann_file='dataset_rsitmd.json'))
+test_dataloader = dict(dataset={{_base_.dataset}})
 test_cfg = dict(type='TestLoop')
 # the plain GELU, as in the authors' own example
 model = dict(model_name='ViT-B-32', pretrained='{{$GALR_DATA_ROOT:data}}/checkpoints/RemoteCLIP-ViT-B-32.pt')

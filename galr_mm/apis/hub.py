@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import copy
 import difflib
 from pathlib import Path
 from typing import Any
@@ -72,28 +71,26 @@ def get_model(
         RuntimeError: when the weights do not fit the model.
     """
     metainfo = None
-    if isinstance(model, Config):
-        config = copy.deepcopy(model)
-    elif isinstance(model, Path) or model.endswith('.py'):
-        if not Path(model).is_file():
-            raise FileNotFoundError(f'no config at {model}')
-        config = Config.fromfile(model)
-    else:
+    config: str | Path | Config = model
+    if not isinstance(model, (Config, Path)) and not model.endswith('.py'):
         if model.lower() not in NAMES:
             close = difflib.get_close_matches(model.lower(), NAMES)
             hint = f'; did you mean {" or ".join(close)}?' if close else '.'
             raise ValueError(f'galr_mm has no model {model!r}{hint} galr_mm.apis.list_models() gives all names')
         metainfo = ModelHub.get(model)
         config = metainfo.config
+    checkpoint = None if isinstance(pretrained, bool) else pretrained
     if pretrained is True:
-        pretrained = metainfo.weights if metainfo else config.get('load_from')
-        if not pretrained:
+        checkpoint = metainfo.weights if metainfo else _load_from(config)
+        if not checkpoint:
             raise ValueError(
                 f'no weights are published for {metainfo.name if metainfo else "this config"}; train it and give the '
                 'checkpoint as pretrained=PATH'
             )
-    if overrides:
-        config.merge_from_dict(dict(model=overrides))
-    built = init_model(config, pretrained or None, device or 'cpu')
+    built = init_model(config, checkpoint, device or 'cpu', **overrides)
     built._metainfo = metainfo  # by which mmpretrain.inference_model finds the inferencer
     return built
+
+
+def _load_from(config: str | Path | Config) -> str | None:
+    return (config if isinstance(config, Config) else Config.fromfile(config)).get('load_from')

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import copy
 from pathlib import Path
+from typing import Any
 
 import torch
 from mmengine.config import Config
@@ -13,30 +14,34 @@ from galr_mm.registry import MODELS
 
 
 def init_model(
-    config: str | Path | Config, checkpoint: str | Path | None = None, device: str | torch.device = 'cpu'
+    config: str | Path | Config,
+    checkpoint: str | Path | None = None,
+    device: str | torch.device = 'cpu',
+    **overrides: Any,
 ) -> BaseModel:
     """Build a model from a config, load weights and switch it to evaluation.
 
-    The global default scope is left as it was.
+    The config and the global default scope are left as they were. :func:`galr_mm.apis.get_model` is the same for a
+    shipped config by its name.
 
     Args:
         config: a config or its path.
         checkpoint: file or http(s) link of what training saved or a converter wrote; all weights must be there.
         device: where the model goes.
+        **overrides: merged into ``config.model``, such as ``fusion=dict(mode='sum')``.
 
     Raises:
         FileNotFoundError: when config or checkpoint is missing.
         RuntimeError: when the weights do not fit the model; lists them.
     """
-    for path in (config, checkpoint):
-        if (
-            isinstance(path, (str, Path))
-            and not str(path).startswith(('http://', 'https://'))
-            and not Path(path).is_file()
-        ):
-            raise FileNotFoundError(f'no file at {path}')
     if not isinstance(config, Config):
+        _require_file(config, 'config')
         config = Config.fromfile(config)
+    if checkpoint is not None and not str(checkpoint).startswith(('http://', 'https://')):
+        _require_file(checkpoint, 'checkpoint')
+    if overrides:
+        config = copy.deepcopy(config)
+        config.merge_from_dict(dict(model=overrides))
     cfg = copy.deepcopy(config.model)
     cfg.setdefault('data_preprocessor', config.get('data_preprocessor'))
     with DefaultScope.overwrite_default_scope('mmengine'):
@@ -45,3 +50,8 @@ def init_model(
         load_checkpoint(model, str(checkpoint), map_location='cpu', strict=True)
     model.cfg = model._config = config  # mmpretrain's inferencers look for the second
     return model.to(device).eval()
+
+
+def _require_file(path: str | Path, what: str) -> None:
+    if not Path(path).is_file():
+        raise FileNotFoundError(f'no {what} at {path}')

@@ -13,6 +13,7 @@ import numpy as np
 
 from galr_mm.cli.common import add_browse_arguments, load_split
 from galr_mm.models.retrievers.dual_encoder import texts_of
+from galr_mm.structures import Detections
 from galr_mm.visualization import draw_sample
 
 
@@ -21,19 +22,18 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_browse_arguments(parser)
     args = parser.parse_args(argv)
-    _, dataset, numbers = load_split(args)
+    _, dataset, indices = load_split(args)
     classes = dataset.metainfo.get('proposal_classes', ())
     np.random.seed(args.seed)  # of the augmentation
-    for number in numbers:
-        data = dataset[number]
+    for index in indices:
+        data = dataset[index]
         sample = data['data_samples']
         found = sample.get('proposals')
         draw_sample(
             data['inputs'].numpy().transpose(1, 2, 0)[..., ::-1],
-            np.zeros((0, 4)) if found is None else found.bboxes.numpy(),
-            np.zeros(0, int) if found is None else found.labels.numpy(),
+            Detections.empty() if found is None else Detections.from_instances(found, sample.img_shape),
             [text for text in texts_of(sample) if isinstance(text, str)],
-            args.out_dir / f'{number:06d}_{Path(sample.file_name).stem}.png',
+            args.out_dir / f'{index:06d}_{Path(sample.file_name).stem}.png',
             classes,
         )
-    print(f'{len(numbers)} images drawn to {args.out_dir}')
+    print(f'{len(indices)} images drawn to {args.out_dir}')

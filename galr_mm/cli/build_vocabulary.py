@@ -6,35 +6,22 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from galr_mm.datasets.captions import SPLITS, load_karpathy
-from galr_mm.text import Vocabulary
+from galr_mm.datasets.captions import load_karpathy
+from galr_mm.datasets.conversion import build_vocabulary, describe_vocabulary
 
 
-def build(captions: Path, out: Path, min_count: int = 1) -> Vocabulary:
+def build(captions: Path, out: Path, min_count: int) -> None:
     """Write the vocabulary and print what it covers."""
-    records = load_karpathy(captions)
-    by_split = {
-        split: [s['raw'] for r in records if r['split'].replace('restval', 'train') == split for s in r['sentences']]
-        for split in SPLITS
-    }
-    if not by_split['train']:
-        raise ValueError(f'{captions} holds no training captions')
     if out.resolve() == captions.resolve():
         raise ValueError(f'--out is the caption file {captions} itself')
-    vocabulary = Vocabulary.from_captions(by_split['train'], min_count)
-    if len(vocabulary) == 2:
-        raise ValueError(f'no word occurs {min_count} times in the training captions of {captions}')
+    records = load_karpathy(captions)
+    try:
+        vocabulary = build_vocabulary(records, min_count)
+    except ValueError as error:
+        raise ValueError(f'{captions}: {error}') from error
     vocabulary.save(out)
-    print(
-        f'{len(vocabulary) - 2} words that occur at least {min_count} times in {len(by_split["train"])} training '
-        'captions'
-    )
-    for split in ('val', 'test'):
-        unknown = vocabulary.unknown_words(by_split[split])
-        common = ', '.join(word for word, _ in unknown.most_common(10))
-        print(f'{split}: {len(unknown)} unknown words, {sum(unknown.values())} times{": " + common if common else ""}')
+    print(describe_vocabulary(vocabulary, records))
     print(f'written to {out}')
-    return vocabulary
 
 
 def main(argv: Sequence[str] | None = None) -> None:

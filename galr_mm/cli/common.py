@@ -7,7 +7,9 @@ import difflib
 import inspect
 import os
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -32,8 +34,10 @@ RUNNER_EXTRAS = (
     'activation_checkpointing',
     'efficient_conv_bn_eval',
 )
-# what shipped configs use to say a thing once
-CONFIG_VARIABLES = ('data_root', 'dataset', 'size', 'train_pipeline', 'test_pipeline', 'metainfo', 'max_epochs')
+READ_BY_RUNS = {*inspect.signature(Runner.__init__).parameters, *RUNNER_EXTRAS} - {'self', 'cfg'}
+PACKAGE = Path(__file__).resolve().parents[1]
+SHIPPED = (PACKAGE / '.mim/configs', PACKAGE.with_name('+galr_mm') / '.mim/configs')  # the second is mim's
+LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
 
 
 def add_common_arguments(parser: argparse.ArgumentParser) -> None:
@@ -57,6 +61,21 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0)
 
 
+def read_config(path: str, options: dict[str, Any] | None) -> Config:
+    """Read a config and merge ``--cfg-options``, before anything else looks at it.
+
+    Raises:
+        SystemExit: when the config does not exist or an option is refused, see :func:`check_options`.
+    """
+    if not Path(path).is_file():
+        raise SystemExit(f'no config at {path}')
+    cfg = Config.fromfile(path)
+    if options:
+        check_options(cfg, options, shipped=is_shipped(path))
+        cfg.merge_from_dict(options)
+    return cfg
+
+
 def load_config(args: argparse.Namespace) -> Config:
     """Load a config, merge ``--cfg-options`` at once, then apply the shared flags.
 
@@ -64,32 +83,30 @@ def load_config(args: argparse.Namespace) -> Config:
         SystemExit: when the config does not exist or mmcv's compiled ops are broken for the installed torch.
     """
     require_working_mmcv()
-    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
-    if not Path(args.config).is_file():
-        raise SystemExit(f'no config at {args.config}')
-    cfg = Config.fromfile(args.config)
-    if args.cfg_options:
-        check_options(cfg, args.cfg_options)
-        cfg.merge_from_dict(args.cfg_options)
+    cfg = read_config(args.config, args.cfg_options)
     cfg.launcher = args.launcher
     if args.work_dir:
         cfg.work_dir = args.work_dir
     elif cfg.get('work_dir') is None:
         cfg.work_dir = str(Path('work_dirs') / Path(args.config).stem)
-    for name in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
-        loader = cfg.get(name)
-        if loader is None:
-            continue
-        if args.no_pin_memory:
-            loader.pin_memory = False
-        if args.no_persistent_workers or not loader.get('num_workers', 0):
-            loader.persistent_workers = False
+    set_loaders(cfg, args.no_pin_memory, args.no_persistent_workers)
     ensure_rerank_hook(cfg)
     if args.launcher == 'pytorch' and 'RANK' not in os.environ:
         raise SystemExit('--launcher pytorch: start this tool by torchrun, as tools/dist_train.sh and dist_test.sh do')
+    if args.launcher != 'none':
+        os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     if args.launcher == 'pytorch' and not torch.cuda.is_available():
         prepare_cpu_processes(cfg)
     return cfg
+
+
+def set_loaders(cfg: Config, no_pin_memory: bool, no_persistent_workers: bool) -> None:
+    """Apply the flags of the data loaders; workers that do not exist cannot persist."""
+    for loader in filter(None, map(cfg.get, LOADERS)):
+        if no_pin_memory:
+            loader.pin_memory = False
+        if no_persistent_workers or not loader.get('num_workers', 0):
+            loader.persistent_workers = False
 
 
 def add_browse_arguments(parser: argparse.ArgumentParser) -> None:
@@ -103,19 +120,14 @@ def add_browse_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def load_split(args: argparse.Namespace) -> tuple[Config, BaseDataset, list[int]]:
-    """The config, the data set of ``--split`` and the numbers of the samples to draw.
+    """The config, the data set of ``--split`` and the indices of the samples to draw.
 
     Raises:
-        SystemExit: when the config or its data is missing or the numbers make no sense.
+        SystemExit: when the config or its data is missing, or ``--num`` is less than 1.
     """
-    if not Path(args.config).is_file():
-        raise SystemExit(f'no config at {args.config}')
     if args.num < 1:
         raise SystemExit(f'--num is {args.num}, expected 1 or more')
-    cfg = Config.fromfile(args.config)
-    if args.cfg_options:
-        check_options(cfg, args.cfg_options)
-        cfg.merge_from_dict(args.cfg_options)
+    cfg = read_config(args.config, args.cfg_options)
     loader = cfg.get(f'{args.split}_dataloader')
     if loader is None:
         raise SystemExit(f'{args.config} has no {args.split}_dataloader')
@@ -123,8 +135,8 @@ def load_split(args: argparse.Namespace) -> tuple[Config, BaseDataset, list[int]
         dataset = DATASETS.build(loader.dataset)
     except (OSError, ValueError) as error:
         raise SystemExit(str(error)) from error
-    numbers = np.linspace(0, len(dataset) - 1, min(args.num, len(dataset))).round().astype(int).tolist()
-    return cfg, dataset, numbers
+    indices = np.linspace(0, len(dataset) - 1, min(args.num, len(dataset))).round().astype(int).tolist()
+    return cfg, dataset, indices
 
 
 def require_writable(folder: Path, flag: str) -> None:
@@ -137,19 +149,42 @@ def require_writable(folder: Path, flag: str) -> None:
         raise SystemExit(f'{flag}: cannot write into {folder} ({error})') from error
 
 
-def check_options(cfg: Config, options: dict) -> None:
-    """Refuse options that would change nothing: unknown names, and variables a config has copied already."""
-    known = {*inspect.signature(Runner.__init__).parameters, *RUNNER_EXTRAS, *cfg.keys()}
+def is_shipped(path: str | Path) -> bool:
+    """Whether a config is one of this project's, in a checkout or in an installed wheel."""
+    return any(Path(path).resolve().is_relative_to(folder.resolve()) for folder in SHIPPED)
+
+
+def check_options(cfg: Config, options: Mapping[str, object], shipped: bool) -> None:
+    """Refuse options that would change nothing because of a mistake.
+
+    As in mmengine, a name that nothing knows is the user's own, for a hook of theirs to read. Two mistakes are told
+    apart from that: a name that nearly is one that runs read, and, in the configs of this project alone, a variable
+    that the config has copied into its settings already.
+
+    Args:
+        cfg: The config before the options are merged.
+        options: Values by dotted name, as given to ``--cfg-options``.
+        shipped: Whether the config is one of this project's.
+
+    Raises:
+        SystemExit: names the option and what to write instead.
+    """
     for option in options:
         name = option.split('.')[0]
-        if name not in known:
-            close = difflib.get_close_matches(name, known, n=1)
-            hint = f'; did you mean {close[0]!r}?' if close else ''
-            raise SystemExit(f'--cfg-options {option}: the config has no {name!r}{hint}')
-        if name in CONFIG_VARIABLES:
+        if name in READ_BY_RUNS:
+            continue
+        if name in cfg:
+            if shipped:
+                raise SystemExit(
+                    f'--cfg-options {option}: {name} is copied into other settings when the config is read, so this '
+                    'would change nothing. Set those (e.g. test_dataloader.dataset.data_root), or GALR_DATA_ROOT'
+                )
+            continue
+        close = difflib.get_close_matches(name, READ_BY_RUNS, n=1, cutoff=0.85)
+        if close:
             raise SystemExit(
-                f'--cfg-options {option}: {name} is copied into other settings when the config is read, so this '
-                'would change nothing. Set those (e.g. test_dataloader.dataset.data_root), or GALR_DATA_ROOT'
+                f'--cfg-options {option}: there is no {name!r}; did you mean {close[0]!r}? '
+                '(A setting of your own with this name goes into the config file.)'
             )
 
 
@@ -157,7 +192,13 @@ def prepare_cpu_processes(cfg: Config) -> None:
     """Let torchrun's processes work without a GPU, which mmengine's own start-up cannot: it always selects one."""
     if not torch.distributed.is_initialized():
         torch.distributed.init_process_group('gloo')
-    cfg.setdefault('model_wrapper_cfg', dict(type='MMDistributedDataParallel', device_ids=None))
+    wrapper = cfg.get('model_wrapper_cfg')
+    if wrapper is None:  # what mmengine's default is, but for the device
+        unused = cfg.get('find_unused_parameters', False)
+        wrapper = dict(broadcast_buffers=False, find_unused_parameters=unused)
+    if 'DistributedDataParallel' in str(wrapper.get('type', 'MMDistributedDataParallel')):
+        wrapper = dict(wrapper, device_ids=None)
+    cfg.model_wrapper_cfg = wrapper
 
 
 def ensure_rerank_hook(cfg: Config) -> None:

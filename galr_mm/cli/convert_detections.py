@@ -9,18 +9,16 @@ from __future__ import annotations
 
 import argparse
 import json
-import tempfile
-from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
-from galr_mm.detection import ProposalSet
+from galr_mm.detection import parse_coco, write_coco
+from galr_mm.detection.coco import CocoContent
 from galr_mm.detection.extraction import Settings
-from galr_mm.utils.io import write_text
 
 
-def convert(results: list, images: dict, score_thr: float, max_per_image: int) -> dict:
-    """COCO json of proposals, the best-scored of each image first.
+def convert(results: object, images: object, score_thr: float, max_per_image: int, source: Path) -> CocoContent:
+    """The highest-scoring objects of each image, clipped to it.
 
     Raises:
         ValueError: when a setting makes no sense, or a result names an image or category that is not listed or lacks
@@ -29,27 +27,13 @@ def convert(results: list, images: dict, score_thr: float, max_per_image: int) -
     if not isinstance(results, list) or not isinstance(images, dict) or not {'images', 'categories'} <= images.keys():
         raise ValueError('expected a list of results, and a COCO json with images and categories')
     Settings(score_thr=score_thr, max_per_image=max_per_image).check()
-    known, categories = ({entry['id'] for entry in images[key]} for key in ('images', 'categories'))
-    found = defaultdict(list)
-    for number, result in enumerate(results):
+    for index, result in enumerate(results):
         missing = [key for key in ('image_id', 'category_id', 'bbox', 'score') if key not in result]
         if missing:
-            raise ValueError(f'result {number} has no {", ".join(missing)}: {result}')
-        if result['image_id'] not in known or result['category_id'] not in categories:
-            raise ValueError(
-                f'result {number} has image_id {result["image_id"]!r} and category_id {result["category_id"]!r}, which '
-                'the images file does not list'
-            )
-        if result['score'] >= score_thr:
-            found[result['image_id']].append(result)
-    annotations = []
-    for image in images['images']:
-        best = sorted(found[image['id']], key=lambda result: -result['score'])[:max_per_image]
-        for result in best:
-            fields = {key: result[key] for key in ('image_id', 'category_id', 'bbox', 'score')}
-            area = result['bbox'][2] * result['bbox'][3]
-            annotations.append(dict(id=len(annotations) + 1, area=area, iscrowd=0, **fields))
-    return dict(images=images['images'], categories=images['categories'], annotations=annotations)
+            raise ValueError(f'result {index} has no {", ".join(missing)}: {result}')
+    content = parse_coco(images | dict(annotations=results), source)
+    filtered = {name: found.filtered(score_thr, max_per_image) for name, found in content.detections.items()}
+    return content._replace(detections=filtered)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -65,12 +49,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.out.exists() and not args.overwrite:
         raise SystemExit(f'{args.out} exists; --overwrite replaces it')
     try:
-        contents = [json.loads(path.read_text(encoding='utf-8')) for path in (args.results, args.images)]
-        text = json.dumps(convert(*contents, args.score_thr, args.max_per_image))
-        with tempfile.TemporaryDirectory() as folder:  # what cannot be read back is not written
-            write_text(Path(folder) / args.out.name, text)
-            proposals = ProposalSet(Path(folder) / args.out.name)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        results, images = (json.loads(path.read_text(encoding='utf-8')) for path in (args.results, args.images))
+        classes, detections = convert(results, images, args.score_thr, args.max_per_image, args.results)
+    except (OSError, ValueError, TypeError) as error:
         raise SystemExit(f'{args.results}: {error}') from error
-    write_text(args.out, text)
-    print(f'proposals of {len(proposals)} images written to {args.out}')
+    write_coco(args.out, detections.items(), classes)
+    print(f'proposals of {len(detections)} images written to {args.out}')

@@ -15,7 +15,7 @@ import torch
 from mmengine.runner.checkpoint import CheckpointLoader, save_checkpoint
 from torch import Tensor
 
-from galr_mm.utils.io import replaced_when_done
+from galr_mm.utils.io import atomic_write
 
 SET_ASIDE = ('text_feature.seq2vec.', 'extract_feature.resnet.fc.')
 # released prefix -> ours, the most specific first
@@ -27,10 +27,10 @@ PREFIXES = {
     'mvsa.conv1x1_1.': 'visual.value_conv.',
     'mvsa.conv1x1_2.': 'visual.gate_conv.',
     'mvsa.solo_attention.': 'visual.mask_fc.',
-    'local_feature.fc1.': 'gcn.layers.0.nn.',
-    'local_feature.fc2.': 'gcn.layers.1.nn.',
-    'local_feature.fc3.': 'gcn.layers.2.nn.',
-    'local_feature.out.': 'gcn.out.',
+    'local_feature.fc1.': 'local.gcn.layers.0.nn.',
+    'local_feature.fc2.': 'local.gcn.layers.1.nn.',
+    'local_feature.fc3.': 'local.gcn.layers.2.nn.',
+    'local_feature.out.': 'local.gcn.out.',
     'text_feature.to_out.': 'text_encoder.fc.',
     'fusion.g2g_SA.': 'fusion.global_self.',
     'fusion.l2l_SA.': 'fusion.local_self.',
@@ -104,7 +104,7 @@ def convert(released: dict[str, Tensor]) -> dict[str, Tensor]:
             raise ValueError(f'{name}: expected the projections q, k and v, got {", ".join(sorted(parts))}')
         ours[name] = torch.cat([parts[role] for role in 'qkv'])
     # torch-geometric's layers carry an epsilon that plays no part without self loops
-    ours |= {f'gcn.layers.{number}.eps': torch.zeros(1) for number in range(3)}
+    ours |= {f'local.gcn.layers.{layer}.eps': torch.zeros(1) for layer in range(3)}
     return ours
 
 
@@ -118,11 +118,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise SystemExit(f'no file at {args.source}')
     checkpoint = CheckpointLoader.load_checkpoint(str(args.source), map_location='cpu')
     if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get('model'), dict):
-        raise SystemExit(f"{args.source} is no released checkpoint: expected a dict whose 'model' is the state dict")
+        raise SystemExit(f"{args.source} is not a released checkpoint: expected a dict whose 'model' is the state dict")
     try:
         weights = convert(checkpoint['model'])
     except (KeyError, ValueError) as error:
         raise SystemExit(f'{args.source}: {error.args[0]}') from error
-    with replaced_when_done(args.target) as part:
+    with atomic_write(args.target) as part:
         save_checkpoint({'state_dict': weights, 'meta': {}}, str(part))
     print(f'{len(weights)} tensors written to {args.target}')

@@ -1,7 +1,7 @@
 """Proposals from an MMDet detector: ``python tools/extract_proposals.py DET_CONFIG DET_CKPT IMAGES --out FILE``.
 
 IMAGES is a folder or a data set json (Karpathy-style or COCO). The result is one COCO json. A run that was interrupted
-goes on where it stopped when it is started again with the same settings. Several processes or GPUs:
+resumes where it stopped when it is started again with the same settings. Several processes or GPUs:
 ``torchrun --nproc_per_node=N tools/extract_proposals.py ... --launcher pytorch``.
 """
 
@@ -31,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument('--img-root', type=Path, help='images of a json (default: images/ beside it)')
     parser.add_argument('--score-thr', type=float, default=0.1, help='leave out lower scores (default 0.1)')
     parser.add_argument('--max-per-image', type=int, default=100)
-    parser.add_argument('--tile', type=int, help='cut images with a longer side into tiles of so many pixels')
+    parser.add_argument('--tile', type=int, help='cut images with a longer side into tiles of N x N pixels')
     parser.add_argument('--overlap', type=int, default=200, help='pixels that neighboring tiles share (default 200)')
     parser.add_argument(
         '--merge-iou', type=float, default=0.5, help='overlap at which objects of two tiles are one (default 0.5)'
@@ -50,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         parser.error('--batch-size must be 1 or more, --num-workers 0 or more')
     error = mmcv_ops_error()
     if error:
-        raise SystemExit(f"detectors need mmcv's compiled ops ({error}). Mend it with:\n  {REBUILD_MMCV}")
+        raise SystemExit(f"detectors need mmcv's compiled ops ({error}). Fix it with:\n  {REBUILD_MMCV}")
     device = args.device
     if args.launcher == 'pytorch':
         if 'RANK' not in os.environ:

@@ -23,7 +23,7 @@ from galr_mm.utils.io import write_text
 
 SIDE = 256
 CLASSES = ('airplane', 'ship', 'storage_tank', 'tennis_court', 'house', 'vehicle')
-COLOURS = {  # BGR
+COLORS = {  # BGR
     'white': (235, 235, 235),
     'red': (60, 60, 190),
     'blue': (180, 110, 50),
@@ -40,7 +40,8 @@ PLACES = (
 )
 
 # polygons in units of an object's size, and the dark line on top
-SHAPES = {
+Points = list[tuple[float, float]]
+SHAPES: dict[str, list[Points]] = {
     'airplane': [
         [(-0.5, -0.06), (0.5, -0.06), (0.5, 0.06), (-0.5, 0.06)],
         [(-0.1, -0.5), (0.08, -0.5), (0.2, 0), (0.08, 0.5), (-0.1, 0.5), (0.02, 0)],
@@ -51,7 +52,7 @@ SHAPES = {
     'house': [[(-0.5, -0.36), (0.5, -0.36), (0.5, 0.36), (-0.5, 0.36)]],
     'vehicle': [[(-0.5, -0.24), (0.5, -0.24), (0.5, 0.24), (-0.5, 0.24)]],
 }
-MARKS = {
+MARKS: dict[str, Points] = {
     'house': [(-0.5, 0), (0.5, 0)],
     'ship': [(-0.35, 0), (0.15, 0)],
     'vehicle': [(0.18, -0.22), (0.18, 0.22)],
@@ -66,7 +67,7 @@ class Scene(NamedTuple):
     ground: tuple[int, int, int]
     noise: int
     kind: str | None
-    count: tuple[int, int]
+    counts: tuple[int, int]  # least and most objects
     size: tuple[int, int]
     colors: tuple[str, ...]
     nouns: tuple[str, str]  # singular, plural
@@ -144,7 +145,7 @@ def draw_object(img: np.ndarray, kind: str, center: np.ndarray, size: float, ang
     cos, sin = np.cos(angle), np.sin(angle)
     turn = np.array([[cos, sin], [-sin, cos]]) * size
 
-    def place(points: list) -> np.ndarray:
+    def place(points: Points) -> np.ndarray:
         return np.asarray(points) @ turn + center
 
     corners = []
@@ -155,16 +156,17 @@ def draw_object(img: np.ndarray, kind: str, center: np.ndarray, size: float, ang
     if kind == 'tennis_court':
         inner = place([(-0.38, -0.2), (0.38, -0.2), (0.38, 0.2), (-0.38, 0.2)]).round().astype(np.int32)
         cv2.polylines(img, [inner], True, (240, 240, 240), 1, cv2.LINE_AA)
-        cv2.line(img, *place([(0, -0.3), (0, 0.3)]).round().astype(int).tolist(), (240, 240, 240), 1, cv2.LINE_AA)
+        start, end = place([(0, -0.3), (0, 0.3)]).round().astype(int).tolist()
+        cv2.line(img, start, end, (240, 240, 240), 1, cv2.LINE_AA)
     elif kind in MARKS:
-        ends = MARKS[kind]
-        cv2.line(img, *place(ends).round().astype(int).tolist(), dark, 2, cv2.LINE_AA)
+        start, end = place(MARKS[kind]).round().astype(int).tolist()
+        cv2.line(img, start, end, dark, 2, cv2.LINE_AA)
     points = np.concatenate(corners)
     return np.concatenate([points.min(0), points.max(0)])
 
 
 def place_objects(rng: np.random.Generator, count: int, size: tuple[int, int]) -> list[tuple[np.ndarray, float]]:
-    """Centres and sizes of up to ``count`` objects that do not touch."""
+    """Centers and sizes of up to ``count`` objects that do not touch."""
     placed: list[tuple[np.ndarray, float]] = []
     for _ in range(200):
         if len(placed) == count:
@@ -207,9 +209,9 @@ def make_image(rng: np.random.Generator) -> tuple[np.ndarray, list[str], list[tu
     if scene.kind is not None:
         color = scene.colors[int(rng.integers(len(scene.colors)))]
         angle = float(rng.uniform(0, 2 * np.pi))
-        wanted = int(rng.integers(scene.count[0], scene.count[1] + 1))
+        wanted = int(rng.integers(scene.counts[0], scene.counts[1] + 1))
         for center, size in place_objects(rng, wanted, scene.size):
-            shade = tuple(float(np.clip(c + rng.normal(0, 8), 0, 255)) for c in COLOURS[color])
+            shade = tuple(float(np.clip(c + rng.normal(0, 8), 0, 255)) for c in COLORS[color])
             box = draw_object(img, scene.kind, center, size, angle + float(rng.normal(0, 0.15)), shade)
             objects.append((CLASSES.index(scene.kind), box.clip(0, SIDE)))
     boxes = np.array([box for _, box in objects]).reshape(-1, 4)

@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 
 from galr_mm.cli.common import require_writable
-from galr_mm.evaluation import RecallAtK, build_rerankers, paired_bootstrap, retrieval_ranks
+from galr_mm.evaluation import FormulaRerank, RecallAtK, build_rerankers, paired_bootstrap
 from galr_mm.evaluation.sweep import sweep_multivariate
 from galr_mm.functional.rerank.checks import prepare
-from galr_mm.structures import RetrievalScores
-from galr_mm.utils.io import replaced_when_done
+from galr_mm.structures import RerankedScores, RetrievalScores
+from galr_mm.utils.io import atomic_write
 from galr_mm.visualization import draw_sweep
 
 FORMULA = ('k', 'weights', 'decay', 'reverse', 'reverse_top', 'significance', 'tail')
@@ -29,9 +29,9 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description='Re-rank a similarity matrix, images in rows and captions in columns')
     parser.add_argument('similarity', help='.npy, .npz (i2t and, if there, t2i and positives) or .pt; (I, T)')
     parser.add_argument('--t2i', help='file of the other direction (T, I), where it is not the transpose')
-    answers = parser.add_mutually_exclusive_group()
-    answers.add_argument('--captions-per-image', type=int, help='captions n*i to n*i+n-1 describe image i (default 5)')
-    answers.add_argument('--positives', help='json: for each image the list of its caption columns')
+    owners = parser.add_mutually_exclusive_group()
+    owners.add_argument('--captions-per-image', type=int, help='captions n*i to n*i+n-1 describe image i (default 5)')
+    owners.add_argument('--positives', help='json: for each image the list of its caption columns')
     parser.add_argument('--method', default='mr', choices=['mr', 'rr', 'product'])
     parser.add_argument('--k', type=int, help='candidates of each query')
     parser.add_argument('--weights', type=float, nargs=3, metavar=('SIGNIFICANCE', 'FORWARD', 'REVERSE'))
@@ -67,7 +67,7 @@ def load_arrays(path: str, allow_pickle: bool) -> dict[str, Tensor]:
         else:
             raise SystemExit(f'{path}: expected a name that ends in .npy, .npz, .pt or .pth')
         if isinstance(data, np.ndarray) and data.dtype == object:
-            data = data.item() if data.ndim == 0 else np.stack(data)
+            data = data.item() if data.ndim == 0 else np.stack(list(data))
         if isinstance(data, (np.ndarray, Tensor)):
             data = {'i2t': data}
         if not isinstance(data, (Mapping, np.lib.npyio.NpzFile)):
@@ -133,7 +133,7 @@ def load_scores(args: argparse.Namespace) -> RetrievalScores:
 
 
 def read_positives(path: str, images: int, captions: int) -> Tensor:
-    """Right answers, bool (I, T), from a json list with the caption columns of each image.
+    """Positives, bool (I, T), from a json list with the caption columns of each image.
 
     Raises:
         SystemExit: when it is something else.
@@ -164,6 +164,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             require_writable(Path(path).parent, flag)
     try:
         reranker = build_rerankers(args.method, {args.method: options})[args.method]
+        assert isinstance(reranker, FormulaRerank)  # all that --method offers are
         recall = RecallAtK(args.topk)
     except ValueError as error:
         raise SystemExit(str(error)) from error
@@ -172,18 +173,15 @@ def main(argv: Sequence[str] | None = None) -> None:
         if args.sweep:
             sweep(scores, args, options)
         else:
-            report(scores, reranker(scores), recall, args, repr(reranker))
+            report(scores, reranker.rescore(scores), recall, args, repr(reranker))
     except ValueError as error:
         raise SystemExit(f'{args.similarity}: {error}') from error
 
 
-def report(raw: RetrievalScores, new: RetrievalScores, recall: RecallAtK, args: argparse.Namespace, name: str) -> None:
+def report(raw: RetrievalScores, new: RerankedScores, recall: RecallAtK, args: argparse.Namespace, name: str) -> None:
     """Print recalls before and after with the difference and its interval; write the scores."""
-    ranks = [
-        dict(i2t=retrieval_ranks(s.i2t, s.positives), t2i=retrieval_ranks(s.t2i, s.positives.t())) for s in (raw, new)
-    ]
-    intervals = paired_bootstrap(*ranks, raw.positives, args.topk, args.resamples, seed=args.seed)
-    before, after, chance = recall(raw), recall(new), recall.chance(raw)
+    intervals = paired_bootstrap(raw.ranks, new.ranks, raw.positives, args.topk, args.resamples, seed=args.seed)
+    before, after, chance = recall(raw.ranks), recall(new.ranks), recall.chance(raw.positives)
     print(f'{raw.i2t.shape[0]} images, {raw.i2t.shape[1]} captions; percent; ties: {recall.tie_rule}')
     print(f'{name}; 95 % intervals: paired bootstrap over images, {args.resamples} draws, seed {args.seed}')
     print(f'{"":10}{"chance":>9}{"raw":>9}{"re-ranked":>11}{"change":>9}   interval')
@@ -192,8 +190,8 @@ def report(raw: RetrievalScores, new: RetrievalScores, recall: RecallAtK, args: 
             f'{key:10}{chance[key]:9.2f}{before[key]:9.2f}{after[key]:11.2f}{change:+9.2f}   {low:+.2f} to {high:+.2f}'
         )
     if args.out:
-        with replaced_when_done(args.out) as part, part.open('wb') as file:
-            np.savez(file, i2t=new.i2t.numpy(), t2i=new.t2i.numpy())
+        with atomic_write(args.out) as part, part.open('wb') as file:
+            np.savez(file, i2t=new.i2t.matrix().numpy(), t2i=new.t2i.matrix().numpy())
         print(f're-ranked scores written to {args.out}')
 
 

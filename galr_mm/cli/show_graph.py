@@ -14,6 +14,7 @@ import numpy as np
 
 from galr_mm.cli.common import add_browse_arguments, load_split, require_writable
 from galr_mm.registry import MODELS
+from galr_mm.structures import Detections
 from galr_mm.visualization import draw_graph
 
 
@@ -22,26 +23,27 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_browse_arguments(parser)
     args = parser.parse_args(argv)
-    cfg, dataset, numbers = load_split(args)
-    if cfg.model.get('drea') is None:
-        raise SystemExit(f'the model of {args.config} has no drea, so it builds no graphs')
+    cfg, dataset, indices = load_split(args)
+    local = cfg.model.get('local')
+    if local is None:
+        raise SystemExit(f'the model of {args.config} has no local branch, so it builds no graphs')
     if dataset.proposals is None:
         raise SystemExit('the data set has no proposals; tools/extract_proposals.py makes them')
     require_writable(args.out_dir, '--out-dir')
-    drea = MODELS.build(cfg.model.drea)
+    drea = MODELS.build(local.drea)
     np.random.seed(args.seed)  # of the augmentation
-    for number in numbers:
-        data = dataset[number]
+    for index in indices:
+        data = dataset[index]
         sample = data['data_samples']
         try:
             draw_graph(
                 data['inputs'].numpy().transpose(1, 2, 0)[..., ::-1],
-                sample.proposals,
+                Detections.from_instances(sample.proposals, sample.img_shape),
                 drea,
-                args.out_dir / f'{number:06d}_{Path(sample.file_name).stem}.png',
+                args.out_dir / f'{index:06d}_{Path(sample.file_name).stem}.png',
                 dataset.metainfo.get('proposal_classes', ()),
                 title=sample.file_name,
             )
         except ValueError as error:  # a detector of other classes than the model was made for
             raise SystemExit(f'{sample.file_name}: {error}') from error
-    print(f'{len(numbers)} graphs drawn to {args.out_dir}')
+    print(f'{len(indices)} graphs drawn to {args.out_dir}')

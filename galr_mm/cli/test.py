@@ -8,10 +8,14 @@ from pathlib import Path
 from pickle import UnpicklingError
 
 from mmengine.config import Config
+from mmengine.model import is_model_wrapper
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
+from torch import nn
 
 from galr_mm.cli.common import add_common_arguments, close_processes, load_config, require_writable
+
+TRAINING = ('train_cfg', 'train_dataloader', 'optim_wrapper')
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -21,7 +25,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         'checkpoint',
         nargs='?',
-        help='checkpoint file; left out for a model whose config names its own weights (zero-shot CLIP)',
+        help='checkpoint file; left out for a model whose weights all come from files of its config (zero-shot CLIP)',
     )
     parser.add_argument('--out', help='.npz for the scores of both directions, raw and re-ranked, with ids')
     parser.add_argument('--show-dir', help='folder for sheets of captions with their best images')
@@ -31,13 +35,17 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 def merge_args(cfg: Config, args: argparse.Namespace) -> Config:
     """Derive runner settings from the flags, on top of a config that already holds ``--cfg-options``."""
     args.checkpoint = args.checkpoint or cfg.get('load_from')
-    if args.checkpoint is None and not names_weights(cfg.model):
-        raise SystemExit('CHECKPOINT is missing, and the config names no weights of its own (model.pretrained)')
+    if args.checkpoint is None and (trained := [name for name in TRAINING if cfg.get(name) is not None]):
+        raise SystemExit(
+            f'CHECKPOINT is missing: the config trains a model (it has {", ".join(trained)}); only one whose weights '
+            'all come from files, such as zero-shot CLIP, is tested without'
+        )
     if args.checkpoint is not None and not Path(args.checkpoint).is_file():
         raise SystemExit(f'no checkpoint at {args.checkpoint}')
     if args.amp:
         cfg.test_cfg.fp16 = True
-    if (args.out or args.show_dir) and 'RetrievalEvaluator' not in str(cfg.test_evaluator.get('type')):
+    evaluator = cfg.test_evaluator if isinstance(cfg.test_evaluator, dict) else {}  # a list is mmengine's Evaluator
+    if (args.out or args.show_dir) and 'RetrievalEvaluator' not in str(evaluator.get('type')):
         raise SystemExit("--out and --show-dir need test_evaluator=dict(type='galr_mm.RetrievalEvaluator', ...)")
     if args.out:
         if Path(args.out).suffix != '.npz':
@@ -53,16 +61,17 @@ def merge_args(cfg: Config, args: argparse.Namespace) -> Config:
     return cfg
 
 
-def names_weights(node: object) -> bool:
-    """Whether a model's config has parts that bring weights: a file, a tag, or a folder or repository of OpenCLIP."""
-    if not isinstance(node, dict):
-        return False
-    own = node.get('pretrained') is not None or ':' in str(node.get('model_name', ''))
-    return own or any(names_weights(value) for value in node.values())
+def require_weights(model: nn.Module) -> None:
+    """Stop where a part of the model is random: only the model knows, by ``weights_from_files``."""
+    inner = model.module if is_model_wrapper(model) else model
+    if not getattr(inner, 'weights_from_files', False):
+        raise SystemExit(
+            f'CHECKPOINT is missing: not every weight of {type(inner).__name__} comes from files that the config names'
+        )
 
 
 def load_weights(runner: Runner, checkpoint: str) -> None:
-    """Load weights that must fit: a test of half-loaded weights would report numbers of a random model."""
+    """Load weights that must fit: a test of half-loaded weights would report the recalls of a random model."""
     try:
         runner.load_checkpoint(checkpoint, strict=True)
     except (RuntimeError, ValueError, KeyError, EOFError, UnpicklingError) as error:
@@ -74,7 +83,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
     cfg = merge_args(load_config(args), args)
     runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
-    if args.checkpoint is not None:
+    if args.checkpoint is None:
+        require_weights(runner.model)
+    else:
         # where mmengine would: hooks such as EMAHook want to be set up before
         runner.load_or_resume = lambda: load_weights(runner, args.checkpoint)
     runner.test()

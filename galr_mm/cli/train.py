@@ -23,7 +23,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         nargs='?',
         const='auto',
         metavar='CHECKPOINT',
-        help='go on from CHECKPOINT, or without one from the latest checkpoint in the work directory',
+        help='resume from CHECKPOINT, or without one from the latest checkpoint in the work directory',
     )
     parser.add_argument('--no-validate', action='store_true', help='do not evaluate during training')
     parser.add_argument('--auto-scale-lr', action='store_true', help='scale the learning rate with the batch size')
@@ -34,8 +34,9 @@ def merge_args(cfg: Config, args: argparse.Namespace) -> Config:
     """Derive runner settings from the flags, on top of a config that already holds ``--cfg-options``."""
     if args.no_validate:
         cfg.val_cfg = cfg.val_dataloader = cfg.val_evaluator = None
-        # nothing to choose the best checkpoint by
-        cfg.default_hooks.checkpoint.pop('save_best', None)
+        hooks = [(cfg.get('default_hooks') or {}).get('checkpoint'), *(cfg.get('custom_hooks') or [])]
+        for hook in filter(None, hooks):
+            hook.pop('save_best', None)  # nothing to choose the best checkpoint by
     if args.amp:
         if get_device() == 'cpu':
             raise SystemExit('--amp: mixed precision training needs a GPU')

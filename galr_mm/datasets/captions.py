@@ -55,10 +55,10 @@ def load_karpathy(path: str | Path) -> list[dict]:
             raise TypeError(f"'images' is a {type(records).__name__}")
     except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
         raise ValueError(f"{path} is not a Karpathy-style json with a list 'images': {error!r}") from error
-    for number, record in enumerate(records):
+    for index, record in enumerate(records):
         problem = _record_problem(record)
         if problem:
-            raise ValueError(f'{path}: images[{number}] {problem}')
+            raise ValueError(f'{path}: images[{index}] {problem}')
     return records
 
 
@@ -82,12 +82,12 @@ def _record_problem(record: object) -> str:
 def read_precomp(folder: str | Path) -> list[dict]:
     """Read the released lists ``{train,val,test}_filename.txt`` and ``{...}_caps.txt`` of a folder.
 
-    A file-name list has one line an image (its captions then follow each other, the same number for each) or one line
+    A file-name list has one line an image (its captions then follow each other, as many for each) or one line
     a caption.
 
     Raises:
         FileNotFoundError: when a list of the pair is missing, or no pair is there.
-        ValueError: when the numbers of lines do not fit each other; names both files and their lengths.
+        ValueError: when the counts of lines do not fit each other; names both files and their lengths.
     """
     folder = Path(folder)
     records: list[dict] = []
@@ -106,8 +106,8 @@ def read_precomp(folder: str | Path) -> list[dict]:
     if not records:
         raise FileNotFoundError(f'{folder} holds no train_filename.txt, train_caps.txt, ...; {HOW_TO_GET_DATA}')
     if all(len(counts) == 1 for counts in each.values()) and len(set.union(*each.values())) > 1:
-        numbers = ', '.join(f'{min(counts)} in {split}' for split, counts in each.items())
-        raise ValueError(f'{folder}: the number of captions an image differs ({numbers}); a list was cut')
+        found = ', '.join(f'{min(counts)} in {split}' for split, counts in each.items())
+        raise ValueError(f'{folder}: the number of captions per image differs ({found}); a list was cut')
     return number_records(records)
 
 
@@ -134,8 +134,8 @@ def _group(names: list[str], captions: list[str], names_path: Path, caps_path: P
     if each > 1 and len(set(names)) < len(names):
         raise ValueError(f'{lengths}: one line an image, but some images are listed more than once')
     grouped: dict[str, list[str]] = {}
-    for number, caption in enumerate(captions):
-        grouped.setdefault(names[number // each].strip(), []).append(caption)
+    for index, caption in enumerate(captions):
+        grouped.setdefault(names[index // each].strip(), []).append(caption)
     return grouped
 
 
@@ -144,7 +144,7 @@ def _record(name: str, split: str, texts: Iterable[str]) -> dict:
 
 
 def number_records(records: list[dict]) -> list[dict]:
-    """Give images and sentences the running numbers of the Karpathy format."""
+    """Give images and sentences the consecutive ids of the Karpathy format."""
     sentid = 0
     for imgid, record in enumerate(records):
         record['imgid'] = imgid
@@ -194,7 +194,7 @@ def draw_val(records: list[dict], fraction: float, seed: int) -> int:
         raise ValueError(f'the fraction of training images for val must lie between 0 and 1, got {fraction}')
     train = sorted((r for r in records if r['split'] == 'train'), key=lambda r: r['filename'])
     if not 0 < round(fraction * len(train)) < len(train):
-        raise ValueError(f'a share of {fraction} of {len(train)} training images leaves train or val empty')
+        raise ValueError(f'a fraction of {fraction} of {len(train)} training images leaves train or val empty')
     chosen = random.Random(seed).sample(train, round(fraction * len(train)))
     for record in chosen:
         record['split'] = 'val'

@@ -11,6 +11,7 @@ from mmengine.logging import print_log
 from galr_mm.datasets.captions import HOW_TO_GET_DATA, SPLITS, clean_split, load_karpathy
 from galr_mm.detection import ProposalSet
 from galr_mm.registry import DATASETS
+from galr_mm.structures import Detections
 from galr_mm.text import caption_key
 from galr_mm.utils.io import missing_files
 
@@ -25,8 +26,8 @@ class ImageTextDataset(BaseDataset):
     In training a sample is one caption: ``img_path``, ``text``, ``image_id``, ``text_id``, ``caption_id``. In test mode
     it is one image with all its captions: ``text`` (list), ``text_id`` / ``gt_text_id`` / ``gt_image_id`` /
     ``caption_id`` (lists). Captions of equal words share a ``caption_id``. With proposals a sample also holds
-    ``gt_bboxes``, ``gt_bboxes_labels`` and ``proposal_scores``, the first under the name that mmcv's transforms move
-    along with the image.
+    ``detections`` (:class:`galr_mm.structures.Detections`), which the loading transforms of this package turn into the
+    keys that mmcv's transforms move along with the image.
 
     Args:
         ann_file: the json file, relative to ``data_root``.
@@ -34,7 +35,7 @@ class ImageTextDataset(BaseDataset):
         data_prefix: ``dict(img_path=...)``, the folder of the images, relative to ``data_root``.
         proposal_file: COCO json of proposals, relative to ``data_root``. 'auto' takes ``proposals.json`` where it
             exists; None takes none.
-        max_proposals: keep the best-scored so many of each image.
+        max_proposals: keep the N highest-scoring objects of each image.
         sentence_vectors: a .npy (sentences, D), row = ``sentid``; samples then hold vectors instead of words.
         **kwargs: of mmengine's BaseDataset.
 
@@ -75,12 +76,14 @@ class ImageTextDataset(BaseDataset):
             raise FileNotFoundError(
                 f'{len(missing)} of {len(clean.records)} {self.split} images of {self.ann_file} are not in {folder}: '
                 f'{", ".join(missing[:5])}{", ..." if len(missing) > 5 else ""}. {HOW_TO_GET_DATA}; '
-                'tools/dataset_converters/convert_captions.py --images mends names of another file type'
+                'tools/dataset_converters/convert_captions.py --images fixes names of another file type'
             )
         self._load_proposals([record['filename'] for record in clean.records])
         vectors = self._load_vectors(clean.records)
 
-        samples, text_id, captions = [], 0, {}
+        samples: list[dict[str, object]] = []
+        text_id = 0
+        captions: dict[str, int] = {}
         for image_id, record in enumerate(clean.records):
             sentences = record['sentences']
             text_ids = list(range(text_id, text_id + len(sentences)))
@@ -150,16 +153,6 @@ class ImageTextDataset(BaseDataset):
         sample = super().get_data_info(idx)
         if self.proposals is not None:
             found = self.proposals.get(sample['file_name'])
-            if found is None:
-                none = np.zeros((0,), np.float32)
-                sample.update(
-                    gt_bboxes=none.reshape(0, 4), proposal_scores=none, gt_bboxes_labels=none.astype(np.int64)
-                )
-            else:
-                sample.update(
-                    gt_bboxes=found.bboxes.copy(),
-                    proposal_scores=found.scores.copy(),
-                    gt_bboxes_labels=found.labels.copy(),
-                    proposal_img_shape=found.img_shape,
-                )
+            # an image that the file does not know has no objects
+            sample['detections'] = Detections.empty() if found is None else found
         return sample

@@ -1,3 +1,3 @@
-from galr_mm.detection.coco import ProposalSet
+from galr_mm.detection.coco import ProposalSet, parse_coco, write_coco
 
-__all__ = ['ProposalSet']
+__all__ = ['ProposalSet', 'parse_coco', 'write_coco']

@@ -3,114 +3,157 @@
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-import numpy as np
 from mmengine.logging import print_log
 
+from galr_mm.structures import Detections
+from galr_mm.utils.io import write_text
 
-class ImageProposals(NamedTuple):
-    """Objects of one image, in descending order of score.
 
-    Shapes:
-        - bboxes: float32 (n, 4), xyxy in pixels of an image of size ``img_shape`` (height, width)
-        - scores: float32 (n,)
-        - labels: int64 (n,), positions in the list of classes
+class CocoContent(NamedTuple):
+    """What a COCO json says: names of the classes, and per file name the objects."""
+
+    classes: tuple[str, ...]
+    detections: dict[str, Detections]
+
+
+def parse_coco(content: Mapping[str, Any], source: str | Path) -> CocoContent:
+    """Read the content of a COCO json: ``images``, ``categories`` and ``annotations``.
+
+    An annotation without a score counts as certain (1.0), so that a file of annotated boxes serves as well. Boxes with
+    NaN or infinite values, and boxes that are empty or outside the image, are left out; how many is logged.
+
+    Args:
+        content: images with file_name, width, height; categories; annotations with image_id, category_id, bbox (xywh
+            in pixels) and score.
+        source: named by errors.
+
+    Raises:
+        ValueError: when a field is missing, of another kind, or names what is not listed.
     """
+    try:
+        for entry in content['images']:
+            if min(_number(entry['width']), _number(entry['height'])) < 1:
+                raise ValueError(f'image {entry["file_name"]} has no size')
+        for key, field in (('images', 'id'), ('images', 'file_name'), ('categories', 'id'), ('categories', 'name')):
+            counts = Counter(entry[field] for entry in content[key])
+            twice = [value for value, count in counts.items() if count > 1]
+            if twice:
+                raise ValueError(f'{key} have the {field} {twice[0]!r} more than once')
+        if not isinstance(content['annotations'], list):
+            raise TypeError('annotations is not a list')
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f'{source} is not a COCO json with images (id, file_name, width, height), categories (id, name) and '
+            f'annotations: {error!r}'
+        ) from error
+    label_of = {category['id']: label for label, category in enumerate(content['categories'])}
+    sizes = {image['id']: (int(image['height']), int(image['width'])) for image in content['images']}
+    rows: dict[object, list[list[float]]] = {image_id: [] for image_id in sizes}
+    bad = 0
+    for annotation in content['annotations']:
+        try:
+            x, y, w, h = (_number(value) for value in annotation['bbox'])
+            row = [x, y, w, h, _number(annotation.get('score', 1.0)), label_of[annotation['category_id']]]
+            (height, width), image_rows = sizes[annotation['image_id']], rows[annotation['image_id']]
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(
+                f'{source}: annotation {annotation} needs bbox=[x, y, w, h], and an image_id and category_id '
+                f'that are listed in the file ({error!r})'
+            ) from error
+        visible = min(w, h) > 0 and min(x + w, y + h) > 0 and x < width and y < height
+        if all(map(math.isfinite, row)) and visible:
+            image_rows.append(row)
+        else:
+            bad += 1
+    if bad:
+        print_log(
+            f'{source}: {bad} objects with NaN, or with a box that is empty or outside its image, left out', 'current'
+        )
+    return CocoContent(
+        tuple(category['name'] for category in content['categories']),
+        {i['file_name']: Detections.from_rows(rows[i['id']], sizes[i['id']]) for i in content['images']},
+    )
 
-    bboxes: np.ndarray
-    scores: np.ndarray
-    labels: np.ndarray
-    img_shape: tuple[int, int]
+
+def write_coco(
+    path: str | Path,
+    detections: Iterable[tuple[str, Detections]],
+    classes: Sequence[str],
+    info: Mapping[str, object] | None = None,
+) -> dict[str, Any]:
+    """Write the objects of images as one COCO json, complete or not at all; ids count from 1.
+
+    Args:
+        path: the file.
+        detections: file name and objects of each image.
+        classes: names of the labels.
+        info: kept in the file as it is.
+
+    Returns:
+        What was written.
+    """
+    images: list[dict[str, object]] = []
+    annotations: list[dict[str, object]] = []
+    for image_id, (file_name, found) in enumerate(detections, start=1):
+        height, width = found.image_size
+        images.append(dict(id=image_id, file_name=file_name, height=height, width=width))
+        annotations += found.to_coco(image_id, first_id=len(annotations) + 1)
+    content = dict(
+        info=dict(info or {}),
+        images=images,
+        categories=[dict(id=label + 1, name=name) for label, name in enumerate(classes)],
+        annotations=annotations,
+    )
+    write_text(path, json.dumps(content))
+    return content
 
 
 class ProposalSet:
-    """Proposals of many images, looked up by file name.
-
-    The file is a COCO json: ``images`` with file_name, width, height; ``categories``; ``annotations`` with image_id,
-    category_id, bbox (xywh in pixels) and score. An annotation without a score counts as certain (1.0), so that a file
-    of annotated boxes serves as well.
+    """Proposals of many images, looked up by file name; the file is a COCO json, see :func:`parse_coco`.
 
     Args:
         path: the json file.
-        max_per_image: keep the best-scored so many of each image; all when None.
+        max_per_image: keep the N highest-scoring objects of each image; all when None.
+
+    Raises:
+        FileNotFoundError: when there is no such file.
+        ValueError: when it is not a COCO json, or ``max_per_image`` is below 1.
     """
 
     def __init__(self, path: str | Path, max_per_image: int | None = None) -> None:
         self.path = Path(path)
         if max_per_image is not None and max_per_image < 1:
             raise ValueError(f'max_per_image is {max_per_image}, expected 1 or more, or None for all')
-        content = self._read()
-        self.classes = tuple(c['name'] for c in content['categories'])
-        label_of = {c['id']: label for label, c in enumerate(content['categories'])}
-        boxes: dict[int, list[tuple]] = {image['id']: [] for image in content['images']}
-        bad = 0
-        for annotation in content['annotations']:
-            try:
-                x, y, w, h = (_number(v) for v in annotation['bbox'])
-                row = (x, y, x + w, y + h, _number(annotation.get('score', 1.0)), label_of[annotation['category_id']])
-                image = boxes[annotation['image_id']]
-            except (KeyError, TypeError, ValueError) as error:
-                raise ValueError(
-                    f'{self.path}: annotation {annotation} needs bbox=[x, y, w, h], and an image_id and category_id '
-                    f'that are listed in the file ({error!r})'
-                ) from error
-            if np.isfinite(row).all():
-                image.append(row)
-            else:
-                bad += 1
-        if bad:
-            print_log(f'{self.path}: {bad} objects with NaN or infinite numbers left out', 'current')
-        self._images: dict[str, ImageProposals] = {}
-        for image in content['images']:
-            rows = np.asarray(sorted(boxes[image['id']], key=lambda row: -row[4]), dtype=np.float64).reshape(-1, 6)
-            rows = rows[:max_per_image]
-            self._images[image['file_name']] = ImageProposals(
-                rows[:, :4].astype(np.float32),
-                rows[:, 4].astype(np.float32),
-                rows[:, 5].astype(np.int64),
-                (int(image['height']), int(image['width'])),
-            )
-
-    def _read(self) -> dict:
         if not self.path.is_file():
             raise FileNotFoundError(
-                f'no proposals at {self.path}; make them with '
-                f'`python tools/extract_proposals.py DET_CONFIG DET_CKPT IMAGES --out {self.path}`'
+                f'no proposals at {path}; make them with '
+                f'`python tools/extract_proposals.py DET_CONFIG DET_CKPT IMAGES --out {path}`'
             )
         try:
             content = json.loads(self.path.read_text(encoding='utf-8'))
-            for entry in content['images']:
-                if min(_number(entry['width']), _number(entry['height'])) < 1:
-                    raise ValueError(f'image {entry["file_name"]} has no size')
-            for key, field in (('images', 'id'), ('images', 'file_name'), ('categories', 'id'), ('categories', 'name')):
-                counts = Counter(entry[field] for entry in content[key])
-                twice = [value for value, count in counts.items() if count > 1]
-                if twice:
-                    raise ValueError(f'{key} have the {field} {twice[0]!r} more than once')
-            if not isinstance(content['annotations'], list):
-                raise TypeError('annotations is no list')
-        except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(
-                f'{self.path} is not a COCO json with images (id, file_name, width, height), categories (id, name) and '
-                f'annotations: {error!r}'
-            ) from error
-        return content
+        except ValueError as error:
+            raise ValueError(f'{path} is not a COCO json: {error!r}') from error
+        self.classes, found = parse_coco(content, self.path)
+        self._detections = {name: detections.top(max_per_image) for name, detections in found.items()}
 
     def __len__(self) -> int:
-        return len(self._images)
+        return len(self._detections)
 
     def __contains__(self, file_name: str) -> bool:
-        return file_name in self._images
+        return file_name in self._detections
 
-    def get(self, file_name: str) -> ImageProposals | None:
-        """Proposals of an image; None when the file says nothing of it."""
-        return self._images.get(file_name)
+    def get(self, file_name: str) -> Detections | None:
+        """Objects of an image; None when the file says nothing of it."""
+        return self._detections.get(file_name)
 
 
 def _number(value: object) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise TypeError(f'{value!r} is no number')
+        raise TypeError(f'{value!r} is not a number')
     return float(value)

@@ -1,61 +1,165 @@
-"""An MMDet detector with its own preprocessing, and what is kept of the objects it finds, offline and online alike."""
+"""An MMDet detector with its own preprocessing, for offline extraction and inside a model alike."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
+from mmengine.config import Config, ConfigDict
 from mmengine.dataset import Compose, pseudo_collate
+from mmengine.model import BaseModel
 from mmengine.registry import DefaultScope
 from mmengine.runner.checkpoint import CheckpointLoader
 from torch import Tensor, nn
 from torchvision.ops import batched_nms
 
-from galr_mm.imagery.tiles import open_image, windows
+from galr_mm.detection.saved_config import read_config_text
+from galr_mm.imagery import Window, open_image, windows
 from galr_mm.integrations.installation import require_module
+from galr_mm.registry import MODELS
+from galr_mm.structures import Detections
 
 
-class Found(NamedTuple):
-    """Objects of one image: rows [x, y, w, h, score, label] in pixels, highest score first, and its size."""
+class MMDetDetector:
+    """Any MMDet detector: image files or arrays in, :class:`galr_mm.structures.Detections` out.
 
-    rows: list[list[float]]
-    height: int
-    width: int
+    It uses the detector's OWN test pipeline (size, normalization, channel order). No global scope is left behind.
 
+    Args:
+        checkpoint: weights of an MMDet training.
+        config: MMDet config, as a file or as its content (``model`` and ``test_dataloader``). None takes the one that
+            the checkpoint holds; it is read as data, nothing of it is executed. A config FILE is Python and is run.
+        device: where the detector goes.
 
-def build_detector(config: str | Path, checkpoint: str | Path, device: str = 'cpu') -> tuple[nn.Module, list[dict]]:
-    """An MMDet detector and its own test pipeline; no global scope is left behind.
+    Attributes:
+        model: the detector, in evaluation.
+        classes: names of its labels.
+        for_files, for_arrays: its test pipeline for ``dict(img_path=..., img_id=...)`` and for BGR uint8 arrays,
+            ``dict(img=..., img_id=...)``.
 
     Raises:
         ImportError: when mmdet is not installed.
         FileNotFoundError: when config or checkpoint is missing.
-        ValueError: when the checkpoint is another detector's.
+        ValueError: when the checkpoint is another detector's, holds no config where none is given, or nothing names
+            the classes.
     """
-    require_module('mmdet', 'detect')
-    for path in (config, checkpoint):
-        if not Path(path).is_file():
-            raise FileNotFoundError(f'no file at {path}')
-    with DefaultScope.overwrite_default_scope('mmdet'):
-        from mmdet.apis import init_detector
-        from mmdet.utils import get_test_pipeline_cfg
 
-        model = init_detector(str(config), str(checkpoint), device=device)
-        names = require_weights(model, checkpoint)
-        names = names or model.cfg.test_dataloader.dataset.get('metainfo', {}).get('classes')
+    def __init__(
+        self, checkpoint: str | Path, config: str | Path | Mapping[str, Any] | None = None, device: str = 'cpu'
+    ) -> None:
+        require_module('mmdet', 'detect')
+        for path in (config, checkpoint):
+            if isinstance(path, (str, Path)) and '://' not in str(path) and not Path(path).is_file():
+                raise FileNotFoundError(f'no file at {path}')
+        content = CheckpointLoader.load_checkpoint(str(checkpoint), map_location='cpu')
+        cfg = self._read_config(config, content, checkpoint)
+        # mmdet's package imports slowly, and its parts look for each other in its own scope
+        with DefaultScope.overwrite_default_scope('mmdet'):
+            from mmdet.utils import get_test_pipeline_cfg
+
+            # mmdet reads settings of its parts as attributes
+            self.model: BaseModel = MODELS.build(ConfigDict({'_scope_': 'mmdet', **cfg.model}))
+            steps = get_test_pipeline_cfg(cfg)
+        _load_weights(self.model, content, checkpoint)
+        self.model.to(device).eval()
+        names = content.get('meta', {}).get('dataset_meta', {}).get('classes')
+        names = names or cfg.test_dataloader.dataset.get('metainfo', {}).get('classes')
         if names is None:
             raise ValueError(
                 f'neither {checkpoint} nor the config names the classes; set metainfo of the test data set'
             )
-        model.dataset_meta = dict(classes=tuple(names))
-        return model, get_test_pipeline_cfg(model.cfg)
+        self.classes = (names,) if isinstance(names, str) else tuple(names)
+        self.cfg = cfg
+        self.for_files, self.for_arrays = _pipelines(steps)
+
+    @staticmethod
+    def _read_config(
+        config: str | Path | Mapping[str, Any] | None, content: Mapping[str, Any], checkpoint: str | Path
+    ) -> Config:
+        if isinstance(config, (str, Path)):
+            return Config.fromfile(config)
+        if config is None:
+            text = content.get('meta', {}).get('cfg')
+            if not isinstance(text, str):
+                raise ValueError(f"{checkpoint} holds no config; give the detector's config=FILE")
+            config = read_config_text(text, checkpoint)
+        missing = [key for key in ('model', 'test_dataloader') if key not in config]
+        if missing:
+            raise ValueError(f"the detector's config has no {' and no '.join(missing)}")
+        return Config(dict(config))
+
+    def detect(self, images: Sequence[str | Path | np.ndarray]) -> list[Detections]:
+        """Objects of image files, or of BGR uint8 arrays (H, W, 3) as mmcv.imread gives them.
+
+        Raises:
+            OSError: when an image cannot be read or is too thin to be resized; names it.
+        """
+        batch = []
+        for index, image in enumerate(images):
+            try:
+                if isinstance(image, np.ndarray):
+                    batch.append(self.for_arrays(dict(img=image, img_id=index)))
+                else:
+                    batch.append(self.for_files(dict(img_path=str(image), img_id=index)))
+            except Exception as error:  # whatever a decoder or a resize raises
+                name = f'array {index} of {image.shape}' if isinstance(image, np.ndarray) else f'image {image}'
+                raise OSError(f'cannot read the {name} for the detector: {" ".join(str(error).split())}') from error
+        return self.detect_prepared(batch)
+
+    def detect_prepared(self, batch: Sequence[dict[str, Any]]) -> list[Detections]:
+        """Objects of images that went through ``for_files`` or ``for_arrays``.
+
+        Images of equal size go through the detector together: padding one to the size of another would change its
+        scores, so that they hung on what else is in the batch.
+        """
+        groups: dict[tuple[int, ...], list[int]] = {}
+        for index, item in enumerate(batch):
+            groups.setdefault(tuple(item['inputs'].shape), []).append(index)
+        found: dict[int, Detections] = {}
+        with DefaultScope.overwrite_default_scope('mmdet'), torch.no_grad():
+            for indices in groups.values():
+                results = self.model.test_step(pseudo_collate([batch[index] for index in indices]))
+                for index, result in zip(indices, results, strict=True):
+                    found[index] = Detections.from_instances(result.pred_instances.cpu(), result.ori_shape[:2])
+        return [found[index] for index in range(len(batch))]
+
+    def detect_in_tiles(
+        self, path: str | Path, tile: int, overlap: int = 200, merge_iou: float = 0.5, batch_size: int = 8
+    ) -> Detections:
+        """Objects of a large image, found tile by tile and merged by non-maximum suppression within each class.
+
+        Args:
+            path: the image.
+            tile: side of a tile in pixels.
+            overlap: pixels that neighboring tiles share.
+            merge_iou: of objects of one class that overlap more, the highest-scoring stays.
+            batch_size: tiles at a time.
+        """
+        boxes: list[Tensor] = []
+        found: list[Detections] = []
+        with open_image(path) as image:
+            size = (image.height, image.width)
+            for group in _groups(windows(*size, tile, overlap), batch_size):
+                batch = [self.for_arrays(dict(img=image.read(window), img_id=i)) for i, window in enumerate(group)]
+                for window, part in zip(group, self.detect_prepared(batch), strict=True):
+                    found.append(part)
+                    boxes.append(part.boxes + part.boxes.new_tensor([window.left, window.top]).repeat(2))
+        merged = Detections(
+            torch.cat(boxes),
+            torch.cat([part.scores for part in found]),
+            torch.cat([part.labels for part in found]),
+            size,
+        )
+        keep = batched_nms(merged.boxes, merged.scores, merged.labels, merge_iou)
+        return Detections(merged.boxes[keep], merged.scores[keep], merged.labels[keep], size)
 
 
-def require_weights(model: nn.Module, checkpoint: str | Path) -> tuple[str, ...] | None:
-    """Refuse a checkpoint of another detector, of which MMDet only logs what is missing; names of its classes."""
-    content = CheckpointLoader.load_checkpoint(str(checkpoint), map_location='cpu')
+def _load_weights(model: nn.Module, content: Mapping[str, Any], checkpoint: str | Path) -> None:
+    """Load, and refuse a checkpoint of another detector, of which MMDet only logs what is missing."""
     weights = {key.removeprefix('module.'): value for key, value in content.get('state_dict', content).items()}
     own = model.state_dict()
     wrong = [key for key, value in own.items() if getattr(weights.get(key), 'shape', None) != value.shape]
@@ -64,10 +168,10 @@ def require_weights(model: nn.Module, checkpoint: str | Path) -> tuple[str, ...]
             f'{checkpoint} does not fit the detector: {len(wrong)} of {len(own)} weights are missing or of another '
             f'shape, such as {wrong[0]}'
         )
-    return content.get('meta', {}).get('dataset_meta', {}).get('classes')
+    model.load_state_dict({key: weights[key] for key in own})
 
 
-def detector_pipelines(steps: Sequence[dict]) -> tuple[Compose, Compose]:
+def _pipelines(steps: Sequence[Mapping[str, Any]]) -> tuple[Compose, Compose]:
     """A detector's test pipeline without annotations, once for image files and once for BGR arrays."""
     steps = [dict(step) for step in steps if 'LoadAnnotations' not in step['type']]
     if not steps or steps[0]['type'].split('.')[-1] != 'LoadImageFromFile':
@@ -77,84 +181,6 @@ def detector_pipelines(steps: Sequence[dict]) -> tuple[Compose, Compose]:
         return Compose(steps), Compose([dict(steps[0], type='mmdet.LoadImageFromNDArray'), *steps[1:]])
 
 
-def find_objects(model: nn.Module, batch: Sequence[dict]) -> list[tuple[Tensor, Tensor, Tensor, tuple[int, int]]]:
-    """Boxes (n, 4) xyxy, scores (n,), labels (n,) and (height, width) of images that went through the pipeline.
-
-    Images of equal size go through the detector together: padding one to the size of another would change its scores,
-    so that they hung on what else is in the batch.
-    """
-    groups: dict[tuple, list[int]] = {}
-    for number, item in enumerate(batch):
-        groups.setdefault(tuple(item['inputs'].shape), []).append(number)
-    found: dict[int, tuple] = {}
-    with DefaultScope.overwrite_default_scope('mmdet'), torch.no_grad():
-        for numbers in groups.values():
-            for number, result in zip(
-                numbers, model.test_step(pseudo_collate([batch[n] for n in numbers])), strict=True
-            ):
-                f = result.pred_instances
-                found[number] = (f.bboxes.cpu(), f.scores.cpu(), f.labels.cpu(), tuple(result.ori_shape[:2]))
-    return [found[number] for number in range(len(batch))]
-
-
-def keep_best(
-    boxes: Tensor, scores: Tensor, labels: Tensor, size: tuple[int, int], score_thr: float, max_per_image: int
-) -> Found:
-    """Clip boxes to the image, drop empty ones and low scores, keep the best-scored, rounded as they are stored."""
-    height, width = size
-    boxes = boxes.clamp(min=0).minimum(boxes.new_tensor([width, height, width, height]))
-    keep = (boxes[:, 2:] > boxes[:, :2]).all(1) & (scores >= score_thr)
-    boxes, scores, labels = boxes[keep].double(), scores[keep], labels[keep]
-    order = scores.argsort(descending=True, stable=True)[:max_per_image]
-    boxes = torch.cat([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], dim=1)[order].round(decimals=2)
-    rows = zip(boxes.tolist(), scores[order].tolist(), labels[order].tolist(), strict=True)
-    return Found([[*box, round(score, 5), label] for box, score, label in rows], height, width)
-
-
-def find_in_tiles(
-    model: nn.Module,
-    pipeline: Compose,
-    path: str | Path,
-    tile: int,
-    overlap: int,
-    merge_iou: float,
-    batch_size: int,
-) -> tuple[Tensor, Tensor, Tensor, tuple[int, int]]:
-    """Objects of a large image, found tile by tile and merged by non-maximum suppression within each class.
-
-    What :func:`find_objects` gives, for the whole image. ``pipeline`` is the detector's one for arrays.
-    """
-    parts: list[tuple[Tensor, Tensor, Tensor]] = []
-    with open_image(path) as image:
-        size = (image.height, image.width)
-        for group in _groups(windows(*size, tile, overlap), batch_size):
-            batch = [pipeline(dict(img=image.read(window), img_id=number)) for number, window in enumerate(group)]
-            for window, (boxes, scores, labels, _) in zip(group, find_objects(model, batch), strict=True):
-                corner = boxes.new_tensor([window.left, window.top, window.left, window.top])
-                parts.append((boxes + corner, scores, labels))
-    boxes, scores, labels = (torch.cat(values) for values in zip(*parts, strict=True))
-    keep = batched_nms(boxes, scores, labels, merge_iou)
-    return boxes[keep], scores[keep], labels[keep], size
-
-
-def _groups(items: Iterator, size: int) -> Iterator[list]:
-    group = []
-    for item in items:
-        group.append(item)
-        if len(group) == size:
-            yield group
-            group = []
-    if group:
+def _groups(items: Iterator[Window], size: int) -> Iterator[list[Window]]:
+    while group := list(islice(items, size)):
         yield group
-
-
-def as_proposals(found: Found) -> dict:
-    """Objects as the fields of a sample of :class:`galr_mm.ImageTextDataset`."""
-    rows = np.asarray(found.rows, dtype=np.float64).reshape(-1, 6)
-    rows[:, 2:4] += rows[:, :2]
-    return dict(
-        gt_bboxes=rows[:, :4].astype(np.float32),
-        proposal_scores=rows[:, 4].astype(np.float32),
-        gt_bboxes_labels=rows[:, 5].astype(np.int64),
-        proposal_img_shape=(found.height, found.width),
-    )

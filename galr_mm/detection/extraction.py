@@ -1,7 +1,7 @@
 """Run any MMDet detector over many images and keep what it finds as one COCO json.
 
 Work goes to ``<out>.partial.jsonl`` (and ``.partial-1.jsonl`` and so on, a file for each process), one line an image;
-the json appears, complete, when the last image is done. An interrupted run goes on after the last complete lines.
+the json appears, complete, when the last image is done. An interrupted run resumes after the last complete lines.
 """
 
 from __future__ import annotations
@@ -17,51 +17,17 @@ from typing import Any, NamedTuple
 from mmengine.config import Config
 from mmengine.dataset import Compose
 from mmengine.dist import barrier, broadcast_object_list, get_rank, get_world_size, is_main_process
-from torch import nn
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from galr_mm.detection.detector import build_detector, detector_pipelines, find_in_tiles, find_objects, keep_best
-from galr_mm.imagery.tiles import image_size
-from galr_mm.utils.io import claimed, missing_files, write_text
-
-SUFFIXES = {'.jpg', '.jpeg', '.png', '.tif', '.tiff', '.bmp', '.webp'}
-
-
-def list_images(source: str | Path, img_root: str | Path | None = None) -> tuple[Path, list[str]]:
-    """Folder and file names of the images of a folder, of a Karpathy-style json or of a COCO json, in a fixed order.
-
-    Args:
-        source: the folder, searched with its sub-folders, or the json.
-        img_root: folder of the images of a json; by default ``images`` beside it.
-
-    Raises:
-        FileNotFoundError: when ``source`` or a listed image is missing.
-        ValueError: when there is no image, or the json is of neither kind.
-    """
-    source = Path(source)
-    if source.is_dir():
-        names = sorted(p.relative_to(source).as_posix() for p in source.rglob('*') if p.suffix.lower() in SUFFIXES)
-        if not names:
-            raise ValueError(f'no images ({", ".join(sorted(SUFFIXES))}) in {source}')
-        return source, names
-    if not source.is_file():
-        raise FileNotFoundError(f'{source} is neither a folder nor a file')
-    try:
-        images = json.loads(source.read_text(encoding='utf-8'))['images']
-        names = list(dict.fromkeys(image.get('filename') or image['file_name'] for image in images))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f'{source} is neither a Karpathy-style nor a COCO json: {error!r}') from error
-    if not names:
-        raise ValueError(f'{source} lists no images')
-    root = Path(img_root) if img_root else source.parent / 'images'
-    missing = missing_files(names, str(root))
-    if missing:
-        raise FileNotFoundError(f'{len(missing)} images of {source} are not in {root}, such as {missing[0]}')
-    return root, names
+from galr_mm.detection.coco import write_coco
+from galr_mm.detection.detector import MMDetDetector
+from galr_mm.imagery import image_size, list_images
+from galr_mm.structures import Detections
+from galr_mm.utils.io import file_lock, write_text
 
 
-class DetectorInputs(Dataset):
+class DetectorInputs(Dataset[dict[str, Any]]):
     """Images through a detector's own test pipeline; a broken one gives its error, a large one only its name.
 
     An image is large when a side is longer than ``tile``.
@@ -93,10 +59,10 @@ class Settings(NamedTuple):
 
     Args:
         score_thr: leave out lower scores.
-        max_per_image: keep the best-scored so many.
-        tile: cut images with a longer side into tiles of so many pixels; None never does.
+        max_per_image: keep the N highest-scoring objects.
+        tile: cut images with a longer side into tiles of N x N pixels; None never does.
         overlap: pixels that neighboring tiles share.
-        merge_iou: of objects of one class in the tiles of an image that overlap more, the best-scored stays.
+        merge_iou: of objects of one class in the tiles of an image that overlap more, the highest-scoring stays.
     """
 
     score_thr: float = 0.1
@@ -117,37 +83,36 @@ class Settings(NamedTuple):
 
 
 def detect(
-    model: nn.Module,
-    steps: Sequence[dict],
+    detector: MMDetDetector,
     root: Path,
     names: Sequence[str],
     settings: Settings,
     batch_size: int = 8,
     num_workers: int = 2,
-) -> Iterator[dict]:
-    """Yield a record an image, in order: file_name, height, width and objects [x, y, w, h, score, label], or error."""
-    for_files, for_arrays = detector_pipelines(steps)
-    images = DetectorInputs(root, names, for_files, settings.tile)
+) -> Iterator[tuple[str, Detections | str]]:
+    """Yield the name of each image, in order, with its objects, or with why it cannot be read."""
+    images = DetectorInputs(root, names, detector.for_files, settings.tile)
     for items in DataLoader(images, batch_size, num_workers=num_workers, collate_fn=list):
-        results = iter(find_objects(model, [item['data'] for item in items if 'data' in item]))
+        results = iter(detector.detect_prepared([item['data'] for item in items if 'data' in item]))
         for item in items:
-            if 'data' in item:
-                objects = next(results)
-            elif 'error' not in item:
-                try:
-                    objects = find_in_tiles(model, for_arrays, root / item['name'], *settings[2:], batch_size)
-                except Exception as error:  # as above, for what only decoding shows
-                    item['error'] = _reason(error)
             if 'error' in item:
-                yield {'file_name': item['name'], 'error': item['error']}
+                yield item['name'], item['error']
                 continue
-            found = keep_best(*objects, settings.score_thr, settings.max_per_image)
-            yield {
-                'file_name': item['name'],
-                'height': found.height,
-                'width': found.width,
-                'objects': found.rows,
-            }
+            if 'data' in item or settings.tile is None:
+                found = next(results)
+            else:
+                try:
+                    found = detector.detect_in_tiles(
+                        root / item['name'],
+                        tile=settings.tile,
+                        overlap=settings.overlap,
+                        merge_iou=settings.merge_iou,
+                        batch_size=batch_size,
+                    )
+                except Exception as error:  # as above, for what only decoding shows
+                    yield item['name'], _reason(error)
+                    continue
+            yield item['name'], found.filtered(settings.score_thr, settings.max_per_image)
 
 
 def extract_proposals(
@@ -177,22 +142,21 @@ def extract_proposals(
     settings.check()
     out = Path(out)
     root, names = list_images(source, img_root)
-    model, steps = build_detector(config, checkpoint, device)
-    classes = model.dataset_meta['classes']
+    detector = MMDetDetector(checkpoint, config, device)
     header = {
         'images': str(root.resolve()),
         'detector': hashlib.sha256(
-            Path(checkpoint).read_bytes() + json.dumps(str(_model_and_pipeline(model.cfg))).encode()
+            Path(checkpoint).read_bytes() + json.dumps(str(_model_and_pipeline(detector.cfg))).encode()
         ).hexdigest(),
         **settings._asdict(),
-        'classes': list(classes),
+        'classes': list(detector.classes),
     }
     with ExitStack() as stack:
         shared: list[Any] = [None]
         if is_main_process():
             try:
-                stack.enter_context(claimed(out))
-                shared = [_begin(out, header)]
+                stack.enter_context(file_lock(out))
+                shared = [_start(out, header)]
             except (FileExistsError, BlockingIOError) as error:
                 shared = [error]
         broadcast_object_list(shared)
@@ -200,17 +164,17 @@ def extract_proposals(
             raise shared[0]
         done = set(shared[0])
         todo = [name for name in names if name not in done]
-        share = todo[get_rank() :: get_world_size()]
+        own = todo[get_rank() :: get_world_size()]
         if done and is_main_process():
-            print(f'going on after {len(names) - len(todo)} of {len(names)} images from {_partial(out)}', flush=True)
+            print(f'resuming after {len(names) - len(todo)} of {len(names)} images from {_partial(out)}', flush=True)
         with (
             _partial(out, get_rank()).open('a', encoding='utf-8') as file,
-            tqdm(total=len(share), unit='image', disable=not is_main_process()) as bar,
+            tqdm(total=len(own), unit='image', disable=not is_main_process()) as bar,
         ):
             if not is_main_process():
                 file.write(json.dumps(header) + '\n')
-            for record in detect(model, steps, root, share, settings, batch_size, num_workers):
-                file.write(json.dumps(record) + '\n')
+            for name, found in detect(detector, root, own, settings, batch_size, num_workers):
+                file.write(json.dumps(_record(name, found)) + '\n')
                 file.flush()
                 bar.update()
         barrier()
@@ -218,8 +182,10 @@ def extract_proposals(
             return None
         records = _read_partial(out, header)
         info = {key: value for key, value in header.items() if key != 'images'}  # a path of this machine
-        content = to_coco([records[name] for name in names], classes, {**info, 'config': Path(config).name})
-        write_text(out, json.dumps(content))
+        info['config'] = Path(config).name
+        info['unreadable'] = {name: records[name]['error'] for name in names if 'error' in records[name]}
+        readable = ((name, _detections(records[name])) for name in names if 'error' not in records[name])
+        content = write_coco(out, readable, detector.classes, info)
         for path in _partials(out):
             path.unlink()
         return content
@@ -233,7 +199,7 @@ def _partials(out: Path) -> list[Path]:
     return sorted(out.parent.glob(f'{glob.escape(out.name)}.partial*.jsonl'))
 
 
-def _begin(out: Path, header: dict) -> list[str]:
+def _start(out: Path, header: dict) -> list[str]:
     """Gather what unfinished runs left in one file, without lines that were cut off; names of the images done."""
     done = _read_partial(out, header)
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -244,13 +210,25 @@ def _begin(out: Path, header: dict) -> list[str]:
     return list(done)
 
 
+def _record(name: str, found: Detections | str) -> dict[str, Any]:
+    """A line of the journal: file_name, height, width and objects [x, y, w, h, score, label], or error."""
+    if isinstance(found, str):
+        return {'file_name': name, 'error': found}
+    height, width = found.image_size
+    return {'file_name': name, 'height': height, 'width': width, 'objects': found.to_rows()}
+
+
+def _detections(record: dict[str, Any]) -> Detections:
+    return Detections.from_rows(record['objects'], (record['height'], record['width']))
+
+
 def _model_and_pipeline(cfg: Config) -> dict[str, Any]:
     return {'model': cfg.model.to_dict(), 'test': cfg.test_dataloader.dataset.to_dict()}
 
 
 def _read_partial(out: Path, header: dict) -> dict[str, dict]:
     """Records of an unfinished run, by file name; lines that were cut off are left out."""
-    records = {}
+    records: dict[str, dict[str, Any]] = {}
     for path in _partials(out):
         rows = [
             json.loads(line) for line in path.read_text(encoding='utf-8').splitlines(keepends=True) if line[-1] == '\n'
@@ -260,37 +238,8 @@ def _read_partial(out: Path, header: dict) -> dict[str, dict]:
             different = [key for key in header if first.get(key) != header[key]]
             if different:
                 raise FileExistsError(
-                    f'{path} was begun with another {", ".join(different)}; delete it to start again, or choose '
+                    f'{path} was started with another {", ".join(different)}; delete it to start again, or choose '
                     'another --out'
                 )
         records |= {row['file_name']: row for row in rows}
     return records
-
-
-def to_coco(records: Sequence[dict], classes: Sequence[str], info: dict) -> dict:
-    """COCO json of per-image records; images that could not be read are listed under info.unreadable."""
-    images, annotations = [], []
-    for record in records:
-        if 'error' in record:
-            continue
-        image_id = len(images) + 1
-        images.append(dict(id=image_id, file_name=record['file_name'], height=record['height'], width=record['width']))
-        for x, y, w, h, score, label in record['objects']:
-            annotations.append(
-                dict(
-                    id=len(annotations) + 1,
-                    image_id=image_id,
-                    category_id=label + 1,
-                    bbox=[x, y, w, h],
-                    area=round(w * h, 2),
-                    iscrowd=0,
-                    score=score,
-                )
-            )
-    unreadable = {record['file_name']: record['error'] for record in records if 'error' in record}
-    return dict(
-        info={**info, 'unreadable': unreadable},
-        images=images,
-        categories=[dict(id=label + 1, name=name) for label, name in enumerate(classes)],
-        annotations=annotations,
-    )

@@ -1,7 +1,14 @@
 from galr_mm.evaluation.evaluator import RetrievalEvaluator
 from galr_mm.evaluation.metrics import RecallAtK
-from galr_mm.evaluation.rerankers import MultivariateRerank, ProductRerank, ReverseRankRerank, build_rerankers
+from galr_mm.evaluation.rerankers import (
+    FormulaRerank,
+    MultivariateRerank,
+    ProductRerank,
+    ReverseRankRerank,
+    build_rerankers,
+)
 from galr_mm.functional import (
+    QueryBankReranker,
     chance_recall_at_k,
     multivariate_rerank,
     multivariate_rerank_from_features,
@@ -11,12 +18,12 @@ from galr_mm.functional import (
     retrieval_ranks,
     reverse_rank_rerank,
 )
-from galr_mm.functional.rerank.query_bank import QueryBankReranker
 
 __all__ = [
+    'FormulaRerank',
     'MultivariateRerank',
-    'QueryBankReranker',
     'ProductRerank',
+    'QueryBankReranker',
     'RecallAtK',
     'RetrievalEvaluator',
     'ReverseRankRerank',

@@ -1,17 +1,18 @@
-"""Registered re-rankers: callables RetrievalScores -> RetrievalScores, thin shells around ``functional/rerank.py``."""
+"""Registered re-rankers: callables RetrievalScores -> RetrievalScores, thin shells around ``galr_mm.functional``."""
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import replace
-from typing import Any
+from functools import partial
+from typing import Any, ClassVar
 
-import torch
 from torch import Tensor
 
-from galr_mm.functional import multivariate_rerank, product_rerank, reverse_rank_rerank
+from galr_mm.functional import multivariate_scores, product_scores, rescore
+from galr_mm.functional.rerank.checks import check_options
 from galr_mm.registry import RERANKERS
-from galr_mm.structures import RetrievalScores
+from galr_mm.structures import RerankedScores, RetrievalScores
 
 Reranker = Callable[[RetrievalScores], RetrievalScores]
 # what `rerank=<name>` stands for
@@ -24,57 +25,91 @@ RESERVED = ('raw', 'chance', 'i2t', 't2i', 'mR')  # names in the table
 OFF = (None, 'none', 'None', False)
 
 
-class MatrixRerank:
-    """Base of re-rankers that apply one function of a matrix (rows are queries) to both directions.
+class FormulaRerank:
+    """Base of re-rankers that give the k best of each query new scores by a formula, in both directions.
+
+    Called, it gives re-ranked matrices, as any re-ranker does; :meth:`rescore` gives the same without the matrices, and
+    :class:`galr_mm.RetrievalEvaluator` takes that.
 
     Args:
-        **options: keyword arguments of the function.
+        **options: ``k``, ``tail``, ``significance`` and the keyword arguments of the formula, as far as the class does
+            not fix them; see :func:`galr_mm.functional.multivariate_rerank`.
     """
 
-    function: Callable[..., Tensor]
+    formula: ClassVar[Callable[..., Tensor]]  # Candidates, options -> scores (Q, k)
+    fixed: ClassVar[dict[str, Any]] = {}
 
     def __init__(self, **options: Any) -> None:
-        given = {'similarity', 'reverse_similarity', 'filler'} & options.keys()
-        if given:
-            raise ValueError(f'{", ".join(sorted(given))} cannot be set; it comes with the scores')
-        try:  # a wrong option fails here, not after the test
-            type(self).function(torch.eye(2), **options)
-        except (TypeError, ValueError) as error:
-            raise ValueError(f'{type(self).__name__}({options}): {error}') from error
+        formula = list(inspect.signature(type(self).formula).parameters)[1:]
+        known = [name for name in ('k', *formula, 'significance', 'tail') if name not in self.fixed]
+        unknown = sorted(options.keys() - set(known))
+        if unknown:
+            raise ValueError(f'{type(self).__name__} got {", ".join(unknown)}, expected {", ".join(known)}')
+        try:  # a wrong value fails here, not after the test
+            check_options(**options)
+        except ValueError as error:
+            raise ValueError(f'{type(self).__name__}: {error}') from error
         self.options = options
+        settings = dict(k=30, **self.fixed) | options
+        self._formula = partial(type(self).formula, **{n: v for n, v in settings.items() if n in formula})
+        self._settings = {n: v for n, v in settings.items() if n not in formula}
+
+    def rescore(self, scores: RetrievalScores) -> RerankedScores:
+        """Re-rank both directions of the raw scores, without making matrices."""
+        options = dict(self._settings, formula=self._formula, filler=scores.filler)
+        return RerankedScores(
+            scores,
+            i2t=rescore(scores.i2t, reverse_similarity=scores.t2i, **options),
+            t2i=rescore(scores.t2i, reverse_similarity=scores.i2t, **options),
+        )
 
     def __call__(self, scores: RetrievalScores) -> RetrievalScores:
         """Re-rank both directions of the raw scores."""
-        function = type(self).function
-        return replace(
-            scores,
-            i2t=function(scores.i2t, reverse_similarity=scores.t2i, filler=scores.filler, **self.options),
-            t2i=function(scores.t2i, reverse_similarity=scores.i2t, filler=scores.filler, **self.options),
-        )
+        return self.rescore(scores).matrices()
 
     def __repr__(self) -> str:
         return f'{type(self).__name__}({", ".join(f"{k}={v!r}" for k, v in self.options.items())})'
 
 
 @RERANKERS.register_module()
-class MultivariateRerank(MatrixRerank):
-    """:func:`galr_mm.evaluation.multivariate_rerank` in both directions; ``rerank=mr``."""
+class MultivariateRerank(FormulaRerank):
+    """:func:`galr_mm.functional.multivariate_rerank` in both directions; ``rerank=mr``.
 
-    function = multivariate_rerank
+    Args:
+        **options: k, weights, decay, reverse, reverse_top, significance and tail of that function.
+
+    Example:
+        >>> import torch
+        >>> raw = RetrievalScores.from_matrix(torch.tensor([[0.73, 0.75], [0.25, 1.0]]), captions_per_image=1)
+        >>> raw.ranks['i2t'], MultivariateRerank(k=2)(raw).ranks['i2t']
+        (tensor([1, 0]), tensor([0, 0]))
+    """
+
+    formula = staticmethod(multivariate_scores)
 
 
 @RERANKERS.register_module()
-class ReverseRankRerank(MatrixRerank):
-    """:func:`galr_mm.evaluation.reverse_rank_rerank` in both directions; ``rerank=rr``."""
+class ReverseRankRerank(FormulaRerank):
+    """:func:`galr_mm.functional.reverse_rank_rerank` in both directions; ``rerank=rr``.
 
-    function = reverse_rank_rerank
+    Args:
+        **options: k, decay and tail of that function.
+    """
+
+    formula = staticmethod(multivariate_scores)
+    fixed = dict(weights=(0.0, 0.0, 1.0), reverse='ordinal', reverse_top=None, significance='off')
 
 
 @RERANKERS.register_module()
-class ProductRerank(MatrixRerank):
-    """:func:`galr_mm.evaluation.product_rerank` in both directions; ``rerank=product``."""
+class ProductRerank(FormulaRerank):
+    """:func:`galr_mm.functional.product_rerank` in both directions; ``rerank=product``.
 
-    function = product_rerank
+    Args:
+        **options: k, decay, reverse and tail of that function.
+    """
+
+    formula = staticmethod(product_scores)
+    fixed = dict(significance='off')
 
 
 def build_rerankers(rerank: Any, rerank_cfg: Mapping[str, Mapping] | None = None) -> dict[str, Reranker]:
@@ -111,12 +146,7 @@ def build_rerankers(rerank: Any, rerank_cfg: Mapping[str, Mapping] | None = None
             prefix = config.pop('prefix', next((p for p, t in PRESETS.items() if t == entry['type']), entry['type']))
         else:
             raise ValueError(f'rerank is {rerank!r}, expected a name, dict(type=...), or a list of these')
-        if (
-            not isinstance(prefix, str)
-            or not prefix
-            or '/' in prefix
-            or prefix in ('raw', 'chance', 'i2t', 't2i', 'mR')
-        ):
+        if not isinstance(prefix, str) or not prefix or '/' in prefix or prefix in RESERVED:
             raise ValueError(f'the prefix {prefix!r} of a re-ranker is empty, holds a slash or is taken')
         if prefix in built:
             raise ValueError(f'rerank names {prefix!r} twice; give one a dict with another prefix=...')

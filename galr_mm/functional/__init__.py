@@ -1,17 +1,35 @@
+"""Recall and re-ranking as pure functions; they need torch and numpy only."""
+
 from galr_mm.functional.bootstrap import Interval, paired_bootstrap
-from galr_mm.functional.recall import chance_recall_at_k, recall_at_k, retrieval_ranks
+from galr_mm.functional.recall import chance_recall_at_k, recall_at_k, recall_from_ranks, retrieval_ranks
+from galr_mm.functional.rerank.candidates import Candidates, find_candidates
 from galr_mm.functional.rerank.from_features import Ranking, multivariate_rerank_from_features
-from galr_mm.functional.rerank.multivariate import multivariate_rerank, product_rerank, reverse_rank_rerank
+from galr_mm.functional.rerank.multivariate import multivariate_rerank, multivariate_scores
+from galr_mm.functional.rerank.order_preserving_shift import scatter_scores
+from galr_mm.functional.rerank.product import product_rerank, product_scores
+from galr_mm.functional.rerank.query_bank import QueryBankReranker
+from galr_mm.functional.rerank.rescored import Rescored, reranked_ranks, rescore
+from galr_mm.functional.rerank.reverse_rank import reverse_rank_rerank
 
 __all__ = [
+    'Candidates',
     'Interval',
+    'QueryBankReranker',
     'Ranking',
+    'Rescored',
     'chance_recall_at_k',
+    'find_candidates',
     'multivariate_rerank',
     'multivariate_rerank_from_features',
+    'multivariate_scores',
     'paired_bootstrap',
     'product_rerank',
+    'product_scores',
     'recall_at_k',
+    'recall_from_ranks',
+    'reranked_ranks',
+    'rescore',
     'retrieval_ranks',
     'reverse_rank_rerank',
+    'scatter_scores',
 ]

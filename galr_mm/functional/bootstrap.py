@@ -9,7 +9,11 @@ from torch import Tensor
 
 
 class Interval(NamedTuple):
-    """A difference in percent with the ends of its interval."""
+    """A difference in percent with the ends of its interval.
+
+    >>> Interval(1.5, low=-0.5, high=3.5).difference
+    1.5
+    """
 
     difference: float
     low: float
@@ -26,7 +30,7 @@ def paired_bootstrap(
 ) -> dict[str, Interval]:
     """What a re-ranking changes in R@k and mR, with percentile intervals of the paired bootstrap (Efron, 1979).
 
-    Images are drawn with replacement, each with all its captions, since the captions of an image are no independent
+    Images are drawn with replacement, each with all its captions, since the captions of an image are not independent
     queries; both sides are measured on the same draw, and the galleries stay whole. An interval says what other
     images of the same kind would do, not what another training would.
 
@@ -44,9 +48,16 @@ def paired_bootstrap(
     Raises:
         ValueError: when a direction has no query with a positive, both sides differ in their queries, or topk or
             resamples make no sense.
+
+    Example:
+        >>> positives = torch.eye(4).bool()
+        >>> before = dict(i2t=torch.tensor([0, 1, 2, 3]), t2i=torch.tensor([0, 0, 1, 1]))
+        >>> after = dict(i2t=torch.tensor([0, 0, 2, 3]), t2i=torch.tensor([0, 0, 1, 1]))
+        >>> paired_bootstrap(before, after, positives, topk=(1,), resamples=200)['i2t/R@1'].difference
+        25.0
     """
     if not topk or not isinstance(resamples, int) or not 1 <= resamples <= 100_000:
-        raise ValueError(f'topk is {topk} and resamples {resamples!r}, expected numbers, and 1 to 100,000 draws')
+        raise ValueError(f'topk is {topk} and resamples {resamples!r}, expected values of k, and 1 to 100,000 draws')
     for direction in ('i2t', 't2i'):
         first, second = before[direction], after[direction]
         if first.shape != second.shape or not torch.equal(first < 0, second < 0):

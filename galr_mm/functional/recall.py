@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 def check_finite(similarity: Tensor, name: str = 'similarities') -> None:
-    """Raise ValueError that says how many numbers of a matrix are NaN or infinite, and where the first is."""
+    """Raise ValueError that says how many values of a matrix are NaN or infinite, and where the first is."""
     bad = ~similarity.isfinite()
     if bad.any():
         row, column = bad.nonzero()[0].tolist()
@@ -47,8 +47,27 @@ def retrieval_ranks(similarity: Tensor, positives: Tensor) -> Tensor:
     return torch.where(positives.any(1), ranks, -1)
 
 
+def recall_from_ranks(ranks: Tensor, topk: Sequence[int] = (1, 5, 10)) -> dict[int, float]:
+    """R@k in percent: the fraction of the queries whose best positive stands among the k best.
+
+    Args:
+        ranks: int64 (Q,), 0-based, from :func:`retrieval_ranks`; queries without any positive (-1) do not count.
+        topk: the values of k.
+
+    Raises:
+        ValueError: when no query has a positive.
+
+    >>> recall_from_ranks(torch.tensor([0, 3, -1, 7]), topk=(1, 5))
+    {1: 33.33333333333333, 5: 66.66666666666666}
+    """
+    counted = ranks[ranks >= 0]
+    if not len(counted):
+        raise ValueError(f'none of the {len(ranks)} queries has a positive')
+    return {k: 100.0 * (counted < k).double().mean().item() for k in topk}
+
+
 def recall_at_k(similarity: Tensor, positives: Tensor, topk: Sequence[int] = (1, 5, 10)) -> dict[int, float]:
-    """Share in percent of the queries with a positive among the k best: the R@k of cross-modal retrieval.
+    """R@k of cross-modal retrieval in percent: the fraction of the queries with a positive among the k best.
 
     An image query scores if ANY of its captions is in the top k, a caption query if its image is. Queries without
     any positive (images without captions) do not count.
@@ -59,12 +78,11 @@ def recall_at_k(similarity: Tensor, positives: Tensor, topk: Sequence[int] = (1,
 
     Raises:
         ValueError: when no query has a positive, or as in :func:`retrieval_ranks`.
+
+    >>> recall_at_k(torch.tensor([[0.9, 0.5], [0.8, 0.7]]), torch.eye(2).bool(), topk=(1, 2))
+    {1: 50.0, 2: 100.0}
     """
-    ranks = retrieval_ranks(similarity, positives)
-    ranks = ranks[ranks >= 0]
-    if not len(ranks):
-        raise ValueError(f'none of the {len(similarity)} queries has a positive')
-    return {k: 100.0 * (ranks < k).double().mean().item() for k in topk}
+    return recall_from_ranks(retrieval_ranks(similarity, positives), topk)
 
 
 def chance_recall_at_k(positives: Tensor, topk: Sequence[int] = (1, 5, 10)) -> dict[int, float]:
@@ -73,12 +91,17 @@ def chance_recall_at_k(positives: Tensor, topk: Sequence[int] = (1, 5, 10)) -> d
     Shapes:
         - positives: bool (Q, N), p positives of each query among N
 
+    Raises:
+        ValueError: when no query has a positive.
+
     >>> chance_recall_at_k(torch.eye(4).bool(), topk=(1, 2))
     {1: 25.0, 2: 50.0}
     """
     size = positives.shape[1]
-    right = positives.sum(1)
-    counts = right[right > 0].tolist()
+    found = positives.sum(1)
+    counts = found[found > 0].tolist()
+    if not counts:
+        raise ValueError(f'none of the {len(positives)} queries has a positive')
     miss = {
         (p, k): math.comb(size - p, min(k, size)) / math.comb(size, min(k, size)) for p in set(counts) for k in topk
     }

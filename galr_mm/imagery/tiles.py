@@ -43,8 +43,8 @@ def image_size(path: str | Path) -> tuple[int, int]:
         with Image.open(path) as image:
             return image.height, image.width
     except UnidentifiedImageError:
-        image = DecodedImage(path)
-        return image.height, image.width
+        decoded = DecodedImage(path)
+        return decoded.height, decoded.width
     finally:
         Image.MAX_IMAGE_PIXELS = limit
 
@@ -88,7 +88,7 @@ def open_image(path: str | Path) -> Iterator[OpenedImage]:
 
 
 def _is_windowed(page) -> bool:
-    """Whether tiles of this page, put together, are the image: no palette, no turning, a codec that is here."""
+    """Whether tiles of this page, put together, are the image: no palette, not rotated, a codec that is available."""
     import tifffile
 
     orientation = page.tags.get('Orientation')

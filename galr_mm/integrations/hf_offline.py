@@ -17,6 +17,9 @@ def fail_fast_offline(timeout: float = 5.0) -> Iterator[None]:
 
     Without a network they retry each file for half a minute before they say so. The hub is tried once, with ``timeout``
     in seconds, and not at all behind a proxy or where ``HF_HUB_OFFLINE`` is set.
+
+    huggingface_hub has no such switch for one call: inside the block its ``HF_HUB_OFFLINE`` is set for the whole
+    process, so another thread that downloads in that time looks on the disk only.
     """
     from huggingface_hub import constants
 

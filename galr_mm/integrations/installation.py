@@ -1,10 +1,12 @@
-"""Find out whether the OpenMMLab packages fit together, and how to mend them where they do not."""
+"""Find out whether the OpenMMLab packages fit together, and how to repair them where they do not."""
 
 from __future__ import annotations
 
 import importlib
 import importlib.util
 from importlib import metadata
+from types import ModuleType
+from typing import Any
 
 # import name -> (distribution of the maintained line, upstream distribution)
 OPENMMLAB = {
@@ -55,8 +57,33 @@ def require_module(module: str, extra: str) -> None:
         raise ImportError(f'{module} is not installed; get it with: pip install "galr_mm[{extra}]"')
 
 
+class OptionalModule(ModuleType):
+    """Stands for a package of an extra, and imports it at its first use.
+
+    >>> OptionalModule('no_such_package', extra='clip').anything
+    Traceback (most recent call last):
+    ImportError: no_such_package is not installed; get it with: pip install "galr_mm[clip]"
+    """
+
+    def __init__(self, name: str, extra: str) -> None:
+        super().__init__(name)
+        self._extra = extra
+
+    def __getattr__(self, attribute: str) -> Any:
+        if attribute.startswith('__'):  # what tools ask of every module is no reason to import it
+            raise AttributeError(attribute)
+        try:
+            return getattr(importlib.import_module(self.__name__), attribute)
+        except ModuleNotFoundError as error:
+            if error.name != self.__name__:
+                raise
+            raise ImportError(
+                f'{self.__name__} is not installed; get it with: pip install "galr_mm[{self._extra}]"'
+            ) from error
+
+
 def require_working_mmcv() -> None:
-    """Stop with the mending command where mmcv's ops are there but broken.
+    """Stop with the command that repairs them where mmcv's ops are there but broken.
 
     An mmcv without ops is fine for retrieval from cached proposals. Ops that were compiled for another torch are not:
     mmengine's Runner imports them whenever the file exists, whatever the model.
@@ -66,4 +93,4 @@ def require_working_mmcv() -> None:
     """
     error = mmcv_ops_error()
     if error and 'without compiled ops' not in error:
-        raise SystemExit(f"mmcv's compiled ops do not import ({error}).\nMend it with:\n  {REBUILD_MMCV}")
+        raise SystemExit(f"mmcv's compiled ops do not import ({error}).\nRepair it with:\n  {REBUILD_MMCV}")

@@ -1,7 +1,7 @@
 from galr_mm.models.clip import CLIPEmbedding, OpenCLIPBackbone, OpenCLIPRetriever, OpenCLIPTextEncoder
 from galr_mm.models.detection import ProposalGenerator
-from galr_mm.models.fusion import MIDF
-from galr_mm.models.graph import DREA, GCN, RoINodes
+from galr_mm.models.fusion import MIDF, ReleasedMIDF
+from galr_mm.models.graph import DREA, GCN, LocalBranch, RoINodes
 from galr_mm.models.losses import ContrastiveLoss, TripletLoss
 from galr_mm.models.retrievers import DualEncoder, GaLR
 from galr_mm.models.text import BiGRUEncoder, HuggingFaceTextEncoder, SentenceVectorProjection
@@ -19,10 +19,12 @@ __all__ = [
     'GaLR',
     'GlobalPool',
     'HuggingFaceTextEncoder',
+    'LocalBranch',
     'OpenCLIPBackbone',
     'OpenCLIPRetriever',
     'OpenCLIPTextEncoder',
     'ProposalGenerator',
+    'ReleasedMIDF',
     'RoINodes',
     'SentenceVectorProjection',
     'TripletLoss',

@@ -1,4 +1,6 @@
+from galr_mm.structures.detections import Detections
 from galr_mm.structures.object_graph import ObjectGraph
-from galr_mm.structures.retrieval_scores import RetrievalScores
+from galr_mm.structures.retrieval_result import RetrievalResult
+from galr_mm.structures.retrieval_scores import RerankedScores, RetrievalScores
 
-__all__ = ['ObjectGraph', 'RetrievalScores']
+__all__ = ['Detections', 'ObjectGraph', 'RerankedScores', 'RetrievalResult', 'RetrievalScores']

@@ -13,11 +13,14 @@ class ObjectGraph(NamedTuple):
         - x: node features (B, N, F)
         - adj: adjacency (B, N, N)
         - mask: bool (B, N), true for real objects
+        - boxes: (B, N, 4), xyxy relative to the image's width and height, zero for padding; None in a graph that was
+          made without boxes, which a GCN reads but :class:`galr_mm.RoINodes` cannot
     """
 
     x: Tensor
     adj: Tensor
     mask: Tensor
+    boxes: Tensor | None = None
 
     @classmethod
     def empty(cls, batch_size: int, num_nodes: int, num_features: int, like: Tensor) -> ObjectGraph:
@@ -26,9 +29,5 @@ class ObjectGraph(NamedTuple):
             like.new_zeros(batch_size, num_nodes, num_features),
             like.new_zeros(batch_size, num_nodes, num_nodes),
             torch.zeros(batch_size, num_nodes, dtype=torch.bool, device=like.device),
+            like.new_zeros(batch_size, num_nodes, 4),
         )
-
-    def to(self, *args, **kwargs) -> ObjectGraph:
-        """Move all three tensors; a floating dtype is applied to ``x`` and ``adj`` only."""
-        x, adj = self.x.to(*args, **kwargs), self.adj.to(*args, **kwargs)
-        return ObjectGraph(x, adj, self.mask.to(x.device))

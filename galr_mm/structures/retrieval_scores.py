@@ -1,9 +1,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
 
 import torch
 from torch import Tensor
+
+from galr_mm.functional import Rescored, retrieval_ranks
+
+Direction = Literal['i2t', 't2i']
 
 
 @dataclass(frozen=True)
@@ -19,6 +25,11 @@ class RetrievalScores:
         - positives: bool (I, T), true where caption t describes image i
 
     ``filler`` is the value, below all others, of pairs that were not scored; None where all were.
+
+    Example:
+        >>> scores = RetrievalScores.from_matrix(torch.tensor([[0.9, 0.5, 0.1, 0.2], [0.8, 0.3, 0.4, 0.7]]), 2)
+        >>> scores.ranks
+        {'i2t': tensor([0, 1]), 't2i': tensor([0, 0, 0, 0])}
     """
 
     i2t: Tensor
@@ -32,6 +43,22 @@ class RetrievalScores:
                 'expected i2t (I, T), t2i (T, I) and positives (I, T), got '
                 f'{tuple(self.i2t.shape)}, {tuple(self.t2i.shape)} and {tuple(self.positives.shape)}'
             )
+
+    @cached_property
+    def ranks(self) -> dict[str, Tensor]:
+        """0-based ranks of the best positive, 'i2t' (I,) and 't2i' (T,), -1 for queries without one."""
+        return dict(
+            i2t=retrieval_ranks(self.i2t, self.positives),
+            t2i=retrieval_ranks(self.t2i, self.positives.t()),
+        )
+
+    def rows(self, direction: Direction, queries: Tensor) -> Tensor:
+        """Scores of some queries (n, N) against the whole gallery."""
+        return getattr(self, direction)[queries]
+
+    def matrices(self) -> RetrievalScores:
+        """These scores; those of :class:`RerankedScores` are made when asked for."""
+        return self
 
     @classmethod
     def from_features(cls, image_feat: Tensor, text_feat: Tensor, positives: Tensor) -> RetrievalScores:
@@ -52,3 +79,35 @@ class RetrievalScores:
             )
         owner = torch.arange(texts, device=i2t.device) // captions_per_image
         return cls(i2t, i2t.t(), owner[None] == torch.arange(images, device=i2t.device)[:, None])
+
+
+@dataclass(frozen=True)
+class RerankedScores:
+    """Scores of a whole split after re-ranking, as candidates with new scores; matrices are made when asked for.
+
+    Args:
+        raw: the scores that were re-ranked.
+        i2t: the re-ranked candidates of the image queries.
+        t2i: those of the caption queries.
+    """
+
+    raw: RetrievalScores
+    i2t: Rescored
+    t2i: Rescored
+
+    @cached_property
+    def ranks(self) -> dict[str, Tensor]:
+        """Ranks as in :attr:`RetrievalScores.ranks`, equal to those of the re-ranked matrices, without them."""
+        raw, positives = self.raw.ranks, self.raw.positives
+        return dict(
+            i2t=self.i2t.ranks(positives, raw['i2t']),
+            t2i=self.t2i.ranks(positives.t(), raw['t2i']),
+        )
+
+    def rows(self, direction: Direction, queries: Tensor) -> Tensor:
+        """Re-ranked scores of some queries (n, N) against the whole gallery."""
+        return getattr(self, direction).rows(queries)
+
+    def matrices(self) -> RetrievalScores:
+        """The re-ranked matrices, with the positives of the raw scores."""
+        return RetrievalScores(self.i2t.matrix(), self.t2i.matrix(), self.raw.positives, self.raw.filler)

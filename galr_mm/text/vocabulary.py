@@ -13,7 +13,7 @@ from galr_mm.utils.io import write_text
 
 
 class Vocabulary:
-    """Maps words to numbers: 0 is padding, 1 any unknown word.
+    """Maps words to ids: 0 is padding, 1 any unknown word.
 
     >>> vocabulary = Vocabulary.from_captions(['a red roof', 'a green roof'])
     >>> vocabulary.words
@@ -28,7 +28,7 @@ class Vocabulary:
         if words[:2] != ['<pad>', '<unk>'] or len(set(words)) != len(words):
             raise ValueError("a vocabulary is a list of distinct words that starts with '<pad>', '<unk>'")
         self.words = words
-        self._index = {word: number for number, word in enumerate(words)}
+        self._index = {word: index for index, word in enumerate(words)}
 
     def __len__(self) -> int:
         return len(self.words)
@@ -60,18 +60,18 @@ class Vocabulary:
             raise ValueError(f'{path} is not a vocabulary: {error!r}') from error
 
     def save(self, path: str | Path) -> None:
-        """Write json, complete or not at all."""
+        """Write json; a file is replaced as a whole."""
         write_text(path, json.dumps({'words': self.words}, ensure_ascii=False, indent=0))
 
     def encode(self, text: str) -> list[int]:
-        """Numbers of the words of ``text``; a text without any word is one unknown word."""
+        """Ids of the words of ``text``; a text without any word is one unknown word."""
         return [self._index.get(word, self.unknown) for word in caption_words(text)] or [self.unknown]
 
     def unknown_words(self, captions: Iterable[str]) -> Counter[str]:
-        """Words of ``captions`` that have no number, with how often each occurs."""
+        """Words of ``captions`` that have no id, with how often each occurs."""
         return Counter(word for caption in captions for word in caption_words(caption) if word not in self._index)
 
     @property
     def fingerprint(self) -> int:
-        """A number that tells two vocabularies apart; it travels with the weights."""
+        """A checksum that tells two vocabularies apart; it travels with the weights."""
         return zlib.crc32('\n'.join(self.words).encode())

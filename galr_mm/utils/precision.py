@@ -7,8 +7,16 @@ import torch
 PRECISIONS = ('fp32', 'amp_bf16')
 
 
-def autocast(precision: str, device: torch.device) -> AbstractContextManager:
-    """The context a tower computes in: 'fp32' as the tensors are, 'amp_bf16' in bfloat16 where that is safe."""
+def check_precision(precision: str) -> None:
+    """Refuse an unknown name.
+
+    Raises:
+        ValueError: when ``precision`` is not one of :data:`PRECISIONS`.
+    """
     if precision not in PRECISIONS:
         raise ValueError(f'precision is {precision!r}, expected one of {PRECISIONS}')
+
+
+def autocast(precision: str, device: torch.device) -> AbstractContextManager[object]:
+    """The context to compute in: 'fp32' changes nothing, 'amp_bf16' runs in bfloat16 where that is safe."""
     return nullcontext() if precision == 'fp32' else torch.autocast(device.type, torch.bfloat16)

@@ -3,24 +3,26 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
-from mmengine.structures import InstanceData
 
-from galr_mm.models.graph.drea import DREA, salience
-from galr_mm.utils.io import replaced_when_done
+from galr_mm.structures import Detections
+from galr_mm.utils.io import atomic_write
+
+if TYPE_CHECKING:  # drawing alone does not load the models
+    from galr_mm.models.graph.drea import DREA
 
 MERGED = '#aaaaaa'
 
 
 def draw_sample(
     img: np.ndarray,
-    boxes: np.ndarray,
-    labels: np.ndarray,
+    detections: Detections,
     texts: Sequence[str],
     path: str | Path,
     classes: Sequence[str] = (),
@@ -29,24 +31,24 @@ def draw_sample(
 
     Args:
         img: RGB uint8 (H, W, 3).
-        boxes: (n, 4) xyxy in its pixels.
-        labels: (n,).
+        detections: objects in its pixels.
         texts: captions.
         path: PNG to write.
         classes: names of the labels.
     """
     figure = Figure(figsize=(5, 5 + 0.35 * len(texts)), layout='constrained')
     axis = _show(figure.subplots(), img)
-    for box, label in zip(boxes, labels, strict=True):
-        _box(axis, box, color(int(label)))
-    _legend(axis, sorted({int(label) for label in labels}), classes)
+    labels = detections.labels.tolist()
+    for box, label in zip(detections.boxes.numpy(), labels, strict=True):
+        _box(axis, box, color(label))
+    _legend(axis, sorted(set(labels)), classes)
     lines = '\n'.join(textwrap.shorten(text, 75) for text in texts)
     figure.supxlabel(lines, fontsize=8, parse_math=False)
     _save(figure, path)
 
 
 def draw_graph(
-    img: np.ndarray, proposals: InstanceData, drea: DREA, path: str | Path, classes: Sequence[str] = (), title: str = ''
+    img: np.ndarray, detections: Detections, drea: DREA, path: str | Path, classes: Sequence[str] = (), title: str = ''
 ) -> None:
     """Draw what DREA makes of an image's proposals to a PNG; works without a display.
 
@@ -56,13 +58,16 @@ def draw_graph(
 
     Args:
         img: RGB uint8 (H, W, 3).
-        proposals: bboxes (n, 4) xyxy in its pixels, scores (n,) and labels (n,).
+        detections: the proposals, in its pixels.
         drea: the module.
         path: PNG to write.
         classes: names of the labels.
         title: printed above.
     """
+    from galr_mm.models.graph.drea import salience
+
     height, width = img.shape[:2]
+    proposals = detections.to_instances()
     objects = drea.nodes([proposals], [(height, width)])
     kept = int(drea.objects([proposals], [(height, width)]).mask.sum())
     graph = drea([proposals], [(height, width)])
@@ -70,12 +75,12 @@ def draw_graph(
     weight = salience(objects, drea.enhancement or 'area')[0, :count].numpy()
     boxes = objects.boxes[0, :count].numpy() * [width, height, width, height]
     labels = objects.labels[0, :count].tolist()
-    merged = objects.count[0, :count].tolist()
+    merged = objects.num_merged[0, :count].tolist()
     adj = graph.adj[0, :count, :count].numpy()
     figure = Figure(figsize=(10, 5.4), layout='constrained')
     left, right = figure.subplots(1, 2)
     _show(left, img)
-    for box in proposals.bboxes.numpy():
+    for box in detections.boxes.numpy():
         _box(left, box, MERGED, 0.7, linestyle='--')
     centers = (boxes[:, :2] + boxes[:, 2:]) / 2
     off = adj - np.diag(np.diag(adj))
@@ -84,16 +89,16 @@ def draw_graph(
         for j in range(i):
             if off[i, j] > 0.05 * strongest:
                 left.plot(*centers[[i, j]].T, color='white', linewidth=2.5 * off[i, j] / strongest, alpha=0.8)
-    for number, (box, label, share, members) in enumerate(zip(boxes, labels, weight, merged, strict=True)):
-        _box(left, box, color(label), 1 + 3 * share)
-        text = f'{number}' + (f' x{members:.0f}' if members > 1 else '')
+    for index, (box, label, fraction, members) in enumerate(zip(boxes, labels, weight, merged, strict=True)):
+        _box(left, box, color(label), 1 + 3 * fraction)
+        text = f'{index}' + (f' x{members:.0f}' if members > 1 else '')
         left.text(
             box[0], box[1], text, fontsize=6, color='white', va='top', zorder=5,  # above edges and other boxes
             bbox=dict(facecolor=color(label), edgecolor='none', pad=0.5),
         )  # fmt: skip
     _legend(left, sorted(set(labels)), classes)
     left.set_title(
-        f'{len(proposals.scores)} proposals, {kept} after merging, {count} nodes\n'
+        f'{len(detections)} proposals, {kept} after merging, {count} nodes\n'
         'frame: salience, line: strength of the edge, x3: merged from three',
         fontsize=8,
     )
@@ -121,9 +126,11 @@ def _show(axis: Axes, img: np.ndarray) -> Axes:
     return axis
 
 
-def _box(axis: Axes, box: np.ndarray, edge: object, linewidth: float = 1.5, **style: object) -> None:
+def _box(axis: Axes, box: np.ndarray, edge: object, linewidth: float = 1.5, linestyle: str = '-') -> None:
     x1, y1, x2, y2 = box
-    axis.add_patch(Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, edgecolor=edge, linewidth=linewidth, **style))
+    axis.add_patch(
+        Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, edgecolor=edge, linewidth=linewidth, linestyle=linestyle)
+    )
 
 
 def _legend(axis: Axes, labels: Sequence[int], classes: Sequence[str]) -> None:
@@ -137,5 +144,5 @@ def _legend(axis: Axes, labels: Sequence[int], classes: Sequence[str]) -> None:
 
 
 def _save(figure: Figure, path: str | Path) -> None:
-    with replaced_when_done(path) as part:
+    with atomic_write(path) as part:
         figure.savefig(part, format='png', dpi=110)

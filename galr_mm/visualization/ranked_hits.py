@@ -8,9 +8,9 @@ from typing import NamedTuple
 import mmcv
 import numpy as np
 
-from galr_mm.utils.io import replaced_when_done
+from galr_mm.utils.io import atomic_write
 
-RIGHT, WRONG, BOX = '#1a9641', '#bbbbbb', '#ffd92f'
+POSITIVE, NEGATIVE, BOX = '#1a9641', '#bbbbbb', '#ffd92f'
 
 
 class Hit(NamedTuple):
@@ -18,7 +18,7 @@ class Hit(NamedTuple):
 
     img_path: str
     score: float
-    right: bool
+    positive: bool
     boxes: np.ndarray | None = None
 
 
@@ -49,9 +49,11 @@ def draw_ranked_hits(rows: Sequence[tuple[str, Sequence[Hit]]], path: str | Path
             size = np.tile(img.shape[1::-1], 2)
             for x1, y1, x2, y2 in hit.boxes * size if hit.boxes is not None else ():
                 axis.add_patch(Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, edgecolor=BOX, linewidth=1))
-            axis.spines[:].set(visible=True, color=RIGHT if hit.right else WRONG, linewidth=4 if hit.right else 1)
-            mark = '  right' if hit.right else ''
-            axis.set_title(f'{rank}.  {hit.score:.3f}{mark}', fontsize=8, color=RIGHT if hit.right else 'black')
+            axis.spines[:].set(
+                visible=True, color=POSITIVE if hit.positive else NEGATIVE, linewidth=4 if hit.positive else 1
+            )
+            mark = '  positive' if hit.positive else ''
+            axis.set_title(f'{rank}.  {hit.score:.3f}{mark}', fontsize=8, color=POSITIVE if hit.positive else 'black')
     figure.suptitle(f'{title}: captions and their best images, positives framed in green'.lstrip(': '), fontsize=10)
-    with replaced_when_done(path) as part:
+    with atomic_write(path) as part:
         canvas.print_figure(part, format='png', dpi=90)

@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from galr_mm.evaluation.sweep import SweepPoint
-from galr_mm.utils.io import replaced_when_done
+from galr_mm.utils.io import atomic_write
 
 
 def draw_sweep(raw: float, points: Sequence[SweepPoint], path: str | Path) -> None:
@@ -36,5 +36,5 @@ def draw_sweep(raw: float, points: Sequence[SweepPoint], path: str | Path) -> No
     figure.supylabel('significance weight')
     figure.suptitle(f'change of mR from {raw:.2f} (forward weight 1)')
     figure.colorbar(image, ax=list(figure.axes), label='points of mR')
-    with replaced_when_done(path) as part:
+    with atomic_write(path) as part:
         figure.savefig(part, format='png', dpi=120)

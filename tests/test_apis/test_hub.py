@@ -17,7 +17,7 @@ from galr_mm.apis import encode_images, get_model, list_models
 from galr_mm.apis.hub import MIM, NAMES, register_models
 from galr_mm.models import DualEncoder, GaLR
 from galr_mm.text import Vocabulary
-from tests.conftest import ROOT, run_tool
+from tests.helpers import ROOT, run_tool
 
 CONFIGS = {path.stem: path for path in (ROOT / 'configs').rglob('*.py') if '_base_' not in path.parts}
 RETRIEVAL = ['Image-To-Text Retrieval', 'Text-To-Image Retrieval']
@@ -52,18 +52,18 @@ def test_every_config_is_in_the_index_and_every_entry_is_a_config(index):
 
 
 def test_numbers_are_those_of_the_results(index):
-    said = (ROOT / 'docs/results.md').read_text()
+    page = (ROOT / 'docs/results.md').read_text()
     for model in index.models:
         for result in model.results:
-            numbers = result.metrics or {}
-            if not numbers:
+            metrics = result.metrics or {}
+            if not metrics:
                 continue
             if result.task in RETRIEVAL:
-                assert list(numbers) == ['Recall@1', 'Recall@5', 'Recall@10']
-                assert ' / '.join(f'{number:.2f}' for number in numbers.values()) in said
+                assert list(metrics) == ['Recall@1', 'Recall@5', 'Recall@10']
+                assert ' / '.join(f'{value:.2f}' for value in metrics.values()) in page
             else:
-                assert list(numbers) == ['box AP']
-                assert f'| {numbers["box AP"]:.1f} |' in said
+                assert list(metrics) == ['box AP']
+                assert f'| {metrics["box AP"]:.1f} |' in page
 
 
 def test_list_models():
@@ -127,8 +127,8 @@ def test_mmpretrain_gives_the_same_model(mini, mini_config, data, tmp_path):
     torch.testing.assert_close(encode_images(theirs, images), encode_images(ours, images))
 
 
+@pytest.mark.detect
 def test_detectors_build():
-    pytest.importorskip('mmdet')
     for name, built in (('rtmdet-tiny_nwpu', 'RTMDet'), ('faster-rcnn_r18_nwpu', 'FasterRCNN')):
         model = get_model(name)
         assert type(model).__name__ == built

@@ -6,13 +6,13 @@ from mmengine.config import Config
 from mmpretrain import ImageToTextRetrievalInferencer, TextToImageRetrievalInferencer
 
 from galr_mm.apis import encode_images, init_model
-from tests.conftest import ROOT
+from tests.helpers import ROOT
 
 TINY = str(ROOT / 'tests/data/clip/tiny-vit.json')
 TEXTS = ['a red house', 'a blue pond', 'many trees', 'two roads']
 
 
-@pytest.fixture(params=['galr', 'clip'])
+@pytest.fixture(params=['galr', pytest.param('clip', marks=pytest.mark.clip)])
 def model(request, mini_config):
     torch.manual_seed(0)
     cfg = Config.fromfile(mini_config)

@@ -11,7 +11,7 @@ from galr_mm.cli.rerank import main
 from galr_mm.evaluation import RecallAtK, multivariate_rerank, reverse_rank_rerank
 from galr_mm.evaluation.sweep import sweep_multivariate
 from galr_mm.structures import RetrievalScores
-from tests.conftest import run_tool
+from tests.helpers import run_tool
 
 
 def similarity(images=30, captions=5, noise=0.6):
@@ -64,7 +64,7 @@ def test_report_and_scores(rerank, matrix, tmp_path):
     assert sorted(written.files) == ['i2t', 't2i']
     torch.testing.assert_close(torch.from_numpy(written['i2t']), new.i2t)
     torch.testing.assert_close(torch.from_numpy(written['t2i']), new.t2i)
-    before, after = RecallAtK()(raw), RecallAtK()(new)
+    before, after = RecallAtK()(raw.ranks), RecallAtK()(new.ranks)
     assert rows.keys() == before.keys()
     for name, (_, first, second, change, low, high) in rows.items():
         assert (first, second) == (round(before[name], 2), round(after[name], 2))
@@ -131,11 +131,11 @@ def test_every_point_of_a_sweep_is_what_the_re_ranked_matrix_gives(filler):
         s[s < 0.3], t2i[t2i < 0.1] = filler, filler
     raw = RetrievalScores(s, t2i, RetrievalScores.from_matrix(s).positives, filler)
     before, points = sweep_multivariate(raw, ks=(1, 4, 60), significance_weights=(0, 1), reverse_weights=(0, 1, 3))
-    assert before == pytest.approx(RecallAtK()(raw)['mR'])
+    assert before == pytest.approx(RecallAtK()(raw.ranks)['mR'])
     assert len(points) == 18
     for k, weights, mean_recall in points:
         new = [multivariate_rerank(a, k, weights, reverse_similarity=b, filler=filler) for a, b in ((s, t2i), (t2i, s))]
-        assert mean_recall == pytest.approx(RecallAtK()(RetrievalScores(*new, raw.positives))['mR'])
+        assert mean_recall == pytest.approx(RecallAtK()(RetrievalScores(*new, raw.positives).ranks)['mR'])
 
 
 @pytest.mark.parametrize(
@@ -194,10 +194,10 @@ def test_whole_numbers(rerank, tmp_path):
     assert rerank(tmp_path / 's.npy') == rerank(tmp_path / 'f.npy')
 
 
-def test_a_sweep_without_right_answers(rerank, tmp_path):
+def test_a_sweep_without_positives(rerank, tmp_path):
     s = similarity(4)
     np.savez(tmp_path / 's.npz', i2t=s, positives=np.zeros(s.shape, bool))
-    with pytest.raises(SystemExit, match='no query with a positive'):
+    with pytest.raises(SystemExit, match='none of the 4 queries has a positive'):
         rerank(tmp_path / 's.npz', '--sweep', tmp_path / 's.png')
     assert not (tmp_path / 's.png').exists()
 

@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 
 from galr_mm.datasets.captions import read_precomp
-from tests.conftest import run_tool
+from tests.helpers import run_tool
 
 CONFIG = 'configs/galr_rsitmd.py'
 
 
 @pytest.fixture(scope='module')
-def root(data_root, tmp_path_factory):
+def root(real_data, tmp_path_factory):
+    lists = real_data('rsitmd/rsitmd_precomp/train_caps.txt').parent
     root = tmp_path_factory.mktemp('data')
-    lists = data_root / 'rsitmd/rsitmd_precomp'
     images = root / 'rsitmd/images'
     images.mkdir(parents=True)
     rng = np.random.default_rng(0)

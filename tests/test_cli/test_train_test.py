@@ -4,7 +4,6 @@ import json
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -12,25 +11,22 @@ import time
 import numpy as np
 import pytest
 import torch
+from mmengine.config import Config
 
+from galr_mm.cli.common import READ_BY_RUNS, load_config, prepare_cpu_processes, read_config
+from galr_mm.cli.test import main as run_test
+from galr_mm.cli.test import merge_args as merge_test_args
+from galr_mm.cli.test import parse_args as parse_test_args
+from galr_mm.cli.test import require_weights
+from galr_mm.cli.train import main as train
+from galr_mm.cli.train import merge_args as merge_train_args
+from galr_mm.cli.train import parse_args as parse_train_args
 from galr_mm.evaluation import RecallAtK
 from galr_mm.structures import RetrievalScores
-from tests.conftest import ROOT, SMALL, run_tool
+from tests.helpers import ROOT, SMALL, environment, free_port, run_tool
 
+MINI = str(ROOT / 'configs/galr_mini.py')
 FLOAT = r'([\d.]+)'
-
-
-@pytest.fixture(scope='module')
-def trained(mini_config, tmp_path_factory):
-    work = tmp_path_factory.mktemp('work')
-    done = run_tool('tools/train.py', mini_config, '--work-dir', work)
-    return work, done.stdout + done.stderr
-
-
-@pytest.fixture(scope='module')
-def checkpoint(trained):
-    (path,) = trained[0].glob('best_mR_*.pth')
-    return path
 
 
 def metrics_of(work):
@@ -46,16 +42,18 @@ def table_of(done):
     return [line for line in lines[start : start + 4] if re.match(r' +i2t|raw|mr|chance', line)]
 
 
-def run_script(script, *arguments):
+def run_script(script, *arguments, env=None):
     """Run one of the two-process scripts."""
-    with socket.socket() as free:
-        free.bind(('127.0.0.1', 0))
-        port = str(free.getsockname()[1])
-    env = {**os.environ, 'OMP_NUM_THREADS': '1', 'PORT': port, 'PYTHON': sys.executable}
+    env = environment(PORT=free_port(), PYTHON=sys.executable, **(env or {}))
     command = [script, *map(str, arguments)]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=env, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
     return done
+
+
+def settings(path, text):
+    path.write_text(text)
+    return path
 
 
 def losses(text):
@@ -71,7 +69,7 @@ def test_training_validates_and_keeps_the_best(trained):
 
 
 def test_same_seed_same_numbers(trained, mini_config, tmp_path):
-    again = run_tool('tools/train.py', mini_config, '--work-dir', tmp_path)
+    again = run_tool('tools/train.py', mini_config, '--work-dir', tmp_path, fresh=True)
     assert losses(again.stdout + again.stderr) == losses(trained[1]) != []
 
 
@@ -125,6 +123,7 @@ def test_hook_is_added_where_a_config_replaced_it(mini_config, checkpoint, tmp_p
     assert re.search(r'^rr +\d', done.stdout + done.stderr, re.M)
 
 
+@pytest.mark.distributed
 def test_two_processes_give_the_numbers_of_one(mini_config, checkpoint, tmp_path):
     """11 images in two processes: one is padding."""
     arguments = [mini_config, checkpoint, '--work-dir', tmp_path, '--cfg-options', 'rerank=mr']
@@ -139,15 +138,39 @@ def test_two_processes_give_the_numbers_of_one(mini_config, checkpoint, tmp_path
         for prefix in ('', 'mr/'):
             recalls = [
                 RecallAtK()(
-                    RetrievalScores(torch.from_numpy(s[f'{prefix}i2t']), torch.from_numpy(s[f'{prefix}t2i']), positives)
+                    RetrievalScores(
+                        torch.from_numpy(s[f'{prefix}i2t']), torch.from_numpy(s[f'{prefix}t2i']), positives
+                    ).ranks
                 )
                 for s in (a, b)
             ]
             assert recalls[0] == recalls[1]
 
 
+@pytest.mark.distributed
 def test_two_processes_train(mini_config, tmp_path):
-    run_script('tools/dist_train.sh', mini_config, 2, '--work-dir', tmp_path, '--cfg-options', 'train_cfg.max_epochs=1')
+    """A part of the model that the loss does not reach is waited for, unless find_unused_parameters says so."""
+    (tmp_path / 'spare.py').write_text("""
+import torch
+from galr_mm.models import GaLR
+from galr_mm.registry import MODELS
+
+@MODELS.register_module()
+class WithSparePart(GaLR):
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.spare = torch.nn.Linear(2, 2)
+""")
+    text = f"_base_ = '{mini_config}'\ncustom_imports = dict(imports=['spare'])\nmodel = dict(type='WithSparePart')\n"
+    config = settings(tmp_path / 'spare_config.py', text)
+    options = [
+        '--cfg-options',
+        'train_cfg.max_epochs=1',
+        'find_unused_parameters=True',
+        'train_dataloader.batch_size=5',
+    ]
+    env = {'PYTHONPATH': f'{tmp_path}{os.pathsep}{ROOT}'}
+    run_script('tools/dist_train.sh', config, 2, '--work-dir', tmp_path, *options, env=env)
     assert (tmp_path / 'epoch_1.pth').exists()
 
 
@@ -155,10 +178,11 @@ def test_killed_training_goes_on(mini_config, tmp_path):
     """SIGKILL in the middle of the second epoch, then --resume."""
     command = [sys.executable, 'tools/train.py', mini_config, '--work-dir', tmp_path]
     options = ['--cfg-options', 'train_dataloader.batch_size=4', 'train_cfg.max_epochs=3']
-    env = {**os.environ, 'OMP_NUM_THREADS': '1'}
     log = tmp_path / 'log.txt'
     with log.open('w') as file:
-        process = subprocess.Popen([*map(str, command), *options], stdout=file, stderr=file, cwd=ROOT, env=env)
+        process = subprocess.Popen(
+            [*map(str, command), *options], stdout=file, stderr=file, cwd=ROOT, env=environment()
+        )
         deadline = time.monotonic() + 300
         while not re.search(r'Epoch\(train\) +\[2\]\[ ?[5-9]', log.read_text()):
             assert process.poll() is None, log.read_text()[-2000:]
@@ -214,24 +238,174 @@ def test_weights_of_another_model_are_refused(mini_config, checkpoint, tmp_path)
 
 
 @pytest.mark.parametrize(
-    ('arguments', 'message'),
+    ('main', 'arguments', 'message'),
     [
-        (['tools/train.py', 'CONFIG', '--cfg-options', 'rerannk=mr'], "no 'rerannk'; did you mean 'rerank'?"),
-        (['tools/train.py', 'CONFIG', '--cfg-options', 'data_root=/x'], 'GALR_DATA_ROOT'),
-        (['tools/train.py', 'CONFIG', '--launcher', 'pytorch'], 'torchrun'),
-        (['tools/test.py', 'CONFIG', 'CONFIG', '--out', '/proc/x/o.npz'], '--out: cannot write into /proc/x'),
-        (['tools/train.py', 'nowhere.py'], 'no config at nowhere.py'),
-        (['tools/train.py', 'CONFIG', '--resume', 'nowhere.pth'], 'no checkpoint at nowhere.pth'),
-        (['tools/test.py', 'CONFIG', 'nowhere.pth'], 'no checkpoint at nowhere.pth'),
-        (['tools/test.py', 'CONFIG'], 'CHECKPOINT is missing'),
-        (['tools/test.py', 'CONFIG', 'CONFIG', '--out', 'x.pkl'], 'x.pkl, expected a name that ends in .npz'),
+        (train, ['CONFIG', '--cfg-options', 'rerannk=mr'], "no 'rerannk'; did you mean 'rerank'?"),
+        (train, [MINI, '--cfg-options', 'data_root=/x'], 'GALR_DATA_ROOT'),
+        (train, ['CONFIG', '--launcher', 'pytorch'], 'torchrun'),
+        (run_test, ['CONFIG', 'CONFIG', '--out', '/proc/x/o.npz'], '--out: cannot write into /proc/x'),
+        (train, ['nowhere.py'], 'no config at nowhere.py'),
+        (train, ['CONFIG', '--resume', 'nowhere.pth'], 'no checkpoint at nowhere.pth'),
+        (train, ['CONFIG', '--amp'], 'mixed precision training needs a GPU'),
+        (run_test, ['CONFIG', 'nowhere.pth'], 'no checkpoint at nowhere.pth'),
+        (run_test, ['CONFIG'], 'CHECKPOINT is missing: the config trains a model'),
+        (run_test, ['CONFIG', 'CONFIG', '--out', 'x.pkl'], 'x.pkl, expected a name that ends in .npz'),
+        (
+            run_test,
+            ['CONFIG', 'CONFIG', '--out', 'x.npz', '--cfg-options', "test_evaluator=[dict(type='A')]"],
+            'need test_evaluator',
+        ),
     ],
 )
-def test_clear_errors(mini_config, arguments, message):
-    done = run_tool(*[mini_config if a == 'CONFIG' else a for a in arguments], check=False)
-    assert done.returncode != 0
-    assert message in done.stderr
+def test_clear_errors(mini_config, arguments, message, monkeypatch, main):
+    monkeypatch.delenv('RANK', raising=False)
+    if '--amp' in arguments and torch.cuda.is_available():
+        pytest.skip('this machine has a GPU')
+    with pytest.raises(SystemExit, match=re.escape(message)):
+        main([str(mini_config) if a == 'CONFIG' else a for a in arguments])
+
+
+def test_an_error_is_one_line(mini_config):
+    """As a user sees it: the message, no traceback, an exit status."""
+    done = run_tool('tools/test.py', mini_config, check=False)
+    assert done.returncode == 1
+    assert 'CHECKPOINT is missing' in done.stderr.splitlines()[-1]
     assert 'Traceback' not in done.stderr
+
+
+CLIP = sorted((ROOT / 'configs/clip').glob('*.py'))
+
+
+@pytest.mark.parametrize('path', CLIP, ids=lambda p: p.stem)
+def test_without_a_checkpoint_only_what_is_not_trained(path):
+    args = parse_test_args([str(path)])
+    if 'zero-shot' in path.stem:
+        assert merge_test_args(load_config(args), args).test_dataloader is not None
+    else:
+        with pytest.raises(SystemExit, match='CHECKPOINT is missing: .* train_dataloader'):
+            merge_test_args(load_config(args), args)
+
+
+def test_a_random_part_is_refused_when_no_checkpoint_is_given(mini_config, tmp_path):
+    """The config trains nothing, but its model says nothing of weights from files."""
+    nothing = [f'{name}=None' for name in ('train_cfg', 'train_dataloader', 'optim_wrapper', 'param_scheduler')]
+    nothing += [f'val_{name}=None' for name in ('cfg', 'dataloader', 'evaluator')]
+    arguments = [mini_config, '--work-dir', tmp_path, '--cfg-options', *nothing]
+    done = run_tool('tools/test.py', *arguments, check=False)
+    assert done.returncode == 1
+    assert 'CHECKPOINT is missing: not every weight of GaLR' in done.stderr.splitlines()[-1]
+    assert 'chance' not in done.stdout
+
+
+def test_weights_from_files():
+    model = torch.nn.Linear(1, 1)
+    with pytest.raises(SystemExit, match='not every weight of Linear'):
+        require_weights(model)
+    model.weights_from_files = True
+    require_weights(model)
+    require_weights(torch.nn.parallel.DataParallel(model))
+
+
+class TestOptions:
+    """``--cfg-options`` accepts what mmengine accepts."""
+
+    @pytest.fixture
+    def foreign(self, tmp_path):
+        text = "size = 3\nmetainfo = dict(classes=('a',))\nmodel = dict(type='Foreign', size=size)\n"
+        return settings(tmp_path / 'foreign.py', text)
+
+    @pytest.mark.parametrize(
+        'option', ['size', 'metainfo', 'dataset', 'max_epochs', 'data_root', 'my_flag', 'seed', 'model.depth']
+    )
+    def test_a_foreign_config(self, foreign, option):
+        assert read_config(str(foreign), {option: 5})[option.split('.')[0]] in (
+            5,
+            dict(type='Foreign', size=3, depth=5),
+        )
+
+    def test_a_key_of_ones_own_on_a_shipped_config(self):
+        assert read_config(str(MINI), {'my_flag': 1}).my_flag == 1
+
+    @pytest.mark.parametrize(
+        ('option', 'meant'),
+        [
+            ('rerank_cgf.mr.k', 'rerank_cfg'),
+            ('train_cfgs', 'train_cfg'),
+            ('load_form', 'load_from'),
+            ('test_dataloder.batch_size', 'test_dataloader'),
+            ('custom_hook', 'custom_hooks'),
+        ],
+    )
+    @pytest.mark.parametrize('shipped', [True, False])
+    def test_misspelt(self, foreign, option, meant, shipped):
+        with pytest.raises(SystemExit, match=f'--cfg-options {option}: .*did you mean {meant!r}'):
+            read_config(str(MINI if shipped else foreign), {option: 1})
+
+    def test_a_name_of_the_config_is_never_misspelt(self, tmp_path):
+        config = settings(tmp_path / 'c.py', 'train_cfgs = 1\n')
+        assert read_config(str(config), {'train_cfgs': 2}).train_cfgs == 2
+
+    @pytest.mark.parametrize(
+        'name', ['galr_ucm', 'galr_ucm_128px', 'detection/rtmdet-tiny_nwpu', 'clip/galr_clip_vit-b-32_ucm']
+    )
+    def test_variables_of_shipped_configs(self, name):
+        """Every top-level name that no run reads has been copied."""
+        path = ROOT / f'configs/{name}.py'
+        variables = [key for key in Config.fromfile(path) if key not in READ_BY_RUNS]
+        assert 'data_root' in variables
+        for variable in variables:
+            with pytest.raises(SystemExit, match='is copied into other settings'):
+                read_config(str(path), {variable: 1})
+
+    def test_a_hook_reads_ones_own_key(self, mini_config, checkpoint, tmp_path, monkeypatch):
+        (tmp_path / 'flag_hook.py').write_text("""
+from mmengine.hooks import Hook
+from mmengine.registry import HOOKS
+
+@HOOKS.register_module()
+class FlagHook(Hook):
+    def before_test(self, runner):
+        print('my_flag is', runner.cfg.my_flag)
+""")
+        text = f"_base_ = '{mini_config}'\ncustom_imports = dict(imports=['flag_hook'])\n"
+        config = settings(tmp_path / 'mine.py', text + "custom_hooks = [dict(type='FlagHook')]\n")
+        arguments = [config, checkpoint, '--work-dir', tmp_path / 'work', '--cfg-options', 'my_flag=7']
+        done = run_tool('tools/test.py', *arguments, env={'PYTHONPATH': f'{tmp_path}{os.pathsep}{ROOT}'})
+        assert 'my_flag is 7' in done.stdout
+
+
+@pytest.mark.parametrize(
+    'hooks',
+    [
+        '',
+        'default_hooks = None',
+        'default_hooks = dict(checkpoint=None)',
+        "default_hooks = dict(checkpoint=dict(type='CheckpointHook', save_best='mR', rule='greater'))",
+        "custom_hooks = [dict(type='CheckpointHook', save_best='mR', rule='greater')]",
+    ],
+)
+def test_no_validate_without_our_hooks(tmp_path, hooks):
+    config = settings(tmp_path / 'c.py', f'val_cfg = val_dataloader = val_evaluator = dict()\n{hooks}\n')
+    args = parse_train_args([str(config), '--no-validate'])
+    cfg = merge_train_args(load_config(args), args)
+    assert cfg.val_cfg is cfg.val_dataloader is cfg.val_evaluator is None
+    assert 'save_best' not in str(cfg.to_dict())
+
+
+@pytest.mark.parametrize(
+    ('text', 'wrapper'),
+    [
+        ('', dict(broadcast_buffers=False, find_unused_parameters=False, device_ids=None)),
+        ('find_unused_parameters = True', dict(broadcast_buffers=False, find_unused_parameters=True, device_ids=None)),
+        ('model_wrapper_cfg = dict(static_graph=True)', dict(static_graph=True, device_ids=None)),
+        ("model_wrapper_cfg = dict(type='mine.Wrapper')", dict(type='mine.Wrapper')),
+    ],
+)
+def test_cpu_processes_are_wrapped_as_the_config_says(tmp_path, text, wrapper, monkeypatch):
+    monkeypatch.setattr(torch.distributed, 'is_initialized', lambda: True)
+    cfg = Config.fromfile(settings(tmp_path / 'c.py', text + '\n'))
+    prepare_cpu_processes(cfg)
+    assert cfg.model_wrapper_cfg == wrapper
 
 
 def test_checkpoints_with_averaged_weights(mini_config, tmp_path):

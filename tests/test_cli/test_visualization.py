@@ -2,7 +2,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.conftest import run_tool
+from galr_mm.cli import browse_dataset, show_graph
+from tests.helpers import run_tool
+
+MAIN = {'browse_dataset': browse_dataset.main, 'show_graph': show_graph.main}
 
 
 @pytest.mark.parametrize('tool', ['browse_dataset', 'show_graph'])
@@ -30,16 +33,11 @@ def test_images_are_drawn_without_a_display(mini_config, tmp_path, tool, split):
 )
 def test_bad_arguments(mini_config, tmp_path, tool, args, message):
     args = [str(mini_config) if arg == 'CONFIG' else arg for arg in args]
-    done = run_tool(f'tools/visualization/{tool}.py', *args, '--out-dir', tmp_path / 'out', check=False)
-    assert done.returncode != 0
-    assert message in done.stderr
-    assert 'Traceback' not in done.stderr
+    with pytest.raises(SystemExit, match=message):
+        MAIN[tool]([*args, '--out-dir', str(tmp_path / 'out')])
 
 
 def test_no_graphs_without_proposals(mini_config, tmp_path):
-    done = run_tool(
-        'tools/visualization/show_graph.py', mini_config, '--out-dir', tmp_path,
-        '--cfg-options', 'train_dataloader.dataset.proposal_file=None', check=False,
-    )  # fmt: skip
-    assert done.returncode != 0
-    assert 'has no proposals' in done.stderr
+    option = 'train_dataloader.dataset.proposal_file=None'
+    with pytest.raises(SystemExit, match='has no proposals'):
+        show_graph.main([str(mini_config), '--out-dir', str(tmp_path), '--cfg-options', option])

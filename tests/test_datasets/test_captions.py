@@ -2,8 +2,9 @@ import json
 
 import pytest
 
+from galr_mm.cli.convert_captions import main
 from galr_mm.datasets.captions import clean_split, draw_val, load_karpathy, number_records, read_precomp
-from tests.conftest import run_tool
+from tests.helpers import run_tool
 
 CONVERTER = 'tools/dataset_converters/convert_captions.py'
 
@@ -17,7 +18,7 @@ def record(name, split, *captions):
     return {'filename': name, 'split': split, 'sentences': [{'raw': c} for c in captions]}
 
 
-def test_one_line_a_image_and_one_line_a_caption(tmp_path):
+def test_one_line_an_image_and_one_line_a_caption(tmp_path):
     write_lists(tmp_path, 'train', ['a.tif', 'b.tif'], ['a one', 'a two', '', 'b two'])
     write_lists(tmp_path, 'test', ['c.tif', 'c.tif', 'd.tif', 'd.tif'], ['c one', 'c two', 'd one', 'd two'])
     records = read_precomp(tmp_path)
@@ -128,7 +129,7 @@ def test_malformed_json(tmp_path, content, match):
     assert str(path) in str(error.value)
 
 
-def test_converter_mends_file_types_and_draws_val(tmp_path):
+def test_converter_corrects_file_types_and_draws_val(tmp_path):
     (tmp_path / 'images').mkdir()
     names = [f'{i}.tif' for i in range(10)]
     for name in [*names, 't.tif']:
@@ -145,20 +146,19 @@ def test_converter_mends_file_types_and_draws_val(tmp_path):
     assert all(r['filename'].endswith('.jpg') for r in content['images'])
     assert json.loads((tmp_path / 'vocabulary.json').read_text())['words'] == ['<pad>', '<unk>', 'plane']
 
-    done = run_tool(CONVERTER, tmp_path, '--out', out, check=False)
-    assert '--overwrite' in done.stderr
-    done = run_tool(CONVERTER, out, '--out', out, '--overwrite', check=False)
-    assert 'expected a new json' in done.stderr
+    with pytest.raises(SystemExit, match='--overwrite'):
+        main([str(tmp_path), '--out', str(out)])
+    with pytest.raises(SystemExit, match='expected a new json'):
+        main([str(out), '--out', str(out), '--overwrite'])
     (tmp_path / 'images/3.jpg').unlink()
     other = tmp_path / 'other/y.json'
-    done = run_tool(CONVERTER, tmp_path, '--images', tmp_path / 'images', '--out', other, check=False)
-    assert done.returncode != 0
-    assert '3.tif' in done.stderr
+    with pytest.raises(SystemExit, match=r'3\.tif'):
+        main([str(tmp_path), '--images', str(tmp_path / 'images'), '--out', str(other)])
     assert not other.exists()
 
 
-def test_released_rsitmd_lists(data_root, tmp_path):
-    source = data_root / 'rsitmd/rsitmd_precomp'
+def test_released_rsitmd_lists(real_data, tmp_path):
+    source = real_data('rsitmd/rsitmd_precomp/train_caps.txt').parent
     done = run_tool(CONVERTER, source, '--out', tmp_path / 'dataset_rsitmd.json')
     assert '20 blank captions dropped; 4 images without any caption dropped' in done.stdout
     images = load_karpathy(tmp_path / 'dataset_rsitmd.json')
@@ -168,9 +168,9 @@ def test_released_rsitmd_lists(data_root, tmp_path):
     assert splits.count('val') == round(0.2 * 4287)
 
 
-def test_karpathy_and_lists_of_ucm_agree(data_root):
-    lists = read_precomp(data_root / 'ucm/ucm_precomp')
-    published = load_karpathy(data_root / 'ucm/dataset_ucm.json')
+def test_karpathy_and_lists_of_ucm_agree(real_data):
+    lists = read_precomp(real_data('ucm/ucm_precomp/train_caps.txt').parent)
+    published = load_karpathy(real_data('ucm/dataset_ucm.json'))
     key = {r['filename'].split('.')[0]: (r['split'], [s['raw'].strip() for s in r['sentences']]) for r in lists}
     assert len(lists) == len(published) == 2100
     for r in published:

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 from galr_mm.datasets import ImageTextDataset
-from tests.conftest import SMALL, run_tool
+from galr_mm.datasets.transforms.loading import fit_proposals
+from tests.helpers import SMALL, run_tool
 
 
 def build(root, split='train', **options):
@@ -34,7 +35,7 @@ def test_train_samples(mini):
     sample = dataset[7]
     assert (sample['image_id'], sample['text_id']) == (1, 7)
     assert isinstance(sample['text'], str)
-    assert 'gt_bboxes' not in sample
+    assert 'detections' not in sample
 
 
 def test_test_samples(mini):
@@ -58,12 +59,25 @@ def test_equal_captions_share_an_id(mini, tmp_path):
 
 def test_proposals_come_with_samples(mini):
     dataset = build(mini, proposal_file='instances_train.json')
-    boxes = [dataset[i]['gt_bboxes'] for i in range(0, len(dataset), 5)]
+    found = [dataset[i]['detections'] for i in range(0, len(dataset), 5)]
     coco = json.loads((mini / 'instances_train.json').read_text())
-    assert sum(map(len, boxes)) == len(coco['annotations'])
+    assert sum(map(len, found)) == len(coco['annotations'])
     assert dataset.metainfo['proposal_classes'][0] == 'airplane'
-    boxes[0][:] = -1  # a sample is a copy
-    assert not len(boxes[0]) or dataset[0]['gt_bboxes'].min() >= 0
+    index = next(index for index, detections in enumerate(found) if len(detections))
+    results = dict(detections=found[index], img_shape=found[index].image_size)
+    fit_proposals(results)
+    results['gt_bboxes'][:] = -1  # what transforms do to a sample does not reach the next epoch
+    assert dataset[5 * index]['detections'].boxes.min() >= 0
+
+
+def test_images_that_the_proposals_do_not_know_have_no_objects(mini, tmp_path):
+    root = edit(mini, tmp_path / 'set', lambda records: None)
+    content = json.loads((root / 'instances_train.json').read_text())
+    gone = next(image for image in content['images'] if image['file_name'] == 'train_0002.jpg')
+    content['images'].remove(gone)
+    content['annotations'] = [a for a in content['annotations'] if a['image_id'] != gone['id']]
+    (root / 'proposals.json').write_text(json.dumps(content))
+    assert len(build(root)[10]['detections']) == 0
 
 
 def test_auto_takes_proposals_json(mini, tmp_path):

@@ -12,6 +12,7 @@ from galr_mm.datasets.transforms import (
     RandomRotate,
 )
 from galr_mm.datasets.transforms.geometric import rotate_boxes
+from galr_mm.structures import Detections
 
 
 def image(boxes, shape=(120, 160)):
@@ -108,9 +109,12 @@ def test_wrong_settings():
 def test_load_scales_boxes_of_another_resolution(tmp_path):
     cv2.imwrite(str(tmp_path / 'a.png'), np.zeros((100, 200, 3), np.uint8))
     sample = dict(
-        img_path=str(tmp_path / 'a.png'), gt_bboxes=np.array([[1, 2, 3, 4]], np.float32), proposal_img_shape=(50, 50)
+        img_path=str(tmp_path / 'a.png'), detections=Detections([[1, 2, 3, 4]], [0.5], [7], image_size=(50, 50))
     )
-    assert LoadImageWithProposals()(sample)['gt_bboxes'].tolist() == [[4, 4, 12, 8]]
+    loaded = LoadImageWithProposals()(sample)
+    assert loaded['gt_bboxes'].tolist() == [[4, 4, 12, 8]]
+    assert (loaded['proposal_scores'].tolist(), loaded['gt_bboxes_labels'].tolist()) == ([0.5], [7])
+    assert 'detections' not in loaded
 
 
 @pytest.mark.parametrize('content', [b'', b'not an image'])
@@ -123,6 +127,7 @@ def test_unreadable_image_is_named(tmp_path, content):
 @pytest.mark.parametrize('scale', [None, (0.3, 0.8), (1.0, 1.0)])
 @pytest.mark.parametrize('shape', [(480, 640), (640, 480), (300, 300)])
 @pytest.mark.parametrize(('name', 'pretrained'), [('ViT-B-32', None), ('ViT-B-16-SigLIP', 'webli')])  # crop, squash
+@pytest.mark.clip
 def test_open_clip_moves_boxes(name, pretrained, shape, scale):
     """The painted rectangle is still in its box, after the crop at the center and after random ones."""
     torch.manual_seed(0)
@@ -141,14 +146,15 @@ def test_open_clip_moves_boxes(name, pretrained, shape, scale):
 
 
 @pytest.mark.parametrize('name', ['a.jpg', 'b.png'])
+@pytest.mark.clip
 def test_open_clip_loads(tmp_path, name):
     """Files as PIL reads them, 16-bit and arrays as LoadImageWithProposals does, boxes fitted, unreadable named."""
     rng = np.random.default_rng(0)
     pixels = np.kron(rng.integers(0, 255, (8, 8, 3)), np.ones((40, 40, 1))).astype(np.uint8)
     cv2.imwrite(str(tmp_path / name), pixels)
     transform = OpenCLIPPreprocess('ViT-B-32')
-    boxes = dict(gt_bboxes=np.array([[40, 40, 80, 80]], np.float32), proposal_img_shape=(160, 160))
-    result = transform(dict(img_path=str(tmp_path / name), **boxes))
+    found = Detections([[40, 40, 80, 80]], [0.5], [0], image_size=(160, 160))
+    result = transform(dict(img_path=str(tmp_path / name), detections=found))
     np.testing.assert_allclose(result['gt_bboxes'], [[56, 56, 112, 112]], atol=1e-3)
     array = transform(dict(img=cv2.imread(str(tmp_path / name))))
     assert np.abs(array['img'].astype(int) - result['img']).max() <= 2

@@ -7,9 +7,9 @@ from mmengine.registry import DefaultScope
 from mmengine.structures import InstanceData
 
 from galr_mm.registry import MODELS
-from tests.conftest import ROOT
+from tests.helpers import ROOT
 
-pytest.importorskip('mmdet')
+pytestmark = pytest.mark.detect
 
 
 @pytest.mark.parametrize('name', ['faster-rcnn_r18_nwpu', 'rtmdet-tiny_nwpu', 'rtmdet-tiny_dota'])

@@ -15,34 +15,14 @@ from mmengine.registry import DefaultScope
 from pycocotools.coco import COCO
 
 from galr_mm.detection import ProposalSet
-from galr_mm.detection.detector import build_detector
-from galr_mm.detection.extraction import Settings, extract_proposals, list_images
-from tests.conftest import ROOT, SMALL, run_tool
+from galr_mm.detection.detector import MMDetDetector
+from galr_mm.detection.extraction import Settings, extract_proposals
+from galr_mm.imagery import list_images
+from tests.helpers import DETECTOR_CONFIG as CONFIG
+from tests.helpers import ROOT, SMALL, run_tool
 
-pytest.importorskip('mmdet')
-CONFIG = ROOT / 'configs/detection/rtmdet-tiny_mini.py'
+pytestmark = pytest.mark.detect
 COUNT = sum(SMALL.values())
-
-
-@pytest.fixture(scope='module')
-def detector(tmp_path_factory):
-    """Weights whose scores differ from object to object."""
-    from mmengine.config import Config
-
-    from galr_mm.registry import MODELS
-
-    torch.manual_seed(0)
-    model = MODELS.build(Config.fromfile(CONFIG).model)
-    model.init_weights()
-    for layer in model.bbox_head.rtm_cls:
-        torch.nn.init.normal_(layer.weight, std=0.1)
-        torch.nn.init.zeros_(layer.bias)
-    for layer in model.bbox_head.rtm_reg:
-        torch.nn.init.constant_(layer.bias, 2.0)  # boxes of four strides
-    path = tmp_path_factory.mktemp('detector') / 'detector.pth'
-    classes = Config.fromfile(CONFIG).metainfo.classes
-    torch.save({'state_dict': model.state_dict(), 'meta': {'dataset_meta': {'classes': classes}}}, path)
-    return path
 
 
 @pytest.fixture(scope='module')
@@ -83,7 +63,7 @@ def test_boxes_are_those_of_mmdets_own_inference(whole, detector, mini):
             count = len(found.scores)
             assert count > 0
             np.testing.assert_allclose(found.scores, expected.scores[:count].numpy(), atol=1e-3)
-            np.testing.assert_allclose(found.bboxes, expected.bboxes[:count].numpy().clip(0, 256), atol=0.1)
+            np.testing.assert_allclose(found.boxes, expected.bboxes[:count].numpy().clip(0, 256), atol=0.1)
 
 
 def test_killed_run_goes_on(whole, detector, mini, tmp_path):
@@ -114,7 +94,7 @@ def test_killed_run_goes_on(whole, detector, mini, tmp_path):
     lines = partial.read_text().splitlines(keepends=True)
     partial.write_text(''.join(lines[:-1]) + lines[-1][:20])  # as if cut while writing the last line
     done = run_tool(*command[1:])
-    after = int(re.search(rf'going on after (\d+) of {COUNT}', done.stdout).group(1))
+    after = int(re.search(rf'resuming after (\d+) of {COUNT}', done.stdout).group(1))
     assert after == len(lines) - 2  # header and cut line
     assert 'written to' in done.stdout
     ours, theirs = ProposalSet(out), ProposalSet(whole[0])
@@ -159,25 +139,5 @@ def test_broken_image_among_good_ones(detector, mini, tmp_path):
 
 def test_no_global_scope_is_left(detector):
     DefaultScope.get_instance('before_detector', scope_name='mmengine')
-    build_detector(CONFIG, detector)
+    MMDetDetector(detector, CONFIG)
     assert DefaultScope.get_current_instance().scope_name == 'mmengine'
-
-
-@pytest.mark.parametrize(
-    ('make', 'match'),
-    [
-        (lambda p: p / 'nowhere', 'neither a folder nor a file'),
-        (lambda p: p, 'no images'),
-        (lambda p: _write(p / 'x.json', '{"images": []}'), 'neither a Karpathy-style nor a COCO json'),
-        (lambda p: _write(p / 'x.json', '{"images": []}'), 'lists no images'),
-        (lambda p: _write(p / 'x.json', '{"images": [{"file_name": "a.jpg"}]}'), 'no image folder'),
-    ],
-)
-def test_bad_sources(tmp_path, make, match):
-    with pytest.raises((OSError, ValueError), match=match):
-        list_images(make(tmp_path))
-
-
-def _write(path, text):
-    path.write_text(text)
-    return path

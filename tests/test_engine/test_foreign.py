@@ -12,7 +12,9 @@ from mmpretrain.models import BlipRetrieval
 from PIL import Image
 
 from galr_mm.evaluation import multivariate_rerank, recall_at_k
-from tests.conftest import run_tool
+from tests.helpers import run_tool, torchrun
+
+pytestmark = pytest.mark.text  # BLIP's tokenizer and its BERT
 
 WORDS = [
     'a',
@@ -155,14 +157,14 @@ def printed(log):
     return {name: float(value) for name, value in re.findall(r'(\S+/Recall@\d): ([\d.]+)', log)}
 
 
+@pytest.mark.distributed
 def test_two_processes(config):
     options = ['--cfg-options', 'rerank=mr', 'rerank_cfg.mr.k=4']
     work = config.parent / 'two'
     one = run_tool('tools/test.py', config, config.parent / 'blip.pth', '--work-dir', work, *options)
-    two = run_tool(
-        '-m', 'torch.distributed.run', '--nproc_per_node=2', '--master_port=29741', 'tools/test.py', config,
-        config.parent / 'blip.pth', '--work-dir', work, '--launcher', 'pytorch', *options,
-    )  # fmt: skip
+    two = torchrun(
+        'tools/test.py', config, config.parent / 'blip.pth', '--work-dir', work, '--launcher', 'pytorch', *options
+    )
     one, two = printed(one.stdout + one.stderr), printed(two.stdout + two.stderr)
     assert 'mr/i2t/retrieval/Recall@1' in one
     # for 11 images upstream's own collection of caption queries drops some real ones instead of the padding
@@ -173,7 +175,7 @@ def test_two_processes(config):
 
 def test_interleaved_processes_are_refused(config, monkeypatch):
     runner = build(config, rerank='mr', **{'test_dataloader.sampler.subsample_type': 'default'})
-    monkeypatch.setattr('galr_mm.engine.hooks.rerank.get_world_size', lambda: 2)
+    monkeypatch.setattr('galr_mm.engine.hooks.mmpretrain_rerank.get_world_size', lambda: 2)
     with pytest.raises(ValueError, match='SequentialSampler'):
         runner.test()
 

@@ -1,53 +1,109 @@
-from types import SimpleNamespace
+"""Hooks on a real runner; weights are random."""
 
+import copy
+
+import numpy as np
 import pytest
-import torch
 from mmengine.config import Config
-from mmengine.evaluator import Evaluator
+from mmengine.runner import Runner
 
 from galr_mm.cli.common import ensure_rerank_hook
-from galr_mm.engine.hooks import RerankHook
-from galr_mm.evaluation import RetrievalEvaluator
+from galr_mm.visualization import ranked_hits
 
 
-def runner(evaluator=None, **cfg):
-    evaluator = evaluator or RetrievalEvaluator(metrics=[dict(type='galr_mm.RecallAtK')])
-    dataset = SimpleNamespace(img_size=4, text_size=20)
-    loop = SimpleNamespace(evaluator=evaluator, dataloader=SimpleNamespace(dataset=dataset))
-    return SimpleNamespace(cfg=Config(cfg), test_loop=loop, val_loop=loop, model=torch.nn.Identity())
+@pytest.fixture
+def build(mini_config, tmp_path):
+    def build(**options):
+        cfg = Config.fromfile(mini_config)
+        loaders = dict.fromkeys([f'{split}_dataloader.persistent_workers' for split in ('train', 'val')], False)
+        best = {'default_hooks.checkpoint.save_best': None}  # needs a training
+        cfg.merge_from_dict(dict(work_dir=str(tmp_path), **loaders, **best, **copy.deepcopy(options)))
+        return Runner.from_cfg(cfg)
+
+    return build
 
 
-def test_inert_by_default():
-    r, hook = runner(), RerankHook()
-    hook.before_run(r)
-    hook.before_test_epoch(r)
-    assert r.test_loop.evaluator.rerankers == {}
+HOOK = [dict(type='galr_mm.RerankHook')]
 
 
-def test_test_only_unless_asked():
-    r, hook = runner(rerank='mr', rerank_cfg=dict(mr=dict(k=9))), RerankHook()
-    hook.before_run(r)
-    hook.before_val_epoch(r)
-    assert r.val_loop.evaluator.rerankers == {}
-    hook.before_test_epoch(r)
-    assert r.test_loop.evaluator.rerankers['mr'].options == {'k': 9}
-
-    r, hook = runner(rerank='mr'), RerankHook(validation=True)
-    hook.before_run(r)
-    hook.before_val_epoch(r)
-    assert list(r.val_loop.evaluator.rerankers) == ['mr']
+def prefixes(metrics):
+    return {name.split('/')[0] for name in metrics if name.count('/') == 2}
 
 
-def test_unknown_name_fails_before_the_run():
+def test_inert_by_default(build):
+    runner = build(custom_hooks=HOOK)
+    assert prefixes(runner.test()) == set()
+    assert list(runner.test_loop.evaluator.result.scores) == ['']
+
+
+def test_test_only_unless_asked(build):
+    runner = build(custom_hooks=HOOK, rerank='mr', rerank_cfg=dict(mr=dict(k=9)))
+    assert prefixes(runner.val()) == set()
+    metrics = runner.test()
+    assert prefixes(metrics) == {'mr'}
+    assert runner.test_loop.evaluator.rerankers['mr'].options == {'k': 9}
+    result = runner.test_loop.evaluator.result
+    assert metrics['mr/i2t/R@1'] == pytest.approx(100 * (result.ranks['mr']['i2t'] < 1).double().mean().item())
+
+
+def test_validation_where_it_is_asked_for(build):
+    runner = build(custom_hooks=[dict(type='galr_mm.RerankHook', validation=True)], rerank=['mr', 'rr'])
+    assert prefixes(runner.val()) == {'mr', 'rr'}
+
+
+def test_unknown_name_fails_before_the_first_batch(build, monkeypatch):
+    runner = build(custom_hooks=HOOK, rerank='foo')
+    monkeypatch.setattr(runner.model, 'forward', lambda *a, **k: pytest.fail('a batch was run'))
     with pytest.raises(KeyError, match='foo'):
-        RerankHook().before_run(runner(rerank='foo'))
+        runner.test()
 
 
-def test_foreign_evaluator_is_refused():
-    r, hook = runner(Evaluator([]), rerank='mr'), RerankHook()
-    hook.before_run(r)
+def test_recall_in_a_config_without_our_evaluator(build):
+    """val_evaluator=dict(type='galr_mm.RecallAtK'), under mmengine's own Evaluator."""
+    ours = build().test()
+    plain = dict(_delete_=True, type='galr_mm.RecallAtK')
+    assert build(test_evaluator=plain).test() == ours
     with pytest.raises(TypeError, match=r'Evaluator.*galr_mm.RetrievalEvaluator'):
-        hook.before_test_epoch(r)
+        build(test_evaluator=plain, custom_hooks=HOOK, rerank='mr').test()
+
+
+def test_ranked_hits_of_a_part_of_the_data(build, tmp_path, monkeypatch):
+    """Rows of the result are not rows of the data set."""
+    drawn = {}
+
+    def draw(rows, path, title):
+        drawn[path.name] = rows
+        return ranked_hits.draw_ranked_hits(rows, path, title)
+
+    monkeypatch.setattr('galr_mm.visualization.draw_ranked_hits', draw)
+    runner = build(
+        custom_hooks=[
+            *HOOK,
+            dict(type='galr_mm.RankedHitsHook', out_dir=str(tmp_path / 'show'), num_queries=4, topk=3),
+        ],
+        rerank='mr',
+        rerank_cfg=dict(mr=dict(k=2)),
+        **{'test_dataloader.dataset.indices': [8, 2, 5]},
+    )
+    runner.test()
+    assert sorted(drawn) == ['mr_hits.png', 'raw_hits.png']
+    assert (tmp_path / 'show/mr_hits.png').stat().st_size > 10_000
+    dataset = runner.test_loop.dataloader.dataset
+    infos = {info['img_path']: info for info in map(dataset.get_data_info, range(3))}
+    result = runner.test_loop.evaluator.result
+    assert result.image_ids == [2, 5, 8]
+    for name, rows in drawn.items():
+        full = result.scores['mr' if 'mr' in name else ''].matrices().t2i
+        assert len(rows) == 4
+        for caption, hits in rows:
+            scores = full[result.texts.index(caption)]
+            assert [hit.score for hit in hits] == scores.sort(descending=True).values.tolist()
+            for hit in hits:
+                info = infos[hit.img_path]
+                assert hit.positive == (caption in info['text'])
+                height, width = info['proposal_img_shape']
+                sure = info['gt_bboxes'][info['proposal_scores'] >= 0.3]
+                np.testing.assert_allclose(hit.boxes * [width, height, width, height], sure, rtol=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -1,3 +1,5 @@
+from functools import partial
+
 import pytest
 import torch
 
@@ -7,6 +9,8 @@ from galr_mm.evaluation import (
     ReverseRankRerank,
     build_rerankers,
     multivariate_rerank,
+    product_rerank,
+    reverse_rank_rerank,
 )
 from galr_mm.registry import RERANKERS
 from galr_mm.structures import RetrievalScores
@@ -75,11 +79,37 @@ def test_parameters_of_a_registered_name():
     assert build_rerankers(name, {name: dict(k=3)})[name].options == {'k': 3}
 
 
-def test_both_directions():
-    scores = RetrievalScores.from_matrix(torch.rand(6, 30))
-    out = MultivariateRerank(k=4)(scores)
-    torch.testing.assert_close(out.i2t, multivariate_rerank(scores.i2t, 4))
-    torch.testing.assert_close(out.t2i, multivariate_rerank(scores.t2i, 4))
+@pytest.mark.parametrize(
+    ('reranker', 'function'),
+    [
+        (MultivariateRerank(k=4), partial(multivariate_rerank, k=4)),
+        (
+            MultivariateRerank(significance='softmax', reverse_top=3, tail='zero'),
+            partial(multivariate_rerank, significance='softmax', reverse_top=3, tail='zero'),
+        ),
+        (ReverseRankRerank(k=4, decay=0.1), partial(reverse_rank_rerank, k=4, decay=0.1)),
+        (ProductRerank(k=4, reverse='absolute'), partial(product_rerank, k=4, reverse='absolute')),
+    ],
+    ids=repr,
+)
+@pytest.mark.parametrize('filler', [None, -100.0])
+def test_both_directions(reranker, function, filler):
+    s = torch.rand(6, 30)
+    t2i = torch.rand(30, 6)
+    if filler is not None:
+        s[s < 0.3], t2i[t2i < 0.1] = filler, filler
+    scores = RetrievalScores(s, t2i, RetrievalScores.from_matrix(s).positives, filler)
+    out = reranker(scores)
+    assert torch.equal(out.i2t, function(s, reverse_similarity=t2i, filler=filler))
+    assert torch.equal(out.t2i, function(t2i, reverse_similarity=s, filler=filler))
+    ranks = reranker.rescore(scores).ranks
+    assert all(torch.equal(ranks[direction], out.ranks[direction]) for direction in ('i2t', 't2i'))
+
+
+@pytest.mark.parametrize('options', [dict(weights=(1, 1, 1)), dict(significance='ratio'), dict(filler=1.0)])
+def test_what_a_re_ranker_fixes_cannot_be_set(options):
+    with pytest.raises(ValueError, match=r'ReverseRankRerank got \w+, expected k, decay, tail'):
+        ReverseRankRerank(**options)
 
 
 @pytest.mark.parametrize('rerank_cfg', [['mr'], 5, dict(mr=5), dict(mr='k=3')])

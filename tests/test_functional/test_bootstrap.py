@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from galr_mm.evaluation import paired_bootstrap
+from galr_mm.functional import paired_bootstrap
 
 
 def ranks(images, seed, low=0, high=15):

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from galr_mm.evaluation import QueryBankReranker, multivariate_rerank_from_features
+from galr_mm.functional import QueryBankReranker, multivariate_rerank_from_features
 from tests.test_functional.test_rerank import OPTIONS, features
 
 
@@ -49,7 +49,7 @@ def test_bad_input():
     rerank = QueryBankReranker(bank, gallery)
     with pytest.raises(ValueError, match='differ in width'):
         rerank(torch.rand(3))
-    with pytest.raises(ValueError, match='1 of 16 numbers of query'):
+    with pytest.raises(ValueError, match='1 of 16 values of query'):
         rerank(torch.cat([bank[0][:15], torch.tensor([torch.nan], dtype=torch.float64)]))
     with pytest.raises(ValueError, match=r'one query \(D,\), got shape \(4, 16\)'):
         rerank(bank)

@@ -4,13 +4,14 @@ import numpy as np
 import pytest
 import torch
 
-from galr_mm.evaluation import (
+from galr_mm.functional import (
     multivariate_rerank,
     multivariate_rerank_from_features,
     product_rerank,
     reverse_rank_rerank,
 )
-from galr_mm.functional import candidates
+from galr_mm.functional.rerank import tiles as tile_sizes
+from galr_mm.functional.rerank import top_k
 
 
 def slow_mr(
@@ -83,8 +84,9 @@ def matrix(kind, shape, seed=0):
 def tiles(request, monkeypatch):
     """The same input in tiles of other sizes."""
     if request.param is not None:
-        monkeypatch.setattr(candidates, 'TILE', request.param)
-        monkeypatch.setattr(candidates, 'WIDTH', 7)
+        monkeypatch.setattr(tile_sizes, 'TILE', request.param)
+        monkeypatch.setattr(top_k, 'TILE', request.param)
+        monkeypatch.setattr(tile_sizes, 'WIDTH', 7)
 
 
 KINDS = ['random', 'tied', 'signed', 'duplicated', 'constant']
@@ -368,7 +370,7 @@ def test_from_features_takes_halves_and_arrays():
     [
         (torch.rand(3), torch.rand(2, 3), r'query_feats \(n, D\) of real numbers, got shape \(3,\)'),
         (torch.rand(3, 4), torch.rand(2, 3), 'differ in width or device: 4 on cpu, 3 on cpu'),
-        (torch.rand(3, 4), torch.full((2, 4), torch.nan), '8 of 8 numbers of gallery_feats .* row 0, column 0'),
+        (torch.rand(3, 4), torch.full((2, 4), torch.nan), '8 of 8 values of gallery_feats .* row 0, column 0'),
         (torch.rand(3, 4), torch.rand(0, 4), 'gallery_feats'),
         (torch.full((3, 4), 1e25), torch.full((2, 4), 1e25), '6 of 6 similarities are NaN or infinite'),
     ],

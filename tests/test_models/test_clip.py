@@ -3,21 +3,25 @@
 import json
 import re
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
-import open_clip
 import pytest
 import torch
 from mmengine.dataset import Compose, default_collate
-from open_clip.transform import PreprocessCfg, image_transform_v2
+from mmpretrain.structures import DataSample
 from PIL import Image
 from torch.nn import functional as F
 
+from galr_mm.evaluation import RetrievalEvaluator
 from galr_mm.integrations.open_clip import load_clip, load_preprocess, load_tokenizer
 from galr_mm.registry import MODELS
-from tests.conftest import ROOT
+from tests.helpers import ROOT
 from tests.test_models.test_retrievers import batch
+
+open_clip = pytest.importorskip('open_clip', reason='the extra galr_mm[clip]')
+pytestmark = pytest.mark.clip
 
 # small models of four families; their files are the own model files of a user
 TINY, TINY_RESNET, TINY_TIMM, TINY_COCA = (
@@ -65,8 +69,10 @@ def test_embeddings_are_open_clips(name, weights):
     torch.testing.assert_close(ours.encode_text(ids), expected_text, atol=1e-5, rtol=0)
     assert ours.text_encoder.temperature == pytest.approx(np.exp(-4.0))
 
-    maps = build('OpenCLIPBackbone', model_name=name, pretrained=file).eval()(images)
-    torch.testing.assert_close(F.normalize(maps.embedding, dim=-1), expected, atol=1e-5, rtol=0)
+    backbone = build('OpenCLIPBackbone', model_name=name, pretrained=file).eval()
+    maps, embedding = backbone.extract_features(images)
+    torch.testing.assert_close(F.normalize(embedding, dim=-1), expected, atol=1e-5, rtol=0)
+    torch.testing.assert_close(backbone(images), tuple(maps))  # under other models: a tuple of maps
     assert len(maps) == 4
     assert all(m.ndim == 4 and m.shape[-1] == m.shape[-2] for m in maps)
     assert all(a.shape[-1] >= b.shape[-1] for a, b in zip(maps[:-1], maps[1:], strict=True))  # from fine to coarse
@@ -89,6 +95,8 @@ def images(tmp_path_factory):
 @pytest.mark.parametrize('name', [TINY, TINY_RESNET, 'ViT-S-32'])
 @torch.no_grad()
 def test_from_file_to_embedding(name, weights, images):
+    from open_clip.transform import PreprocessCfg, image_transform_v2
+
     theirs, file = weights[name]
     preprocess = image_transform_v2(PreprocessCfg(**theirs.visual.preprocess_cfg), is_train=False)
     expected = theirs.encode_image(torch.stack([preprocess(Image.open(p)) for p in images]), normalize=True)
@@ -191,9 +199,12 @@ def test_galr_on_clip(name, visual, mode):
         'GaLR',
         backbone=dict(type='galr_mm.OpenCLIPBackbone', model_name=name),
         visual=dict(type=f'galr_mm.{visual}'),
-        drea=dict(type='galr_mm.DREA', num_classes=3, num_nodes=4),
-        gcn=dict(type='galr_mm.GCN'),
-        roi=dict(type='galr_mm.RoINodes'),
+        local=dict(
+            type='galr_mm.LocalBranch',
+            drea=dict(type='galr_mm.DREA', num_classes=3, num_nodes=4),
+            gcn=dict(type='galr_mm.GCN'),
+            roi=dict(type='galr_mm.RoINodes'),
+        ),
         fusion=dict(type='galr_mm.MIDF', mode=mode),
         text_encoder=dict(type='galr_mm.OpenCLIPTextEncoder', model_name=name),
         loss=dict(type='galr_mm.ContrastiveLoss', temperature=0.01),
@@ -202,7 +213,7 @@ def test_galr_on_clip(name, visual, mode):
     assert model.visual.embed_dim == json.loads(Path(name).read_text())['embed_dim']
     losses(model, size)
     assert model.backbone.tower.conv1.weight.grad.abs().sum() > 0
-    graph = model.drea([s.proposals for s in batch(4)[1]], [(64, 64)] * 4)
+    graph = model.local.drea([s.proposals for s in batch(4)[1]], [(64, 64)] * 4)
     with torch.no_grad():
         images = torch.randn(4, 3, size, size)
         assert not torch.allclose(model.eval().encode_image(images, graph), model.encode_image(images))
@@ -282,6 +293,58 @@ def test_files_that_are_no_weights(tmp_path, content, message):
         build('OpenCLIPRetriever', model_name=TINY, pretrained=str(path))
 
 
+def test_weights_from_files(weights, tmp_path):
+    file = weights[TINY][1]
+    assert build('OpenCLIPRetriever', model_name=TINY, pretrained=file).weights_from_files
+    assert not build('OpenCLIPRetriever', model_name=TINY).weights_from_files
+    shutil.copy(file, tmp_path / 'open_clip_pytorch_model.bin')
+    cfg = dict(model_cfg=json.loads(Path(TINY).read_text()), preprocess_cfg={})
+    (tmp_path / 'open_clip_config.json').write_text(json.dumps(cfg))
+    assert build('OpenCLIPRetriever', model_name=f'local-dir:{tmp_path}').weights_from_files
+    named = dict(model_name=TINY, pretrained=file)
+    model = build(
+        'DualEncoder',
+        backbone=dict(type='galr_mm.OpenCLIPBackbone', **named),
+        visual=dict(type='galr_mm.MVSA'),
+        text_encoder=dict(type='galr_mm.OpenCLIPTextEncoder', **named),
+    )
+    assert not model.weights_from_files  # MVSA is random
+
+
+def test_captions_that_clip_tells_apart_are_scored_apart(weights, tmp_path):
+    """Features, scores and recalls are those of open_clip alone, for captions that differ by case or punctuation."""
+    theirs, file = weights[TINY]
+    captions = [['A river.', 'a river !'], ['a river', 'two roads'], ['a river.', 'Two roads,'], ['a lake', 'a river']]
+    model = build('OpenCLIPRetriever', model_name=TINY, pretrained=file).eval()
+    images = torch.randn(4, 3, 32, 32)
+    samples = []
+    for i, texts in enumerate(captions):
+        sample = DataSample(metainfo=dict(image_id=i, img_path=f'{i}.jpg'))
+        sample.text, sample.text_id = texts, [2 * i, 2 * i + 1]
+        sample.gt_text_id, sample.gt_image_id = [2 * i, 2 * i + 1], [i, i]
+        samples.append(sample)
+    evaluator = RetrievalEvaluator([dict(type='galr_mm.RecallAtK', topk=(1, 2, 5))], str(tmp_path / 'scores.npz'))
+    with torch.no_grad():
+        for part in (slice(0, 1), slice(1, 4)):  # batches of different sizes
+            evaluator.process(model(images[part], samples[part], mode='predict'))
+        metrics = evaluator.evaluate(4)
+        ids = open_clip.get_tokenizer('tiny-vit')([text for texts in captions for text in texts])
+        image_feat, text_feat = theirs.encode_image(images, normalize=True), theirs.encode_text(ids, normalize=True)
+    keys = [key for sample in samples for key in sample.text_key]
+    assert [keys.index(key) for key in keys] == [0, 1, 2, 3, 0, 5, 6, 2]  # CLIP itself does not see the case
+    expected = image_feat @ text_feat.t()
+    with np.load(tmp_path / 'scores.npz') as scores:
+        np.testing.assert_allclose(scores['i2t'], expected, atol=1e-5)
+        assert scores['i2t'][0, 0] == scores['i2t'][0, 4]
+        assert scores['i2t'][0, 0] != scores['i2t'][0, 1]
+    positives = torch.arange(8) // 2 == torch.arange(4)[:, None]
+    for name, scores, right in (('i2t', expected, positives), ('t2i', expected.t(), positives.t())):
+        order = scores.round(decimals=5).argsort(dim=1, descending=True, stable=True)  # equal ids tie exactly
+        for k in (1, 2, 5):
+            hits = right.gather(1, order[:, :k]).any(1)
+            assert metrics[f'{name}/R@{k}'] == pytest.approx(100 * hits.float().mean().item())
+
+
 def test_activation_of_the_weights():
     for name, tag in open_clip.list_pretrained():  # all are taken, or a model is named that goes with the weights
         try:
@@ -343,8 +406,8 @@ def test_wrong_use():
         build('OpenCLIPBackbone', model_name=TINY, lock=True, unlocked_groups=-1)
     with pytest.raises(ValueError, match='model_name is missing'):
         build('OpenCLIPBackbone')
-    with pytest.raises(TypeError, match='OpenCLIPBackbone'):
-        build('CLIPEmbedding')((torch.randn(1, 3, 4, 4),))
+    with pytest.raises(ValueError, match='OpenCLIPBackbone'):
+        build('CLIPEmbedding')([torch.randn(1, 3, 4, 4)])
 
 
 def test_some_stages_of_a_resnet(weights):
@@ -352,8 +415,8 @@ def test_some_stages_of_a_resnet(weights):
     some = build('OpenCLIPBackbone', model_name=TINY_RESNET, pretrained=file, out_indices=(1, 3)).eval()
     images = torch.randn(2, 3, 64, 64)
     with torch.no_grad():
-        maps = some(images)
-        torch.testing.assert_close(maps.embedding, theirs.encode_image(images))
+        maps, embedding = some.extract_features(images)
+        torch.testing.assert_close(embedding, theirs.encode_image(images))
     assert [m.shape[-1] for m in maps] == [16, 4]
 
 
@@ -369,6 +432,6 @@ def test_towers_of_different_widths():
 
 
 def test_missing_package(monkeypatch):
-    monkeypatch.setattr('importlib.util.find_spec', lambda name: None)
+    monkeypatch.setitem(sys.modules, 'open_clip', None)
     with pytest.raises(ImportError, match=r'galr_mm\[clip\]'):
         build('OpenCLIPRetriever', model_name=TINY)

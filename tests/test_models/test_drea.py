@@ -122,10 +122,10 @@ def test_batch_gives_what_single_images_give():
 
 def test_duplicates_merge_and_are_counted():
     rows = [[10, 10, 50, 50, 0.9, 1], [12, 10, 52, 50, 0.6, 1], [10, 10, 50, 50, 0.8, 2]]
-    objects, _ = pad_proposals([instances(rows)], [SHAPE])
+    objects = pad_proposals([instances(rows)], [SHAPE])
     merged = denoise(objects, find_duplicates(objects))
     assert merged.mask.tolist() == [[True, True, False]]
-    assert merged.count.tolist() == [[2, 1, 0]]
+    assert merged.num_merged.tolist() == [[2, 1, 0]]
     assert merged.labels.tolist() == [[1, 2, 0]]
     torch.testing.assert_close(merged.scores[0, :2], torch.tensor([0.9, 0.8]))
     torch.testing.assert_close(merged.boxes[0, 0, 0], torch.tensor((10 * 0.9 + 12 * 0.6) / 1.5 / 200))
@@ -135,7 +135,7 @@ def test_neighbors_stay_apart():
     """A car park: equal class, equal size, side by side."""
     rows = [[10 + 12 * i, 100, 20 + 12 * i, 120, 0.9, 1] for i in range(8)]
     assert int(drea()([instances(rows)], [SHAPE]).mask.sum()) == 8
-    assert int(drea(similarity='cosine')([instances(rows)], [SHAPE]).mask.sum()) < 8  # why it is no default
+    assert int(drea(similarity='cosine')([instances(rows)], [SHAPE]).mask.sum()) < 8  # why it is not the default
     assert int(drea(merge=False)([instances(rows + rows)], [SHAPE]).mask.sum()) == 8
 
 
@@ -164,7 +164,7 @@ def test_adjacency_is_sound(adj, enhancement):
 
 
 def test_enhancement_strengthens_the_salient():
-    objects, _ = pad_proposals([instances([[0, 0, 100, 100, 0.9, 0], [150, 150, 160, 160, 0.9, 1]])], [SHAPE])
+    objects = pad_proposals([instances([[0, 0, 100, 100, 0.9, 0], [150, 150, 160, 160, 0.9, 1]])], [SHAPE])
     adj, weight = adjacency(objects), salience(objects)
     assert weight[0, 0] == 1 > weight[0, 1] > 0
     assert enhance(adj, weight)[0, 0, 0] == 4
@@ -172,7 +172,7 @@ def test_enhancement_strengthens_the_salient():
     assert not torch.allclose(off, on)
 
 
-def test_no_objects_are_dropped_and_counted():
+def test_what_is_not_an_object_is_dropped():
     nan = float('nan')
     rows = [
         [10, 10, 50, 50, 0.9, 1],
@@ -185,13 +185,12 @@ def test_no_objects_are_dropped_and_counted():
     ]
     module = drea()
     graph = module([instances(rows)], [SHAPE])
-    assert module.num_dropped == 5
     assert int(graph.mask.sum()) == 2
     torch.testing.assert_close(graph.x[0, 1], torch.tensor([0, 1, 0, 0, 0, 0.05, 0.05, 0.1, 0.1]))
     assert graph.adj.isfinite().all()
 
 
-def test_only_no_objects():
+def test_nothing_but_empty_boxes():
     graph = drea()([instances([[5, 5, 5, 5, 0.9, 1]]), instances([])], [SHAPE, SHAPE])
     assert not graph.mask.any()
     assert graph.adj.shape == (2, 8, 8)
@@ -243,7 +242,7 @@ def test_similarities_of_equal_boxes():
 
 
 def test_node_features_have_the_documented_order():
-    objects, _ = pad_proposals([instances([[20, 40, 60, 100, 0.7, 2]])], [(200, 100)])
+    objects = pad_proposals([instances([[20, 40, 60, 100, 0.7, 2]])], [(200, 100)])
     expected = torch.tensor([0, 0, 1, 0, 0.7, 0.4, 0.35, 0.4, 0.3])
     torch.testing.assert_close(node_features(objects, 4)[0, 0], expected)
 
@@ -264,3 +263,11 @@ def test_whole_pixels_beside_half_precision_scores():
     found = InstanceData(bboxes=boxes, scores=torch.tensor([0.5, 0.25]).half(), labels=torch.tensor([0, 0]))
     objects = DREA(num_classes=1).objects([found], [(12000, 12000)])
     torch.testing.assert_close(objects.boxes[0] * 12000, boxes.float(), atol=1e-2, rtol=0)
+
+
+def test_the_graph_carries_the_boxes_of_its_nodes():
+    graph = drea()([instances(random_rows(2).tolist()), instances([])], [SHAPE, SHAPE])
+    center, size = graph.x[..., -4:-2], graph.x[..., -2:]
+    torch.testing.assert_close(graph.boxes, torch.cat([center - size / 2, center + size / 2], dim=-1))
+    assert graph.boxes[0].any()
+    assert not graph.boxes[~graph.mask].any()

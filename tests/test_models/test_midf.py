@@ -1,8 +1,9 @@
 import pytest
 import torch
 
-from galr_mm.models import MIDF
-from galr_mm.models.fusion.midf import MODES, ReleasedLayerNorm
+from galr_mm.models import MIDF, ReleasedMIDF
+from galr_mm.models.fusion.midf import MODES
+from galr_mm.models.fusion.released_midf import ReleasedLayerNorm
 
 
 def inputs(batch=3, real=2):
@@ -13,12 +14,13 @@ def inputs(batch=3, real=2):
     return torch.randn(batch, 32), torch.randn(batch, 32), torch.randn(batch, 9, 11), tokens, mask
 
 
-def midf(mode, **options):
+def midf(mode):
     torch.manual_seed(1)
-    return MIDF(mode, dim=32, num_heads=4, ff_dim=48, global_channels=11, local_channels=7, **options).eval()
+    options = dict(dim=32, num_heads=4, ff_dim=48, global_channels=11, local_channels=7)
+    return (ReleasedMIDF(**options) if mode == 'released' else MIDF(mode, **options)).eval()
 
 
-@pytest.mark.parametrize('mode', MODES)
+@pytest.mark.parametrize('mode', [*MODES, 'released'])
 def test_shapes_and_gradients(mode):
     module = midf(mode)
     v_g, v_l, *rest = inputs()
@@ -27,15 +29,13 @@ def test_shapes_and_gradients(mode):
     out = module(v_g, v_l, *rest)
     assert out.shape == (3, 32)
     out.square().sum().backward()
-    assert (v_g.grad is not None and v_g.grad.abs().sum() > 0) == module.uses_global
-    assert (v_l.grad is not None and v_l.grad.abs().sum() > 0) == module.uses_local
+    assert v_g.grad.abs().sum() > 0
+    assert v_l.grad.abs().sum() > 0
     assert all(p.grad is not None for p in module.parameters())
 
 
-def test_simple_modes():
+def test_sum():
     v_g, v_l, *_ = inputs()
-    assert midf('global_only')(v_g, None) is v_g
-    assert midf('local_only')(None, v_l) is v_l
     torch.testing.assert_close(midf('sum')(v_g, v_l), v_g + v_l)
 
 
@@ -54,6 +54,26 @@ def test_paper_formula():
     g, l = g2 * l2, l2 + g2
     gamma = m.weights(g + l).softmax(-1)
     torch.testing.assert_close(m(v_g, v_l), gamma[:, :1] * g + gamma[:, 1:] * l)
+
+
+def test_released_formula():
+    """Step by step from the class docstring: one side after the other, self-attention within the guided blocks."""
+    m = midf('released')
+    v_g, v_l, *_ = inputs()
+
+    def block(b, x, *contexts):
+        x = x[:, None]
+        for attention, norm, y in zip(b.attentions, b.norms[:-1], contexts, strict=True):
+            y = y[:, None]
+            x = norm(x + attention(x, y, y)[0])
+        return b.norms[-1](x + b.ffn(x))[:, 0]
+
+    g1, l1 = block(m.global_self, v_g, v_g), block(m.local_self, v_l, v_l)
+    l2 = block(m.local_guided, l1, l1, g1)
+    g2 = block(m.global_guided, g1, g1, l2)
+    g, l = l2.sigmoid() * g2, g2 + l2
+    gamma = m.weights(g + l).softmax(-1)
+    torch.testing.assert_close(m(v_g, v_l), gamma[:, :1] * (g + l))
 
 
 def test_released_weight_cancels_under_cosine():
@@ -81,8 +101,22 @@ def test_tokens_without_any_object():
 
 
 def test_unknown_mode():
-    with pytest.raises(ValueError, match="'both', expected one of"):
+    with pytest.raises(ValueError, match="'both', expected one of .*'sum'\\)$"):
         MIDF('both')
+
+
+@pytest.mark.parametrize(
+    ('mode', 'instead'),
+    [('global_only', 'local=None'), ('local_only', 'backbone=None, visual=None'), ('released', 'galr_mm.ReleasedMIDF')],
+)
+def test_what_is_said_otherwise(mode, instead):
+    with pytest.raises(ValueError, match=instead):
+        MIDF(mode)
+
+
+def test_tokens_need_tokens():
+    with pytest.raises(ValueError, match="mode='tokens' needs global_tokens"):
+        midf('tokens')(*inputs()[:2])
 
 
 def test_released_layer_norm():

@@ -21,6 +21,11 @@ def test_any_image_size(side):
     out.embedding.sum().backward()
 
 
+def test_a_backbones_own_embedding_plays_no_part():
+    module = MVSA((8, 16, 32, 64), embed_dim=24)
+    torch.testing.assert_close(module(maps(32), torch.randn(2, 7)).embedding, module(maps(32)).embedding)
+
+
 def test_formula():
     """Written out for 256 px, where no pooling takes part."""
     m = MVSA((8, 16, 32, 64), embed_dim=24)

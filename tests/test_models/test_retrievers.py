@@ -1,17 +1,32 @@
+import sys
+
 import pytest
 import torch
+from mmengine.runner.checkpoint import load_state_dict
 from mmengine.structures import InstanceData
 from mmpretrain.structures import DataSample
 
+from galr_mm.models import DualEncoder
 from galr_mm.models.fusion.midf import MODES
 from galr_mm.registry import MODELS
 from galr_mm.structures import ObjectGraph
 from galr_mm.text import Vocabulary
-from tests.conftest import ROOT
+from tests.helpers import ROOT
 
 VOCABULARY = Vocabulary.from_captions(['a white plane near two ships'])
 BACKBONE = dict(type='mmpretrain.ResNet', depth=18, out_indices=(0, 1, 2, 3))
 TEXT = dict(type='galr_mm.BiGRUEncoder', vocabulary=VOCABULARY, word_dim=16, hidden_dim=16)
+
+
+LOCAL = dict(
+    type='galr_mm.LocalBranch',
+    drea=dict(type='galr_mm.DREA', num_classes=3, num_nodes=4),
+    gcn=dict(type='galr_mm.GCN'),
+)
+ONE_BRANCH = {
+    'global': dict(local=None, fusion=None),
+    'local': dict(backbone=None, visual=None, fusion=None),
+}
 
 
 def galr(mode='paper', **options):
@@ -20,8 +35,7 @@ def galr(mode='paper', **options):
         type='galr_mm.GaLR',
         backbone=BACKBONE,
         visual=dict(type='galr_mm.MVSA'),
-        drea=dict(type='galr_mm.DREA', num_classes=3, num_nodes=4),
-        gcn=dict(type='galr_mm.GCN'),
+        local=LOCAL,
         fusion=dict(type='galr_mm.MIDF', mode=mode),
         text_encoder=TEXT,
         loss=dict(type='galr_mm.ContrastiveLoss'),
@@ -61,8 +75,62 @@ def test_every_mode_trains(mode):
     losses['loss_contrastive'].backward()
     without = [name for name, p in model.named_parameters() if p.grad is None]
     assert without == []
-    assert (model.backbone is None) == (mode == 'local_only')
-    assert (model.gcn is None) == (mode == 'global_only')
+
+
+@pytest.mark.parametrize('branch', ONE_BRANCH)
+def test_one_branch_alone(branch):
+    """Trains every weight it has; what is not wanted is not built, and the image or its objects alone decide."""
+    model = galr(**ONE_BRANCH[branch])
+    images, samples = batch()
+    model(images, samples, mode='loss')['loss_contrastive'].backward()
+    assert [name for name, p in model.named_parameters() if p.grad is None] == []
+    parts = {name.split('.')[0] for name, _ in model.named_parameters()}
+    towers = {'global': {'backbone', 'visual'}, 'local': {'local'}}[branch]
+    assert parts == towers | {'text_encoder'} | {p for p in parts if p.startswith('loss')}
+    model.eval()
+    feat = model.extract_feat(images, samples)['image_feat']
+    torch.testing.assert_close(feat.norm(dim=-1), torch.ones(3))
+    other_image = model.extract_feat(images.flip(0), samples)['image_feat']
+    other_objects = model.extract_feat(images, batch()[1][::-1])['image_feat']
+    assert torch.allclose(other_image, feat) == (branch == 'local')
+    assert torch.allclose(other_objects, feat) == (branch == 'global')
+
+
+@pytest.mark.parametrize(
+    ('options', 'match'),
+    [
+        (dict(backbone=None), 'give both, or None for both'),
+        (dict(visual=None), 'give both, or None for both'),
+        (dict(local=None), 'local is None; set fusion=None too'),
+        (dict(backbone=None, visual=None), 'backbone and visual is None; set fusion=None too'),
+        (dict(fusion=None), 'two branches need a fusion'),
+        (dict(backbone=None, visual=None, local=None, fusion=None), 'needs a global branch'),
+        (ONE_BRANCH['local'] | dict(local=LOCAL | dict(roi=dict(type='galr_mm.RoINodes'))), 'roi needs the maps'),
+    ],
+)
+def test_branches_that_do_not_fit_together(options, match):
+    with pytest.raises(ValueError, match=match):
+        galr(**options)
+
+
+def test_checkpoints_of_before_the_local_branch_was_a_module():
+    """Their ``gcn.*`` and ``roi.*`` are ``local.gcn.*`` and ``local.roi.*``, whoever loads them."""
+    local = LOCAL | dict(roi=dict(type='galr_mm.RoINodes'))
+    model = galr(local=local)
+    expected = model.state_dict()
+    old = {key.removeprefix('local.'): value for key, value in expected.items()}
+    assert {'gcn.out.weight', 'roi.fc.weight'} <= set(old)
+    for load in (lambda m, s: m.load_state_dict(s), lambda m, s: load_state_dict(m, s, strict=True)):
+        torch.manual_seed(1)
+        other = galr(local=local)
+        other.local.gcn.out.weight.data.zero_()
+        other.local.roi.fc.weight.data.zero_()
+        load(other, dict(old))
+        for key, value in other.state_dict().items():
+            assert torch.equal(value, expected[key]), key
+    wrapped = torch.nn.ModuleDict(dict(model=galr(local=local)))  # as an EMA or a wrapper of processes holds it
+    wrapped.load_state_dict({f'model.{key}': value for key, value in old.items()})
+    assert torch.equal(wrapped['model'].local.gcn.out.weight, model.local.gcn.out.weight)
 
 
 BACKBONES = {
@@ -92,14 +160,19 @@ FPN = dict(
 )
 
 
+OPTIONS = {**{name: dict(backbone=backbone) for name, backbone in BACKBONES.items()}, 'fpn': FPN}
+# timm comes with open_clip
+NEEDS = {'timm': pytest.mark.clip, 'mmdet': pytest.mark.detect, 'fpn': pytest.mark.detect}
+
+
 @pytest.mark.parametrize('size', [(64, 64), (97, 131)], ids=str)
-@pytest.mark.parametrize('options', [*(dict(backbone=b) for b in BACKBONES.values()), FPN], ids=[*BACKBONES, 'fpn'])
+@pytest.mark.parametrize('options', [pytest.param(o, marks=NEEDS.get(n, ()), id=n) for n, o in OPTIONS.items()])
 def test_backbones_by_a_config_line(options, size):
     """The channels follow from the backbone; images of any size go forward and gradients back to the first layer."""
     model = galr('tokens', visual=dict(type='galr_mm.MVSA', low_stride=2), **options)
     _, samples = batch()
     images = torch.randn(3, 3, *size)
-    assert model.visual.in_channels == tuple(m.shape[1] for m in model.eval().extract_maps(images))
+    assert model.visual.in_channels == tuple(m.shape[1] for m in model.eval().extract_maps(images).maps)
     model.train()(images, samples, mode='loss')['loss_contrastive'].backward()
     first = next(p for p in model.backbone.parameters() if p.requires_grad)
     assert first.grad.abs().sum() > 0
@@ -109,7 +182,7 @@ def test_backbones_by_a_config_line(options, size):
 TINY_CLIP = str(ROOT / 'tests/data/clip/tiny-vit.json')
 
 
-@pytest.mark.parametrize('clip', [False, True])
+@pytest.mark.parametrize('clip', [False, pytest.param(True, marks=pytest.mark.clip)])
 def test_bfloat16_on_any_backbone(clip):
     options = {}
     if clip:
@@ -132,21 +205,86 @@ def test_bfloat16_on_any_backbone(clip):
         galr(precision='fp8')
 
 
-def test_the_dry_run_leaves_no_trace():
-    backbone = MODELS.build(BACKBONE | dict(norm_eval=False))
-    before = {name: value.clone() for name, value in backbone.state_dict().items()}
-    seed = torch.get_rng_state()
-    model = galr(backbone=backbone)
-    assert all(torch.equal(value, before[name]) for name, value in backbone.state_dict().items())
-    assert all(module.training for module in model.modules())
-    torch.set_rng_state(seed)
+class Touchy(torch.nn.Module):
+    """A backbone on which every forward pass leaves traces: counters, gradients, random draws; one part is frozen."""
+
+    def __init__(self, fails=False):
+        super().__init__()
+        self.conv = torch.nn.Conv2d(3, 4, 3)
+        self.norm = torch.nn.BatchNorm2d(4)
+        self.frozen = torch.nn.BatchNorm2d(4)
+        self.frozen.eval()
+        self.fails = fails
+        self.seen = []
+
+    def forward(self, images):
+        self.seen.append([module.training for module in self.modules()])
+        out = self.frozen(self.norm(self.conv(images))) + torch.rand(())
+        if out.requires_grad:
+            out.sum().backward(retain_graph=True)
+        if self.fails:
+            raise RuntimeError('needs 640 pixels')
+        return (out,)
+
+
+def touchy_model(fails=False, **visual):
+    backbone = Touchy(fails)
+    backbone.before = {name: value.clone() for name, value in backbone.state_dict().items()}
+    torch.manual_seed(3)
+    return backbone, lambda: DualEncoder(backbone, dict(type='galr_mm.GlobalPool', **visual), TEXT)
+
+
+@pytest.mark.parametrize('fails', [False, True])
+def test_the_dry_run_leaves_no_trace(fails):
+    backbone, build = touchy_model(fails)
+    if fails:
+        before = torch.get_rng_state()
+        with pytest.raises(RuntimeError, match='needs 640 pixels'):
+            build()
+        assert torch.equal(torch.get_rng_state(), before)
+    else:
+        model = build()
+        after = torch.get_rng_state()
+        other = touchy_model(in_channels=(4,))[1]()  # the same without a dry run
+        assert torch.equal(torch.get_rng_state(), after)
+        assert torch.equal(model.visual.fc.weight, other.visual.fc.weight)
+        assert model.visual.in_channels == (4,)
+    assert backbone.seen == [[False] * 4]  # it did run, once, in evaluation
+    assert [module.training for module in backbone.modules()] == [True, True, True, False]
+    assert all(torch.equal(value, backbone.before[name]) for name, value in backbone.state_dict().items())
+    assert all(p.grad is None for p in backbone.parameters())
 
 
 def test_backbones_without_maps_are_refused():
     with pytest.raises(ValueError, match="out_type='featmap'"):
         galr(backbone=BACKBONES['vit'] | dict(out_type='cls_token'))
-    with pytest.raises(ValueError, match=r'dry run .*visual.in_channels'):
+    with pytest.raises(RuntimeError, match='mat1 and mat2') as caught:  # the backbone's own error, and where it was
         galr(backbone=torch.nn.Linear(5, 5))
+    if sys.version_info >= (3, 11):
+        assert 'dry run of the backbone at (224, 224) pixels; visual.in_channels' in caught.value.__notes__[0]
+
+
+def test_a_dual_encoder_needs_its_image_tower():
+    config = dict(type='galr_mm.DualEncoder', text_encoder=TEXT)
+    visual = dict(type='galr_mm.GlobalPool')
+    for options in (dict(backbone=BACKBONE, visual=None), dict(backbone=None, visual=visual)):
+        with pytest.raises(ValueError, match='give them or none'):
+            MODELS.build(config | options)
+    with pytest.raises(ValueError, match='a DualEncoder encodes images by backbone and visual'):
+        MODELS.build(config | dict(backbone=None, visual=None))
+
+
+def test_a_subclass_may_encode_images_its_own_way():
+    class Mean(DualEncoder):
+        def encode_image(self, images, graph=None):
+            return torch.nn.functional.normalize(images.mean((2, 3)), dim=-1)
+
+    model = Mean(None, None, TEXT | dict(embed_dim=3))
+    images, samples = batch(boxes=None)
+    assert model(images, samples, mode='predict')[0].image_feat.shape == (3,)
+    assert not any(name.startswith(('backbone', 'visual')) for name in model.state_dict())
+    with pytest.raises(RuntimeError, match='built with backbone=None'):
+        model.extract_maps(images)
 
 
 def test_features_are_normalized_and_follow_the_objects():
@@ -168,23 +306,37 @@ def test_features_are_normalized_and_follow_the_objects():
 def test_graph_given_by_hand():
     model = galr().eval()
     images, samples = batch()
-    graph = model.drea([s.proposals for s in samples], [(64, 64)] * 3)
+    graph = model.local.drea([s.proposals for s in samples], [(64, 64)] * 3)
     torch.testing.assert_close(model.encode_image(images, graph), model.extract_feat(images, samples)['image_feat'])
     empty = ObjectGraph.empty(3, 4, 8, like=images)
     torch.testing.assert_close(model.encode_image(images), model.encode_image(images, empty))
 
 
-def test_no_proposals_is_said_once(monkeypatch):
-    said = []
-    monkeypatch.setattr('galr_mm.models.retrievers.galr.print_log', lambda text, *_: said.append(text))
+@pytest.fixture
+def logged(monkeypatch):
+    texts = []
+    monkeypatch.setattr('galr_mm.utils.logging._LOGGED', set())
+    monkeypatch.setattr('galr_mm.utils.logging.print_log', lambda text, *_: texts.append(text))
+    return texts
+
+
+def test_missing_proposals_are_logged_once(logged):
+    galr(**ONE_BRANCH['global']).eval()(*batch(boxes=None), mode='tensor')
+    assert logged == []
     model = galr().eval()
+    before = dict(vars(model.local))
     for _ in range(3):
         model(*batch(boxes=None), mode='tensor')
-    assert len(said) == 1
-    assert 'NO PROPOSALS' in said[0]
-    assert 'tools/extract_proposals.py' in said[0]
-    galr('global_only').eval()(*batch(boxes=None), mode='tensor')
-    assert len(said) == 1
+    assert len(logged) == 1
+    assert logged[0].startswith('No proposals')
+    assert 'tools/extract_proposals.py' in logged[0]
+    assert vars(model.local) == before
+    images, samples = batch()
+    del samples[1].proposals
+    for _ in range(3):
+        model(images, samples, mode='tensor')
+    assert len(logged) == 2
+    assert logged[1].startswith('1 of 3 images')
 
 
 @pytest.mark.parametrize('build', [galr, dual_encoder])
@@ -204,6 +356,23 @@ def test_predict_gives_each_sample_its_own():
     out = model(images, samples, mode='predict')
     torch.testing.assert_close(torch.stack([s.image_feat for s in out]), feats['image_feat'])
     torch.testing.assert_close(torch.cat([s.text_feat for s in out]), feats['text_feat'])
+    assert [len(s.text_key) for s in out] == [2, 2, 2]
+    keys = [key for s in out for key in s.text_key]
+    # 'a plane near .. ships' of image i, caption t is that of image i + 1, caption t - 1
+    assert [keys.index(key) for key in keys] == [0, 1, 1, 3, 3, 5]
+
+
+def test_text_encoders_without_ids_give_no_keys():
+    model = MODELS.build(
+        dict(type='galr_mm.DualEncoder', backbone=BACKBONE, visual=dict(type='galr_mm.GlobalPool', embed_dim=8),
+             text_encoder=dict(type='galr_mm.SentenceVectorProjection', in_dim=4, embed_dim=8))
+    )  # fmt: skip
+    images, samples = batch(boxes=None)
+    for sample in samples:
+        sample.set_field([torch.rand(4)], 'text')
+    out = model(images, samples, mode='predict')
+    assert out[0].text_feat.shape == (1, 8)
+    assert 'text_key' not in out[0]
 
 
 def test_predict_all_is_mmpretrains_contract():
@@ -230,7 +399,7 @@ def test_runs_in_mmpretrains_retrieval_loop(mini, tmp_path):
     ]
     runner = Runner(
         model=galr(
-            drea=dict(type='galr_mm.DREA', num_classes=6),
+            local=LOCAL | dict(drea=dict(type='galr_mm.DREA', num_classes=6)),
             data_preprocessor=dict(type='mmpretrain.MultiModalDataPreprocessor', mean=[127.0] * 3, std=[60.0] * 3),
         ),
         work_dir=str(tmp_path),

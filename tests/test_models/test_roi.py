@@ -8,11 +8,12 @@ pytest.importorskip('mmcv._ext')
 
 
 def graph(boxes, nodes=4):
-    """Boxes (n, 4) as relative (cx, cy, w, h), padded."""
-    x = torch.zeros(1, nodes, 9)
-    x[0, : len(boxes), 5:] = torch.tensor(boxes)
+    """Boxes (n, 4) as relative (cx, cy, w, h), padded; the node features say nothing of them."""
+    xyxy = torch.zeros(1, nodes, 4)
+    for index, (cx, cy, w, h) in enumerate(boxes):
+        xyxy[0, index] = torch.tensor([cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2])
     mask = torch.arange(nodes)[None] < len(boxes)
-    return ObjectGraph(x, torch.eye(nodes)[None] * mask[..., None], mask)
+    return ObjectGraph(torch.zeros(1, nodes, 9), torch.eye(nodes)[None] * mask[..., None], mask, xyxy)
 
 
 def roi(channels=(4, 2), **options):
@@ -45,3 +46,9 @@ def test_gradients_reach_the_maps():
     roi(level=-2)(graph([[0.5, 0.5, 0.5, 0.5]]), maps).x.sum().backward()
     assert maps[0].grad.abs().sum() > 0
     assert maps[1].grad is None
+
+
+def test_a_graph_without_boxes_is_refused():
+    maps = [torch.rand(1, 4, 8, 8), torch.rand(1, 2, 4, 4)]
+    with pytest.raises(ValueError, match='no boxes'):
+        roi()(graph([])._replace(boxes=None), maps)

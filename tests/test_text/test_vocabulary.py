@@ -3,7 +3,7 @@ import json
 import pytest
 
 from galr_mm.text import Vocabulary
-from tests.conftest import run_tool
+from tests.helpers import run_tool
 
 
 def test_round_trip(tmp_path):

@@ -1,4 +1,4 @@
-# As image_text_256px.py, for training on a CPU: 128 px, and a random window instead of the turned one, which leaves
+# As image_text_256px.py, for training on a CPU: 128 px, and a random window instead of the rotated one, which leaves
 # few pixels at this size.
 _base_ = './image_text_256px.py'
 

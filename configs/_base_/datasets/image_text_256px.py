@@ -1,4 +1,5 @@
-# Pipelines and loaders of every data set; a child sets data_root and ann_file.
+# Pipelines and loaders of every data set. Which one: list its file (ucm.py, ...) as another base, and merge its
+# `dataset` into the loaders.
 size = 256
 data_preprocessor = dict(
     type='mmpretrain.MultiModalDataPreprocessor',
@@ -6,7 +7,7 @@ data_preprocessor = dict(
     std=[58.395, 57.12, 57.375],
     to_rgb=True,
 )
-# the released recipe (resize to 278, turn by 0 to 90 degrees, crop 256), and flips
+# the released recipe (resize to 278, rotate by 0 to 90 degrees, crop 256), and flips
 train_pipeline = [
     dict(type='galr_mm.LoadImageWithProposals'),
     dict(type='mmengine.Resize', scale=(278, 278)),

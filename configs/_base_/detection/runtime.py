@@ -1,4 +1,4 @@
-# What every detector of ours shares.
+# Hooks, loops and logging, the same for every detector.
 default_scope = 'mmdet'
 auto_scale_lr = dict(enable=False, base_batch_size=8)
 val_cfg = dict(type='ValLoop')

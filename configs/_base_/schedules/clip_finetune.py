@@ -1,4 +1,4 @@
-# Fine-tuning of ready CLIP weights: a small learning rate, warm-up, cosine. Untuned: no CLIP weights were to be had.
+# Fine-tuning of ready CLIP weights: a small learning rate, warm-up, cosine. Untuned: no CLIP weights were available.
 # bfloat16 on a GPU: --cfg-options optim_wrapper.type=AmpOptimWrapper optim_wrapper.dtype=bfloat16
 optim_wrapper = dict(
     type='OptimWrapper',

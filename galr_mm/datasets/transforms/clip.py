@@ -11,7 +11,7 @@ from torchvision.transforms import functional as F
 
 from galr_mm.datasets.transforms.geometric import keep_visible_boxes
 from galr_mm.datasets.transforms.loading import LoadImageWithProposals, fit_proposals
-from galr_mm.integrations.open_clip import load_preprocess
+from galr_mm.integrations.open_clip import load_preprocess, resize_steps
 from galr_mm.registry import TRANSFORMS
 
 # what open_clip turns into RGB as a person would; 16-bit and float images go through LoadImageWithProposals
@@ -41,8 +41,8 @@ class OpenCLIPPreprocess(LoadImageWithProposals):
     Args:
         model_name: the CLIP, as of the model; see ``galr_mm/integrations/open_clip.py``.
         pretrained: the weights, as of the model; a tag may bring its own interpolation.
-        scale: smallest and largest share of the area that a random crop takes, at an aspect of 3/4 to 4/3.
-        min_visible: drop boxes of which a smaller share stays in the image.
+        scale: smallest and largest fraction of the area that a random crop takes, at an aspect of 3/4 to 4/3.
+        min_visible: drop boxes of which a smaller fraction of the area stays in the image.
 
     Raises:
         OSError: when the file cannot be read or decoded; names it.
@@ -57,24 +57,19 @@ class OpenCLIPPreprocess(LoadImageWithProposals):
     ) -> None:
         super().__init__()
         if scale is not None and not 0 < scale[0] <= scale[1] <= 1:
-            raise ValueError(f'scale is {scale}, expected two shares of the area, 0 < smallest <= largest <= 1')
+            raise ValueError(f'scale is {scale}, expected two fractions of the area, 0 < smallest <= largest <= 1')
         self.model_name = model_name
         self.scale = scale
         self.min_visible = min_visible
-        preprocess = load_preprocess(model_name, pretrained)  # says which extra to install, so it comes first
-        from open_clip.transform import PreprocessCfg, image_transform_v2
-
-        cfg = PreprocessCfg(**preprocess)
-        # a resize, and mostly a crop or padding around the center; what follows makes a normalized tensor
-        *self.steps, _, _, _ = image_transform_v2(cfg, is_train=False).transforms
+        self.steps, crop_size = resize_steps(load_preprocess(model_name, pretrained))
         self.random_crop = None
         if scale is not None:
-            self.random_crop = RandomResizedCrop(cfg.input_size[1:], scale, interpolation=self.steps[0].interpolation)
+            self.random_crop = RandomResizedCrop(crop_size, scale, interpolation=self.steps[0].interpolation)
 
     @cache_randomness
-    def _draw_window(self, image: Image.Image) -> tuple[int, int, int, int]:
+    def _draw_window(self, crop: RandomResizedCrop, image: Image.Image) -> tuple[int, int, int, int]:
         """Top, left, height and width of a random crop."""
-        return self.random_crop.get_params(image, list(self.random_crop.scale), list(self.random_crop.ratio))
+        return crop.get_params(image, list(crop.scale), list(crop.ratio))
 
     def transform(self, results: dict) -> dict:
         """Load and resize one image."""
@@ -86,8 +81,8 @@ class OpenCLIPPreprocess(LoadImageWithProposals):
             zoom = np.divide(whole.size, image.size)
             corner = np.round(np.subtract(whole.size, done.size) / 2)
         else:
-            top, left, height, width = self._draw_window(image)
             crop = self.random_crop
+            top, left, height, width = self._draw_window(crop, image)
             done = F.resized_crop(image, top, left, height, width, crop.size, crop.interpolation)
             zoom = np.divide(done.size, (width, height))
             corner = np.multiply((left, top), zoom)

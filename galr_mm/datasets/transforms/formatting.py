@@ -3,10 +3,10 @@ from __future__ import annotations
 import numpy as np
 import torch
 from mmcv.transforms import BaseTransform
-from mmengine.structures import InstanceData
 from mmpretrain.structures import DataSample
 
 from galr_mm.registry import TRANSFORMS
+from galr_mm.structures import Detections
 
 
 @TRANSFORMS.register_module()
@@ -23,7 +23,7 @@ class PackRetrievalInputs(BaseTransform):
 
     - inputs: uint8 tensor (3, H, W), the channels in the order they were loaded in
     - data_samples: DataSample with the text fields as they are, the meta information, and with boxes also
-      ``proposals``, an InstanceData of bboxes (n, 4) xyxy in pixels, scores (n,) and labels (n,)
+      ``proposals``, an InstanceData of bboxes (n, 4) xyxy in pixels, scores (n,) in descending order and labels (n,)
 
     Args:
         meta_keys: entries kept as meta information where they are there.
@@ -49,12 +49,10 @@ class PackRetrievalInputs(BaseTransform):
             if key in results:
                 setattr(sample, key, results[key])
         if 'gt_bboxes' in results:
-            boxes = torch.as_tensor(results['gt_bboxes'], dtype=torch.float32).reshape(-1, 4)
-            sample.proposals = InstanceData(
-                bboxes=boxes,
-                scores=torch.as_tensor(results.get('proposal_scores', np.ones(len(boxes))), dtype=torch.float32),
-                labels=torch.as_tensor(results['gt_bboxes_labels'], dtype=torch.long),
-            )
+            labels = results['gt_bboxes_labels']
+            scores = results.get('proposal_scores', np.ones(len(labels)))
+            shape = results['img_shape'] if 'img' not in results else results['img'].shape
+            sample.proposals = Detections(results['gt_bboxes'], scores, labels, shape[:2]).to_instances()
         packed['data_samples'] = sample
         return packed
 

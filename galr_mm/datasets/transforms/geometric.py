@@ -16,18 +16,18 @@ BOX_KEYS = ('gt_bboxes', 'gt_bboxes_labels', 'proposal_scores', 'gt_ignore_flags
 
 
 def rotate_boxes(boxes: np.ndarray, angle: float, img_shape: tuple[int, int]) -> np.ndarray:
-    """Axis-aligned hulls of boxes (n, 4) xyxy that turn clockwise by ``angle`` degrees about the image's center."""
+    """Axis-aligned hulls of boxes (n, 4) xyxy after a clockwise rotation by ``angle`` degrees about the center."""
     height, width = img_shape
     # the same center and direction as mmcv.imrotate
     center = np.array([(width - 1) * 0.5, (height - 1) * 0.5], dtype=np.float32)
     corners = boxes[:, [0, 1, 2, 1, 2, 3, 0, 3]].reshape(-1, 4, 2) - center
     cos, sin = math.cos(math.radians(angle)), math.sin(math.radians(angle))
-    turned = corners @ np.array([[cos, sin], [-sin, cos]], dtype=np.float32) + center
-    return np.concatenate([turned.min(1), turned.max(1)], axis=1).astype(np.float32)
+    rotated = corners @ np.array([[cos, sin], [-sin, cos]], dtype=np.float32) + center
+    return np.concatenate([rotated.min(1), rotated.max(1)], axis=1).astype(np.float32)
 
 
 def keep_visible_boxes(results: dict, boxes: np.ndarray, min_visible: float) -> None:
-    """Clip ``boxes`` (n, 4) to the image and drop those of which less than a share ``min_visible`` is left."""
+    """Clip ``boxes`` (n, 4) to the image and drop those of which less than a fraction ``min_visible`` is left."""
     height, width = results['img_shape']
     clipped = boxes.copy()
     clipped[:, 0::2] = clipped[:, 0::2].clip(0, width)
@@ -42,7 +42,7 @@ def keep_visible_boxes(results: dict, boxes: np.ndarray, min_visible: float) -> 
 
 @TRANSFORMS.register_module()
 class RandomRotate(BaseTransform):
-    """Turn the image clockwise by a random angle about its center; its size stays, corners are filled.
+    """Rotate the image clockwise by a random angle about its center; its size stays, corners are filled.
 
     Required Keys:
 
@@ -53,7 +53,7 @@ class RandomRotate(BaseTransform):
 
     Args:
         angle_range: smallest and largest angle in degrees.
-        min_visible: drop boxes of which a smaller share stays in the image.
+        min_visible: drop boxes of which a smaller fraction of the area stays in the image.
     """
 
     def __init__(self, angle_range: tuple[float, float] = (0, 90), min_visible: float = 0.25) -> None:
@@ -93,14 +93,14 @@ class RandomCrop(BaseTransform):
     Modified Keys: the same, and img_shape.
 
     Args:
-        crop_size: height and width, or one number for both.
-        min_visible: drop boxes of which a smaller share stays in the image.
+        crop_size: height and width, or one value for both.
+        min_visible: drop boxes of which a smaller fraction of the area stays in the image.
     """
 
     def __init__(self, crop_size: int | tuple[int, int], min_visible: float = 0.25) -> None:
         self.crop_size = (crop_size, crop_size) if isinstance(crop_size, int) else tuple(crop_size)
         if len(self.crop_size) != 2 or min(self.crop_size) < 1:
-            raise ValueError(f'crop_size is {crop_size}, expected a positive number or (height, width)')
+            raise ValueError(f'crop_size is {crop_size}, expected a positive integer or (height, width)')
         self.min_visible = min_visible
 
     @cache_randomness

@@ -1,17 +1,17 @@
 from __future__ import annotations
 
-import numpy as np
 from mmcv.transforms import LoadImageFromFile
 
 from galr_mm.registry import TRANSFORMS
 
 
 def fit_proposals(results: dict) -> None:
-    """Scale boxes that were found on an image of ``proposal_img_shape`` to one of ``img_shape``."""
-    if 'proposal_img_shape' in results:
-        height, width = results.pop('proposal_img_shape')
-        scale = np.asarray(results['img_shape'][::-1], np.float32) / np.asarray((width, height), np.float32)
-        results['gt_bboxes'] = results['gt_bboxes'] * np.tile(scale, 2)
+    """Turn ``detections`` into the keys that mmcv's transforms move along, in pixels of an image of ``img_shape``."""
+    if 'detections' in results:
+        found = results.pop('detections').scaled_to(results['img_shape'][:2])
+        results['gt_bboxes'] = found.boxes.numpy()
+        results['gt_bboxes_labels'] = found.labels.numpy()
+        results['proposal_scores'] = found.scores.numpy()
 
 
 @TRANSFORMS.register_module()
@@ -24,15 +24,16 @@ class LoadImageWithProposals(LoadImageFromFile):
     Required Keys:
 
     - img_path, or img
-    - gt_bboxes, proposal_img_shape (optional)
+    - detections (optional)
 
-    Modified Keys:
+    Removed Keys:
 
-    - gt_bboxes (optional)
+    - detections
 
     Added Keys:
 
     - img, img_shape, ori_shape
+    - gt_bboxes (n, 4), gt_bboxes_labels (n,) and proposal_scores (n,), where there are detections
 
     Raises:
         OSError: when the file cannot be read or decoded; names it.

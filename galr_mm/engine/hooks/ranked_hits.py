@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import logging
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from mmengine.dist import master_only
@@ -8,8 +10,8 @@ from mmengine.hooks import Hook
 from mmengine.logging import print_log
 from mmengine.runner import Runner
 
-from galr_mm.detection.coco import ImageProposals
 from galr_mm.registry import HOOKS
+from galr_mm.structures import Detections
 
 
 @HOOKS.register_module()
@@ -34,36 +36,45 @@ class RankedHitsHook(Hook):
         """Draw the sheets."""
         from galr_mm.visualization import Hit, draw_ranked_hits
 
-        evaluator, dataset = runner.test_loop.evaluator, runner.test_loop.dataloader.dataset
-        proposals = getattr(dataset, 'proposals', None)
-        texts = evaluator.texts
-        chosen = np.linspace(0, len(texts) - 1, min(self.num_queries, len(texts))).round().astype(int)
-        names = {
-            record['image_id']: dataset.get_data_info(row)['file_name'] for row, record in enumerate(evaluator.records)
-        }
-        for prefix, scores in evaluator.scores.items():
+        result, dataset = runner.test_loop.evaluator.result, runner.test_loop.dataloader.dataset
+        if None in result.image_paths:
+            print_log('no ranked hits are drawn: the samples of the test have no img_path', 'current', logging.WARNING)
+            return
+        queries = np.linspace(0, len(result.texts) - 1, min(self.num_queries, len(result.texts))).round().astype(int)
+        found = proposals_of(dataset)
+        for prefix in result.scores:
+            indices, scores = result.top('t2i', queries.tolist(), self.topk, prefix)
             rows = []
-            for query in chosen.tolist():
-                order = scores.t2i[query].argsort(descending=True, stable=True)[: self.topk].tolist()
-                hits = []
-                for image in order:
-                    record = evaluator.records[image]
-                    found = proposals.get(names[record['image_id']]) if proposals else None
-                    hits.append(
-                        Hit(
-                            record['img_path'],
-                            float(scores.t2i[query, image]),
-                            bool(scores.positives[image, query]),
-                            None if found is None else relative_boxes(found),
-                        )
+            for query, images, values in zip(queries.tolist(), indices.tolist(), scores.tolist(), strict=True):
+                hits = [
+                    Hit(
+                        result.image_paths[image],
+                        value,
+                        bool(result.positives[image, query]),
+                        found.get(result.image_ids[image]),
                     )
-                rows.append((str(texts[query]), hits))
+                    for image, value in zip(images, values, strict=True)
+                ]
+                rows.append((str(result.texts[query]), hits))
             path = self.out_dir / f'{prefix or "raw"}_hits.png'
             draw_ranked_hits(rows, path, title=f'{prefix or "raw"} scores')
             print_log(f'ranked hits drawn to {path}', 'current')
 
 
-def relative_boxes(found: ImageProposals, score_thr: float = 0.3) -> np.ndarray:
+def proposals_of(dataset: Any) -> dict[int, np.ndarray]:
+    """Relative boxes (n, 4) of the data set's images by their ``image_id``, for those that have proposals."""
+    proposals = getattr(dataset, 'proposals', None)
+    if proposals is None:
+        return {}
+    boxes = {}
+    for row in range(len(dataset)):
+        info = dataset.get_data_info(row)
+        found = proposals.get(info['file_name'])
+        if found is not None:
+            boxes[info['image_id']] = relative_boxes(found)
+    return boxes
+
+
+def relative_boxes(found: Detections, score_thr: float = 0.3) -> np.ndarray:
     """Boxes (n, 4) of the sure objects relative to the image's width and height."""
-    height, width = found.img_shape
-    return found.bboxes[found.scores >= score_thr] / np.array([width, height, width, height])
+    return found.relative_boxes()[found.scores >= score_thr].numpy()

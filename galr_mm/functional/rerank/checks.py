@@ -32,7 +32,7 @@ def check_filler(filler: float | None) -> None:
     """Refuse a filler that no similarity can equal.
 
     Raises:
-        ValueError: for what is no finite number.
+        ValueError: for what is not a finite number.
     """
     if filler is not None and not _finite(filler):
         raise ValueError(f'filler is {filler!r}, expected None or a finite number')
@@ -73,39 +73,32 @@ def prepare_reverse(reverse_similarity: Tensor | np.ndarray | None, similarity: 
     return reverse_similarity
 
 
-def check_choices(k: int, **options: tuple[object, tuple]) -> None:
-    """Refuse k below 1 and options that are not known, each given as ``name=(value, known values)``.
+def check_options(
+    k: int = 30,
+    weights: Sequence[float] = (0.3, 1.0, 1.1),
+    decay: float = 0.05,
+    reverse: str = 'ordinal',
+    reverse_top: int | None = None,
+    significance: str = 'ratio',
+    tail: str = 'keep',
+) -> None:
+    """Refuse options of the re-rankers that are unknown or give no scores.
 
     Raises:
         ValueError: says which and what was expected.
     """
-    for name, (value, known) in options.items():
-        if value not in known:
-            raise ValueError(f'{name} is {value!r}, expected one of {known}')
+    known = dict(
+        reverse=(reverse, REVERSES),
+        significance=(significance, SIGNIFICANCES),
+        tail=(tail, TAILS),
+    )
+    for name, (value, values) in known.items():
+        if value not in values:
+            raise ValueError(f'{name} is {value!r}, expected one of {values}')
     if not _finite(k) or int(k) != k or k < 1:
         raise ValueError(f'k is {k!r}, expected a whole number of 1 or more')
-
-
-def check_decay(decay: float) -> None:
-    """Refuse what is no finite number of 0 or more.
-
-    Raises:
-        ValueError: says what was expected.
-    """
     if not _finite(decay) or decay < 0:
         raise ValueError(f'decay is {decay!r}, expected a finite number of 0 or more')
-
-
-def check_multivariate(
-    k: int, weights: Sequence[float], decay: float, reverse: str, reverse_top: int | None, significance: str
-) -> None:
-    """Refuse settings of the multivariate rerank that are unknown or give no scores.
-
-    Raises:
-        ValueError: says which and what was expected.
-    """
-    check_choices(k, reverse=(reverse, REVERSES), significance=(significance, SIGNIFICANCES))
-    check_decay(decay)
     given = tuple(weights) if isinstance(weights, Iterable) else ()
     if len(given) != 3 or not all(_finite(weight) and abs(weight) < 1e30 for weight in given):
         raise ValueError(f'weights is {weights!r}, expected three numbers below 1e30: significance, forward, reverse')
@@ -127,7 +120,7 @@ def prepare_features(**feats: Tensor | np.ndarray) -> list[Tensor]:
     for name, feat in zip(feats, tensors, strict=True):
         if feat.ndim != 2 or not feat.numel() or feat.is_complex():
             raise ValueError(f'expected {name} (n, D) of real numbers, got shape {tuple(feat.shape)} of {feat.dtype}')
-        check_finite(feat, f'numbers of {name}')
+        check_finite(feat, f'values of {name}')
     first, second = tensors
     if first.shape[1] != second.shape[1] or first.device != second.device:
         raise ValueError(

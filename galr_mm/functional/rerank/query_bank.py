@@ -2,22 +2,26 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from functools import partial
 from typing import Literal
 
 import numpy as np
 from torch import Tensor
 
-from galr_mm.functional.rerank.candidates import FeatureTiles, require_finite, top_k
-from galr_mm.functional.rerank.checks import as_tensor, check_multivariate, prepare_features
+from galr_mm.functional.rerank.candidates import Candidates
+from galr_mm.functional.rerank.checks import as_tensor, check_options, prepare_features
+from galr_mm.functional.rerank.column_statistics import column_statistic
 from galr_mm.functional.rerank.from_features import Ranking, best_first
-from galr_mm.functional.rerank.multivariate import Candidates, column_statistics, multivariate_scores
+from galr_mm.functional.rerank.multivariate import multivariate_scores
+from galr_mm.functional.rerank.tiles import FeatureTiles, require_finite
+from galr_mm.functional.rerank.top_k import top_k
 
 
 class QueryBankReranker:
     """Multivariate rerank of one new query: a bank of earlier or training queries stands in for the query set.
 
     MR compares a query with the other queries of the same gallery items; alone, a query has none and keeps its order.
-    The result is that of :func:`galr_mm.evaluation.multivariate_rerank_from_features` for this query among the bank's,
+    The result is that of :func:`galr_mm.functional.multivariate_rerank_from_features` for this query among the bank's,
     but for rounding: where the bank holds the same features, the first of them is the query, otherwise the query comes
     last.
 
@@ -27,7 +31,7 @@ class QueryBankReranker:
         bank: (M, D) features of queries, in the direction that is asked: captions for caption queries.
         gallery: (N, D) features.
 
-    The other arguments are those of :func:`galr_mm.evaluation.multivariate_rerank`.
+    The other arguments are those of :func:`galr_mm.functional.multivariate_rerank`.
 
     Raises:
         ValueError: when the features do not fit each other or hold NaN or infinity, or for an unknown option.
@@ -55,16 +59,18 @@ class QueryBankReranker:
         significance: Literal['ratio', 'softmax', 'off'] = 'ratio',
     ) -> None:
         bank, gallery = prepare_features(bank=bank, gallery=gallery)
-        check_multivariate(k, weights, decay, reverse, reverse_top, significance)
-        self.formula = (weights, decay, reverse, reverse_top)
+        check_options(k, weights, decay, reverse, reverse_top, significance)
+        self.formula = partial(
+            multivariate_scores, weights=weights, decay=decay, reverse=reverse, reverse_top=reverse_top
+        )
         self.k = int(k)
         tiles = FeatureTiles(bank, gallery)
         self.bank, self.gallery = bank.to(tiles.dtype), gallery.to(tiles.dtype)
-        self.statistics = column_statistics(len(gallery), gallery.device, significance)
+        self.statistic = column_statistic(len(gallery), gallery.device, significance)
         if significance != 'off':
             for rows, columns, tile in tiles:
                 require_finite(tile)
-                self.statistics.update(rows, columns, tile)
+                self.statistic.update(rows, columns, tile)
 
     def __call__(self, query: Tensor | np.ndarray) -> Ranking:
         """Indices and scores, each (k,), best first, for the features (D,) of a query.
@@ -85,10 +91,10 @@ class QueryBankReranker:
         others[same] = value  # whatever the rounding of the two products was
         place = int(same[0]) if len(same) else len(self.bank)
         reverse = (others > value).sum(0) + (others[:place] == value).sum(0)
-        statistics = self.statistics
+        statistic = self.statistic
         if not len(same):
-            statistics = copy.deepcopy(statistics)
-            statistics.update(slice(0, 1), slice(0, len(self.gallery)), similarity)
-        candidates = Candidates(index, value, statistics.share(value, index), reverse[None])
-        indices, scores = best_first(candidates, multivariate_scores(candidates, *self.formula))
+            statistic = copy.deepcopy(statistic)
+            statistic.update(slice(0, 1), slice(0, len(self.gallery)), similarity)
+        candidates = Candidates(index, value, statistic.significance(value, index), reverse[None])
+        indices, scores = best_first(candidates, self.formula(candidates))
         return Ranking(indices[0], scores[0])

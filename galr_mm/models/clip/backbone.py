@@ -1,31 +1,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-import torch
 from mmengine.model import BaseModule
-from torch import Tensor, nn
+from torch import Tensor
 
-from galr_mm.integrations.open_clip import load_clip
-from galr_mm.models.visual.mvsa import VisualFeatures
+from galr_mm.integrations.open_clip import count_maps, encode_with_maps, load_clip, lock_image_tower
+from galr_mm.models.clip.tower import OpenCLIPTower, check_unlocked
+from galr_mm.models.visual import BackboneFeatures, EmbeddingBackbone, VisualFeatures
 from galr_mm.registry import MODELS
-from galr_mm.utils.precision import autocast
 
-
-class ClipMaps(tuple):
-    """Feature maps (B, C_i, H_i, W_i) of a CLIP's image tower, with its own ``embedding`` (B, D) of the image."""
-
-    embedding: Tensor
-
-    def __new__(cls, maps: Sequence[Tensor], embedding: Tensor) -> ClipMaps:
-        """Make a tuple of maps that carries an embedding."""
-        self = super().__new__(cls, maps)
-        self.embedding = embedding
-        return self
+if TYPE_CHECKING:
+    from galr_mm.integrations.open_clip import OpenCLIPModel
 
 
 @MODELS.register_module()
-class OpenCLIPBackbone(BaseModule):
+class OpenCLIPBackbone(OpenCLIPTower, EmbeddingBackbone):
     """The image tower of an OpenCLIP model, as a backbone of feature maps that also has CLIP's own embedding.
 
     :class:`galr_mm.MVSA` and the local branch work on the maps, :class:`galr_mm.CLIPEmbedding` takes the embedding. The
@@ -42,15 +33,15 @@ class OpenCLIPBackbone(BaseModule):
             evaluation. As in open_clip, what a timm trunk's ``head`` projects with is not locked.
         unlocked_groups: how many groups at the end stay trainable; not for OpenCLIP's own ResNets.
         grad_checkpointing: compute activations anew in the backward pass, for less memory.
-        precision: 'fp32', or 'amp_bf16' (autocast to bfloat16; the outputs are float32).
         clip: an open_clip model that is loaded already, instead of ``model_name``.
 
     Shapes:
         - input: (B, 3, S, S), normalized, S = ``image_size``
-        - output: :class:`ClipMaps` of maps (B, C_i, H_i, W_i), embedding (B, embed_dim), not normalized
+        - output: tuple of maps (B, C_i, H_i, W_i); :meth:`extract_features` gives :class:`BackboneFeatures` with
+          embedding (B, embed_dim), not normalized
 
     Raises:
-        FileNotFoundError: when weights are not to be had.
+        FileNotFoundError: when weights are not available.
         ValueError: when an option is unknown or the images are of another size.
     """
 
@@ -62,40 +53,28 @@ class OpenCLIPBackbone(BaseModule):
         lock: bool = False,
         unlocked_groups: int = 0,
         grad_checkpointing: bool = False,
-        precision: str = 'fp32',
-        clip: nn.Module | None = None,
+        clip: OpenCLIPModel | None = None,
         init_cfg: dict | None = None,
     ) -> None:
         super().__init__(init_cfg)
-        autocast(precision, torch.device('cpu'))  # refuse a wrong name before the weights are loaded
-        if unlocked_groups < 0 or (unlocked_groups and not lock):
-            raise ValueError(
-                f'unlocked_groups={unlocked_groups} is how many groups a locked tower leaves free; set lock=True'
-            )
+        check_unlocked(lock, unlocked_groups, 'unlocked_groups')
         if clip is None:
             if model_name is None:
                 raise ValueError('model_name is missing, e.g. ViT-B-32')
             clip = load_clip(model_name, pretrained)
         self.tower = clip.visual
         size = self.tower.image_size
-        self.image_size = tuple(size) if isinstance(size, (tuple, list)) else (size, size)
-        self.precision = precision
-        self.locked = lock and not unlocked_groups
+        self.image_size = (size[0], size[1]) if isinstance(size, (tuple, list)) else (size, size)
         if lock:
-            self._lock(unlocked_groups)
+            lock_image_tower(self.tower, unlocked_groups)
+        self.frozen = lock and not unlocked_groups
         if grad_checkpointing:
             self.tower.set_grad_checkpointing(True)
-        depth = _depth(self.tower)
-        if out_indices is None:
-            step = depth / 4
-            # a convolutional net has few stages, of which the last four are the ones of other backbones
-            out_indices = (
-                range(max(0, depth - 4), depth) if depth <= 8 else (round(step * (i + 1)) - 1 for i in range(4))
-            )
-        self.out_indices = tuple(out_indices)
-        if any(not 0 <= i < depth for i in self.out_indices) or sorted(set(self.out_indices)) != list(self.out_indices):
+        count = count_maps(self.tower)
+        self.out_indices = _evenly_spaced(count) if out_indices is None else tuple(out_indices)
+        if any(not 0 <= i < count for i in self.out_indices) or sorted(set(self.out_indices)) != list(self.out_indices):
             raise ValueError(
-                f'out_indices are {self.out_indices}, but the tower has {depth} blocks, from 0, in that order'
+                f'out_indices are {self.out_indices}, but the tower has {count} blocks, from 0, in that order'
             )
         mean, std = self.tower.preprocess_cfg['mean'], self.tower.preprocess_cfg['std']
         self.data_preprocessor = dict(
@@ -106,51 +85,22 @@ class OpenCLIPBackbone(BaseModule):
         )
         self.train()
 
-    def _lock(self, unlocked_groups: int) -> None:
-        try:
-            self.tower.lock(unlocked_groups=unlocked_groups, freeze_bn_stats=True)
-        except AssertionError as error:
-            raise ValueError(
-                f'unlocked_groups is {unlocked_groups}, but a {type(self.tower).__name__} is locked as a whole or not '
-                'at all'
-            ) from error
-
-    def train(self, mode: bool = True) -> OpenCLIPBackbone:
-        """Switch to training; a fully locked tower stays in evaluation."""
-        super().train(mode)
-        if self.locked:
-            self.tower.eval()
-        return self
-
-    def init_weights(self) -> None:
-        """Leave the weights alone: they were loaded when the tower was built."""
-
-    def forward(self, images: Tensor) -> ClipMaps:
-        """Encode images."""
+    def extract_features(self, images: Tensor) -> BackboneFeatures:
+        """Maps and embedding, in float32."""
         if tuple(images.shape[-2:]) != self.image_size:
             raise ValueError(
                 f'this CLIP takes {self.image_size} pixels, got {tuple(images.shape[-2:])}; in the pipeline '
                 'dict(type="galr_mm.OpenCLIPPreprocess", model_name=...) makes them so, with the name of the model'
             )
-        with autocast(self.precision, images.device):
-            if not self.out_indices:
-                out = self.tower(images)
-                return ClipMaps((), (out[0] if isinstance(out, tuple) else out).float())  # CoCa gives tokens as well
-            # all of them: open_clip's ResNets would stop after the last one asked for, before their pooling
-            indices = range(_depth(self.tower)) if type(self.tower).__name__ == 'ModifiedResNet' else self.out_indices
-            out = self.tower.forward_intermediates(images, indices=list(indices))
-        maps = dict(zip(indices, out['image_intermediates'], strict=True))
-        return ClipMaps([maps[i].float() for i in self.out_indices], out['image_features'].float())
+        maps, embedding = encode_with_maps(self.tower, images, self.out_indices)
+        return BackboneFeatures([m.float() for m in maps], embedding.float())
 
 
-def _depth(tower: nn.Module) -> int:
-    """How many maps a tower can give."""
-    if hasattr(tower, 'transformer'):
-        return len(tower.transformer.resblocks)
-    if hasattr(tower, 'trunk'):
-        trunk = tower.trunk
-        return len(trunk.blocks) if hasattr(trunk, 'blocks') else len(trunk.feature_info)
-    return 5  # OpenCLIP's ResNets: the stem and four stages
+def _evenly_spaced(count: int) -> tuple[int, ...]:
+    """Four of ``count`` blocks; the last four of the few stages of a convolutional net, as of other backbones."""
+    if count <= 8:
+        return tuple(range(max(0, count - 4), count))
+    return tuple(round(count / 4 * (i + 1)) - 1 for i in range(4))
 
 
 @MODELS.register_module()
@@ -162,9 +112,19 @@ class CLIPEmbedding(BaseModule):
         embed_dim: width of CLIP's embedding; follows from the backbone.
 
     Shapes:
-        - input: :class:`ClipMaps` of an :class:`galr_mm.OpenCLIPBackbone`
+        - maps: sequence of (B, C_i, H_i, W_i), which may be empty
+        - embedding: (B, embed_dim)
         - output: :class:`VisualFeatures`, tokens (B, H * W, in_channels[-1]), or (B, 0, 0) without maps, embedding
           (B, embed_dim)
+
+    Raises:
+        ValueError: when the backbone has no embedding.
+
+    Example:
+        >>> import torch
+        >>> tokens, embedding = CLIPEmbedding((16,), embed_dim=32)([torch.rand(2, 16, 7, 7)], torch.rand(2, 32))
+        >>> tuple(tokens.shape), tuple(embedding.shape)
+        ((2, 49, 16), (2, 32))
     """
 
     def __init__(self, in_channels: Sequence[int] = (), embed_dim: int = 512, init_cfg: dict | None = None) -> None:
@@ -173,9 +133,12 @@ class CLIPEmbedding(BaseModule):
         self.token_channels = self.in_channels[-1] if self.in_channels else 0
         self.embed_dim = embed_dim
 
-    def forward(self, maps: ClipMaps) -> VisualFeatures:
+    def forward(self, maps: Sequence[Tensor], embedding: Tensor | None = None) -> VisualFeatures:
         """Take the embedding."""
-        if not isinstance(maps, ClipMaps):
-            raise TypeError('CLIPEmbedding needs backbone=dict(type="galr_mm.OpenCLIPBackbone", ...)')
-        empty = maps.embedding.new_zeros(len(maps.embedding), 0, 0)
-        return VisualFeatures(maps[-1].flatten(2).transpose(1, 2) if maps else empty, maps.embedding)
+        if embedding is None:
+            raise ValueError(
+                'CLIPEmbedding needs a backbone with an embedding of its own, such as '
+                'backbone=dict(type="galr_mm.OpenCLIPBackbone", ...)'
+            )
+        tokens = maps[-1].flatten(2).transpose(1, 2) if len(maps) else embedding.new_zeros(len(embedding), 0, 0)
+        return VisualFeatures(tokens, embedding)

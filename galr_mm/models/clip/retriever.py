@@ -1,10 +1,8 @@
 from __future__ import annotations
 
-from typing import Any
-
 from torch import nn
 
-from galr_mm.integrations.open_clip import load_clip
+from galr_mm.integrations.open_clip import brings_weights, load_clip
 from galr_mm.models.clip.backbone import CLIPEmbedding, OpenCLIPBackbone
 from galr_mm.models.clip.text_encoder import OpenCLIPTextEncoder
 from galr_mm.models.losses import ContrastiveLoss
@@ -28,15 +26,12 @@ class OpenCLIPRetriever(DualEncoder):
         lock_text: freeze the text tower but for its last ``lock_text_unlocked_layers`` layers.
         lock_text_unlocked_layers: how many layers stay trainable.
         grad_checkpointing: compute activations anew in the backward pass, for less memory.
-        precision: 'fp32' or 'amp_bf16'.
+        precision: of the image tower, see :class:`galr_mm.DualEncoder`.
         loss: by default :class:`galr_mm.ContrastiveLoss` that starts from the model's own temperature.
 
     Raises:
-        FileNotFoundError: when weights are not to be had; says what was tried.
+        FileNotFoundError: when weights are not available; says what was tried.
         ValueError: when a name or an option is unknown, or weights do not fit.
-
-    Example:
-        >>> model = dict(type='galr_mm.OpenCLIPRetriever', model_name='ViT-B-32', pretrained='RemoteCLIP-ViT-B-32.pt')
     """
 
     def __init__(
@@ -54,8 +49,27 @@ class OpenCLIPRetriever(DualEncoder):
         init_cfg: dict | None = None,
     ) -> None:
         clip = load_clip(model_name, pretrained)
-        shared: dict[str, Any] = dict(clip=clip, grad_checkpointing=grad_checkpointing, precision=precision)
-        image = OpenCLIPBackbone(out_indices=(), lock=lock_image, unlocked_groups=lock_image_unlocked_groups, **shared)
-        text = OpenCLIPTextEncoder(model_name, lock=lock_text, unlocked_layers=lock_text_unlocked_layers, **shared)
-        loss = ContrastiveLoss(temperature=text.temperature) if loss is None else loss
-        super().__init__(image, CLIPEmbedding(), text, loss, data_preprocessor=data_preprocessor, init_cfg=init_cfg)
+        image = OpenCLIPBackbone(
+            out_indices=(),
+            lock=lock_image,
+            unlocked_groups=lock_image_unlocked_groups,
+            grad_checkpointing=grad_checkpointing,
+            clip=clip,
+        )
+        text = OpenCLIPTextEncoder(
+            model_name,
+            lock=lock_text,
+            unlocked_layers=lock_text_unlocked_layers,
+            grad_checkpointing=grad_checkpointing,
+            clip=clip,
+        )
+        super().__init__(
+            image,
+            CLIPEmbedding(),
+            text,
+            ContrastiveLoss(temperature=text.temperature) if loss is None else loss,
+            precision=precision,
+            data_preprocessor=data_preprocessor,
+            init_cfg=init_cfg,
+        )
+        self.weights_from_files = pretrained is not None or brings_weights(model_name)

@@ -1,3 +1,4 @@
 from galr_mm.models.fusion.midf import MIDF
+from galr_mm.models.fusion.released_midf import ReleasedMIDF
 
-__all__ = ['MIDF']
+__all__ = ['MIDF', 'ReleasedMIDF']

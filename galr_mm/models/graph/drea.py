@@ -1,6 +1,6 @@
 r"""De-noised Representation and Enhanced Adjacency: from proposals to an object graph (GaLR Sec. III-C).
 
-The paper gives the idea, not the numbers; every choice here is an option of :class:`DREA`. The steps, each a pure
+The paper gives the idea, not the values; every choice here is an option of :class:`DREA`. The steps, each a pure
 function over a batch of images:
 
 1. :func:`pad_proposals`    ragged proposals -> padded tensors in descending order of score, boxes relative to the image
@@ -18,7 +18,6 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
-from mmengine.logging import print_log
 from mmengine.model import BaseModule
 from mmengine.structures import InstanceData
 from torch import Tensor
@@ -40,32 +39,32 @@ class Objects(NamedTuple):
         - boxes: (B, M, 4), xyxy relative to the image's width and height, 0 to 1
         - scores: (B, M)
         - labels: int64 (B, M)
-        - count: (B, M), how many proposals were merged into the object, itself included; 0 for padding
+        - num_merged: (B, M), how many proposals were merged into the object, itself included; 0 for padding
         - mask: bool (B, M), true for real objects
     """
 
     boxes: Tensor
     scores: Tensor
     labels: Tensor
-    count: Tensor
+    num_merged: Tensor
     mask: Tensor
 
 
 def pad_proposals(
     proposals: Sequence[InstanceData], img_shapes: Sequence[tuple[int, int]], max_objects: int = 100
-) -> tuple[Objects, int]:
-    """Pad proposals to one size, clip boxes to the image, drop what is no object and sort in descending order of score.
+) -> Objects:
+    """Pad proposals to one size, clip boxes to the image and sort in descending order of score.
 
-    NaN or infinite numbers, and boxes that are inverted, empty or outside the image, are dropped. Equal scores are
-    ordered by label and box, so the order in which objects are given does not matter.
+    Objects with NaN or infinite values, and boxes that are inverted, empty or outside the image, are dropped. Equal
+    scores are ordered by label and box, so the order in which objects are given does not matter.
 
     Args:
         proposals: per image ``bboxes`` (n, 4) xyxy in pixels, ``scores`` (n,) and ``labels`` (n,).
         img_shapes: per image (height, width) in pixels.
-        max_objects: keep the best-scored so many of each image.
+        max_objects: keep the N highest-scoring objects of each image.
 
     Returns:
-        The objects, with M between 0 and ``max_objects``, and how many proposals were no objects.
+        The objects, with M between 0 and ``max_objects``.
     """
     device = proposals[0].bboxes.device
     # B, M, 6: box, score, label
@@ -81,7 +80,6 @@ def pad_proposals(
     boxes = torch.where(finite[..., None], rows[..., :4], 0.0) / size[:, None]
     boxes = boxes.clamp(0, 1)
     mask = present & finite & (boxes[..., 2] > boxes[..., 0]) & (boxes[..., 3] > boxes[..., 1])
-    dropped = int((present & ~mask).sum())
 
     scores = torch.where(mask, rows[..., 4], -torch.inf)
     order = _stable_order(scores, rows[..., 5], boxes)[:, :max_objects]
@@ -94,7 +92,7 @@ def pad_proposals(
 
     boxes = torch.stack([pick(boxes[..., i]) for i in range(4)], dim=-1)
     labels = pick(rows[..., 5]).long()
-    return Objects(boxes, pick(rows[..., 4]), labels, mask.to(boxes.dtype), mask), dropped
+    return Objects(boxes, pick(rows[..., 4]), labels, mask.to(boxes.dtype), mask)
 
 
 def _stable_order(scores: Tensor, labels: Tensor, boxes: Tensor) -> Tensor:
@@ -123,7 +121,7 @@ def box_similarity(boxes: Tensor) -> Tensor:
                  - \ln^2\frac{w_i}{w_j} - \ln^2\frac{h_i}{h_j}\right)
 
     with centers (x, y) and sizes (w, h). Offsets count in units of the boxes' own size, so two small neighbors are far
-    apart; a cosine of the box numbers would call them equal.
+    apart; a cosine of the box coordinates would call them equal.
     """
     size = (boxes[..., 2:] - boxes[..., :2]).clamp(min=1e-6)
     center = (boxes[..., 2:] + boxes[..., :2]) / 2
@@ -133,13 +131,13 @@ def box_similarity(boxes: Tensor) -> Tensor:
 
 
 def find_duplicates(
-    objects: Objects, iou_thr: float = 0.5, tau: float = 0.95, similarity: str = 'box', num_classes: int | None = None
+    objects: Objects, iou_thr: float = 0.5, tau: float = 0.95, similarity: str = 'box', num_classes: int = 0
 ) -> Tensor:
     """Pairs of objects that show the same thing, bool (B, M, M).
 
     'box' (default): equal class AND (IoU over ``iou_thr`` OR :func:`box_similarity` over ``tau``).
     'cosine': cosine of the whole node features over ``tau``. It is dominated by the one-hot class and merges
-    neighbors of one class (a car park becomes one car); kept for comparison only.
+    neighbors of one class (a car park becomes one car); kept for comparison only. It needs ``num_classes``.
     """
     if similarity == 'cosine':
         features = F.normalize(node_features(objects, num_classes), dim=-1)
@@ -153,8 +151,8 @@ def find_duplicates(
 def denoise(objects: Objects, duplicates: Tensor) -> Objects:
     """Merge duplicates: in descending order of score, an object joins the first kept one that it duplicates.
 
-    A merged object has the best score, the score-weighted mean box and the number of its proposals in ``count``. The
-    kept ones keep their order; M stays, freed places are padding at the end.
+    A merged object has the best score, the score-weighted mean box and the number of its proposals in ``num_merged``.
+    The kept ones keep their order; M stays, freed places are padding at the end.
     """
     _, size = objects.scores.shape
     keep = objects.mask.clone()
@@ -180,7 +178,7 @@ def denoise(objects: Objects, duplicates: Tensor) -> Objects:
         torch.stack([pick(boxes[..., i]) for i in range(4)], dim=-1),
         pick(objects.scores),
         pick(objects.labels),
-        pick((members * objects.count[:, None, :]).sum(-1)),
+        pick((members * objects.num_merged[:, None, :]).sum(-1)),
         mask,
     )
 
@@ -212,7 +210,7 @@ def adjacency(objects: Objects, kind: str = 'distance', sigma: float = 0.2) -> T
 def salience(objects: Objects, kind: str = 'area') -> Tensor:
     """Salience (B, M) in 0 to 1, the most salient object of an image at 1: score x relative area, or x count."""
     size = objects.boxes[..., 2:] - objects.boxes[..., :2]
-    value = objects.scores * (size.prod(-1) if kind == 'area' else objects.count)
+    value = objects.scores * (size.prod(-1) if kind == 'area' else objects.num_merged)
     value = torch.where(objects.mask, value, 0.0).clamp(min=0)
     top = value.amax(dim=1, keepdim=True) if value.shape[1] else value
     return torch.where(top > 0, value / top.clamp(min=torch.finfo(value.dtype).tiny), 0.0)
@@ -242,7 +240,7 @@ class DREA(BaseModule):
 
     Args:
         num_classes: classes of the detector.
-        num_nodes: nodes of a graph; the best-scored objects are kept, fewer are padded.
+        num_nodes: nodes of a graph; the highest-scoring objects are kept, fewer are padded.
         merge: whether duplicates are merged.
         iou_thr: objects of one class that overlap more are duplicates.
         tau: objects of one class whose boxes are more alike are duplicates.
@@ -255,6 +253,16 @@ class DREA(BaseModule):
     Shapes:
         - input: list of B InstanceData with bboxes (n, 4) xyxy in pixels, scores (n,), labels (n,); list of B (h, w)
         - output: ObjectGraph with x (B, num_nodes, num_classes + 5), adj (B, num_nodes, num_nodes), mask (B, num_nodes)
+          and boxes (B, num_nodes, 4)
+
+    Example:
+        >>> import torch
+        >>> from mmengine.structures import InstanceData
+        >>> boxes = torch.tensor([[10., 10, 50, 50], [12, 10, 52, 50], [60, 60, 90, 90]])  # two alike
+        >>> found = InstanceData(bboxes=boxes, scores=torch.tensor([.9, .8, .7]), labels=torch.tensor([1, 1, 0]))
+        >>> graph = DREA(num_classes=2, num_nodes=4)([found], [(100, 100)])
+        >>> graph.mask.tolist(), graph.x.shape
+        ([[True, True, False, False]], torch.Size([1, 4, 7]))
     """
 
     def __init__(
@@ -295,7 +303,6 @@ class DREA(BaseModule):
         self.sigma = sigma
         self.enhancement = enhancement
         self.max_objects = max_objects
-        self.num_dropped = 0  # proposals so far that were no objects
 
     def forward(self, proposals: Sequence[InstanceData], img_shapes: Sequence[tuple[int, int]]) -> ObjectGraph:
         """Build the graphs of a batch.
@@ -313,7 +320,8 @@ class DREA(BaseModule):
             adj = adjacency(objects, self.adj, self.sigma)
             if self.enhancement:
                 adj = enhance(adj, salience(objects, self.enhancement))
-            return ObjectGraph(node_features(objects, self.num_classes), normalize(adj), objects.mask)
+            x = node_features(objects, self.num_classes)
+            return ObjectGraph(x, normalize(adj), objects.mask, objects.boxes)
 
     def nodes(self, proposals: Sequence[InstanceData], img_shapes: Sequence[tuple[int, int]]) -> Objects:
         """The objects that become the nodes of the graphs, (B, num_nodes)."""
@@ -321,10 +329,7 @@ class DREA(BaseModule):
 
     def objects(self, proposals: Sequence[InstanceData], img_shapes: Sequence[tuple[int, int]]) -> Objects:
         """The de-noised objects of a batch, before they are cut or padded to ``num_nodes``."""
-        objects, dropped = pad_proposals(proposals, img_shapes, self.max_objects)
-        if dropped and not self.num_dropped:
-            print_log(f'DREA: {dropped} proposals with an empty box or NaN dropped (said once)', 'current')
-        self.num_dropped += dropped
+        objects = pad_proposals(proposals, img_shapes, self.max_objects)
         wrong = objects.labels[(objects.labels < 0) | (objects.labels >= self.num_classes)]
         if wrong.numel():
             raise ValueError(

@@ -14,18 +14,21 @@ from galr_mm.structures import ObjectGraph
 class RoINodes(BaseModule):
     r"""What the backbone sees in each object's box, beside the node's own features.
 
-    :math:`x'_i = [x_i, W\,\mathrm{mean}(\mathrm{RoIAlign}(f, b_i))]` with the relative box :math:`b_i` = (cx, cy, w, h)
-    at the end of DREA's node features, so the size of the map does not matter. Gradients reach the backbone.
+    :math:`x'_i = [x_i, W\,\mathrm{mean}(\mathrm{RoIAlign}(f, b_i))]` with the relative box :math:`b_i` of the
+    graph, so the size of the map does not matter. Gradients reach the backbone.
 
     Args:
         in_channels: channels of the backbone's maps, from fine to coarse.
-        out_channels: numbers added to a node.
+        out_channels: dimensions added to a node.
         level: which map; -2 has 1/16 of the image's size in a ResNet.
         roi_size: side of the grid that is averaged over a box.
 
     Shapes:
-        - input: :class:`ObjectGraph` with x (B, N, F), maps (B, C_i, H_i, W_i)
+        - input: :class:`ObjectGraph` with x (B, N, F) and boxes (B, N, 4), maps (B, C_i, H_i, W_i)
         - output: the graph with x (B, N, F + out_channels), zero rows for padding
+
+    Raises:
+        ValueError: when the graph has no boxes.
     """
 
     def __init__(
@@ -46,11 +49,12 @@ class RoINodes(BaseModule):
         """Add the features of the boxes to the nodes."""
         from mmcv.ops import roi_align  # compiled, so only where it is used
 
+        if graph.boxes is None:
+            raise ValueError('the object graph has no boxes to look into; DREA gives them')
         feats = maps[self.level]
         batch, nodes = graph.mask.shape
-        center, size = graph.x[..., -4:-2], graph.x[..., -2:]
-        scale = feats.new_tensor([feats.shape[-1], feats.shape[-2]]).repeat(2)
-        boxes = torch.cat([center - size / 2, center + size / 2], dim=-1) * scale  # in units of the map
+        scale = graph.boxes.new_tensor([feats.shape[-1], feats.shape[-2]]).repeat(2)
+        boxes = graph.boxes * scale  # in units of the map
         owner = torch.arange(batch, device=feats.device).repeat_interleave(nodes)[:, None]
         rois = torch.cat([owner.to(boxes.dtype), boxes.reshape(-1, 4)], dim=1).float()
         seen = roi_align(feats.float(), rois, self.roi_size, 1.0, 0, 'avg', True).mean(dim=(2, 3))

@@ -12,16 +12,27 @@ from galr_mm.registry import MODELS
 
 @MODELS.register_module()
 class ContrastiveLoss(nn.Module):
-    """Symmetric softmax cross entropy over the batch with a learned temperature (InfoNCE, as in CLIP).
+    r"""Symmetric softmax cross entropy over the batch with a learned temperature (InfoNCE, as in CLIP).
+
+    .. math::
+        L = -\frac{1}{2B} \sum_i \left( \log \frac{e^{s_{ii} / \tau}}{\sum_j e^{s_{ij} / \tau}}
+            + \log \frac{e^{s_{ii} / \tau}}{\sum_j e^{s_{ji} / \tau}} \right)
 
     Args:
-        temperature: the start value.
+        temperature: the start value of tau.
         max_scale: upper bound of 1 / temperature; the lower one is 1.
         mask_duplicates: leave pairs of the same image or of equal captions out of the negatives.
 
     Shapes:
         - image_feat, text_feat: (B, D), L2-normalized
         - image_ids, caption_ids: int64 (B,)
+        - output: dict of scalars ``loss_contrastive`` and ``temperature``
+
+    Example:
+        >>> import torch
+        >>> pairs, ids = torch.eye(4), torch.arange(4)
+        >>> round(ContrastiveLoss(temperature=0.5)(pairs, pairs, ids, ids)['loss_contrastive'].item(), 4)
+        0.3408
     """
 
     def __init__(self, temperature: float = 0.07, max_scale: float = 100.0, mask_duplicates: bool = True) -> None:

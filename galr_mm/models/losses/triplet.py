@@ -9,11 +9,15 @@ NEGATIVES = ('all', 'hardest')
 
 
 def duplicate_pairs(image_ids: Tensor, caption_ids: Tensor) -> Tensor:
-    """Pairs off the diagonal that are no negatives: the same image, or a caption of the same words.
+    """Pairs off the diagonal that are not negatives: the same image, or a caption of the same words.
 
     Shapes:
         - image_ids, caption_ids: int64 (B,)
         - output: bool (B, B)
+
+    Example:
+        >>> duplicate_pairs(torch.tensor([0, 1, 0]), torch.tensor([5, 6, 7])).nonzero().tolist()
+        [[0, 2], [2, 0]]
     """
     same = (image_ids[:, None] == image_ids) | (caption_ids[:, None] == caption_ids)
     return same & ~torch.eye(len(same), dtype=torch.bool, device=same.device)
@@ -31,8 +35,12 @@ def triplet_loss(
 
     Shapes:
         - similarity: (B, B), images x captions, matching pairs on the diagonal
-        - ignore: bool (B, B), pairs that are no negatives
+        - ignore: bool (B, B), pairs that are not negatives
         - output: scalar
+
+    Example:
+        >>> round(triplet_loss(torch.tensor([[0.9, 0.8], [0.1, 0.7]]), margin=0.2).item(), 4)
+        0.4
     """
     own = similarity.diagonal()
     skip = torch.eye(len(similarity), dtype=torch.bool, device=similarity.device)
@@ -47,7 +55,7 @@ def triplet_loss(
 
 @MODELS.register_module()
 class TripletLoss(nn.Module):
-    """Bidirectional triplet loss over the batch.
+    """Bidirectional triplet loss over the batch, :func:`triplet_loss` of the cosines.
 
     Args:
         margin: by how much a match must beat a negative.
@@ -58,6 +66,12 @@ class TripletLoss(nn.Module):
     Shapes:
         - image_feat, text_feat: (B, D), L2-normalized
         - image_ids, caption_ids: int64 (B,)
+        - output: dict of the scalar ``loss_triplet``
+
+    Example:
+        >>> pairs, ids = torch.eye(4), torch.arange(4)
+        >>> TripletLoss(margin=0.2)(pairs, pairs, ids, ids)['loss_triplet'].item()
+        0.0
     """
 
     def __init__(self, margin: float = 0.2, negatives: str = 'all', mask_duplicates: bool = True) -> None:

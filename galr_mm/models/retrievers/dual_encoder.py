@@ -1,7 +1,9 @@
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, overload
 
 import torch
 from mmengine.dist import all_gather_object, get_world_size
@@ -10,12 +12,20 @@ from mmpretrain.structures import DataSample
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from galr_mm.models.text import TokenizedTextEncoder
+from galr_mm.models.visual import BackboneFeatures, EmbeddingBackbone
 from galr_mm.registry import MODELS
 from galr_mm.structures import ObjectGraph
 from galr_mm.text import caption_key
-from galr_mm.utils.precision import autocast
+from galr_mm.utils.precision import autocast, check_precision
 
 
+@overload
+def build(config: dict | nn.Module, **defaults: Any) -> nn.Module: ...
+@overload
+def build(config: None, **defaults: Any) -> None: ...
+@overload
+def build(config: dict | nn.Module | None, **defaults: Any) -> nn.Module | None: ...
 def build(config: dict | nn.Module | None, **defaults: Any) -> nn.Module | None:
     """Build a part from its config; a part that is built already (or None) is passed through."""
     if config is None or isinstance(config, nn.Module):
@@ -33,19 +43,31 @@ class DualEncoder(BaseModel):
     Args:
         backbone: gives feature maps; any mmpretrain or mmdet backbone, or :class:`galr_mm.OpenCLIPBackbone`.
         visual: makes one vector of them (:class:`galr_mm.MVSA`, :class:`galr_mm.GlobalPool`); its ``in_channels`` are
-            found out by a dry run of the backbone where the config leaves them out.
-        text_encoder: :class:`galr_mm.BiGRUEncoder` or another that takes a list of captions.
+            inferred by a dry run of the backbone where the config leaves them out. Both parts are None in a subclass
+            that encodes images without them.
+        text_encoder: :class:`galr_mm.BiGRUEncoder` or another module that takes a list of captions.
         loss: :class:`galr_mm.TripletLoss` or :class:`galr_mm.ContrastiveLoss`; needed for training only.
         neck: between backbone and ``visual``, such as an mmdet.FPN.
-        precision: of backbone and neck: 'fp32', or 'amp_bf16' (autocast to bfloat16; the maps are float32). It works on
-            a CPU too: a ResNet-18 took half the time on one with bfloat16 instructions.
+        precision: of backbone and neck: 'fp32', or 'amp_bf16' (autocast to bfloat16; what they give is float32). It
+            works on a CPU too: a ResNet-18 took half the time on one with bfloat16 instructions. Mixed precision of a
+            whole training is ``optim_wrapper.type=AmpOptimWrapper``, of a whole test ``test_cfg.fp16``.
         data_preprocessor: normalizes the images; by default the one that the backbone's weights want, if it says so.
+
+    Attributes:
+        weights_from_files: every weight came from files that the config names, so the model means something without a
+            checkpoint.
+
+    Raises:
+        ValueError: for an unknown precision, one of backbone and visual without the other, or a backbone whose outputs
+            are not maps.
     """
+
+    weights_from_files: bool = False
 
     def __init__(
         self,
-        backbone: dict | nn.Module,
-        visual: dict | nn.Module,
+        backbone: dict | nn.Module | None,
+        visual: dict | nn.Module | None,
         text_encoder: dict | nn.Module,
         loss: dict | nn.Module | None = None,
         neck: dict | nn.Module | None = None,
@@ -53,13 +75,20 @@ class DualEncoder(BaseModel):
         data_preprocessor: dict | nn.Module | None = None,
         init_cfg: dict | None = None,
     ) -> None:
-        autocast(precision, torch.device('cpu'))  # refuse a wrong name before weights are loaded
+        check_precision(precision)
+        without = [name for name, part in (('backbone', backbone), ('visual', visual)) if part is None]
+        if len(without) == 1 or (without and neck is not None):
+            raise ValueError(f'{without[0]} is None, but not all of backbone, visual and neck are; give them or none')
+        if without and type(self).encode_image is DualEncoder.encode_image:
+            raise ValueError(f'a {type(self).__name__} encodes images by backbone and visual; both are None')
         backbone = build(backbone)
-        super().__init__(data_preprocessor or getattr(backbone, 'data_preprocessor', None), init_cfg)
+        if data_preprocessor is None and isinstance(backbone, EmbeddingBackbone):
+            data_preprocessor = backbone.data_preprocessor
+        super().__init__(data_preprocessor, init_cfg)
         self.backbone = backbone
         self.neck = build(neck)
         self.precision = precision
-        self.visual = build(visual, **self._seen_by_visual(visual))
+        self.visual = self._build_visual(visual)
         self.text_encoder = build(text_encoder)
         self.loss_module = build(loss)
 
@@ -69,6 +98,8 @@ class DualEncoder(BaseModel):
         """Run one of three modes: 'tensor' gives features, 'loss' losses, 'predict' samples with their features."""
         if mode == 'tensor':
             return self.extract_feat(images, data_samples)
+        if data_samples is None:
+            raise ValueError(f'mode={mode!r} needs data_samples')
         if mode == 'loss':
             return self.loss(images, data_samples)
         if mode == 'predict':
@@ -77,49 +108,58 @@ class DualEncoder(BaseModel):
 
     def encode_image(self, images: Tensor, graph: ObjectGraph | None = None) -> Tensor:
         """L2-normalized features (B, D) of normalized images (B, 3, H, W); ``graph`` has no part in this model."""
-        return F.normalize(self.visual(self.extract_maps(images)).embedding, dim=-1)
+        visual = _present(self.visual, 'visual')
+        return F.normalize(visual(*self.extract_maps(images)).embedding, dim=-1)
 
-    def extract_maps(self, images: Tensor) -> Sequence[Tensor]:
-        """Feature maps (B, C_i, H_i, W_i), from fine to coarse, of normalized images (B, 3, H, W)."""
+    def extract_maps(self, images: Tensor) -> BackboneFeatures:
+        """What backbone and neck make of normalized images (B, 3, H, W): maps, and an embedding if it has one."""
         if self.precision != 'fp32':  # the layout that bfloat16 kernels want
             images = images.contiguous(memory_format=torch.channels_last)
         with autocast(self.precision, images.device):
-            maps = self.backbone(images)
+            if isinstance(self.backbone, EmbeddingBackbone):
+                maps, embedding = self.backbone.extract_features(images)
+            else:
+                maps, embedding = _present(self.backbone, 'backbone')(images), None
             maps = maps if self.neck is None else self.neck(maps)
-        if self.precision == 'fp32' or hasattr(maps, 'embedding'):  # a CLIP's are float32 already
-            return maps
-        return [m.float() for m in maps]
+        if self.precision != 'fp32':
+            maps, embedding = [m.float() for m in maps], None if embedding is None else embedding.float()
+        return BackboneFeatures(maps, embedding)
 
-    def _seen_by_visual(self, visual: dict | nn.Module) -> dict[str, Any]:
-        """Channels of the maps and width of a CLIP's embedding, seen by a dry run where the config lacks them."""
-        if isinstance(visual, nn.Module) or 'in_channels' in visual:
-            return {}
-        side = getattr(self.backbone, 'image_size', (224, 224))
-        modes = {module: module.training for module in self.modules()}
+    def _build_visual(self, visual: dict | nn.Module | None) -> nn.Module | None:
+        """The global encoder, for the widths that the backbone has where its config lacks them."""
+        if not isinstance(visual, dict) or 'in_channels' in visual:
+            return build(visual)
+        channels, embed_dim = self.infer_in_channels()
+        if embed_dim is None:
+            return build(visual, in_channels=channels)
+        return build(visual, in_channels=channels, embed_dim=embed_dim)
+
+    def infer_in_channels(self) -> tuple[tuple[int, ...], int | None]:
+        """Channels of the maps and width of the backbone's own embedding (None without one), by a dry run.
+
+        The run leaves the model, its gradients and the random numbers as they were.
+
+        Raises:
+            ValueError: when the backbone's outputs are not maps (B, C, H, W).
+        """
+        side = self.backbone.image_size if isinstance(self.backbone, EmbeddingBackbone) else (224, 224)
         try:
-            with torch.no_grad():
-                maps = self.eval().extract_maps(torch.zeros(1, 3, *side))
-            shapes = [tuple(m.shape) for m in maps]
+            with evaluating(self), torch.no_grad(), torch.random.fork_rng(devices=[]):
+                maps, embedding = self.extract_maps(torch.zeros(1, 3, *side))
         except Exception as error:
-            raise ValueError(
-                f'a dry run of the backbone at {side} pixels failed ({type(error).__name__}: {error}); mend it, or say '
-                'visual.in_channels'
-            ) from error
-        finally:
-            for module, mode in modes.items():
-                module.training = mode
+            if sys.version_info >= (3, 11):
+                error.add_note(f'in a dry run of the backbone at {side} pixels; visual.in_channels saves it')
+            raise
+        shapes = [tuple(m.shape) for m in maps]
         if any(len(shape) != 4 for shape in shapes):
             raise ValueError(
                 f'the backbone gives {shapes}, expected maps (B, C, H, W); a transformer of mmpretrain gives them with '
                 "out_type='featmap'"
             )
-        seen: dict[str, Any] = dict(in_channels=tuple(shape[1] for shape in shapes))
-        if hasattr(maps, 'embedding') and 'embed_dim' not in visual:
-            seen['embed_dim'] = maps.embedding.shape[1]
-        return seen
+        return tuple(shape[1] for shape in shapes), None if embedding is None else embedding.shape[1]
 
-    def encode_text(self, texts: Sequence[str] | Tensor) -> Tensor:
-        """L2-normalized features (T, D) of a list of captions, given in the form the text encoder takes."""
+    def encode_text(self, texts: Sequence[Any] | Tensor) -> Tensor:
+        """L2-normalized features (T, D) of captions in the form the text encoder takes: a list of them, token ids."""
         if isinstance(texts, str):
             raise TypeError(f'expected a list of captions, got one string: {texts!r}')
         return F.normalize(self.text_encoder(texts), dim=-1)
@@ -132,21 +172,34 @@ class DualEncoder(BaseModel):
         self, images: Tensor | None = None, data_samples: list[DataSample] | None = None
     ) -> dict[str, Tensor]:
         """``image_feat`` (B, D) of the images and ``text_feat`` (T, D) of all captions, where there are any."""
+        return self._extract(images, data_samples, self._tokenize(data_samples))
+
+    def _tokenize(self, data_samples: list[DataSample] | None) -> Sequence[Any] | Tensor:
+        """All captions of a batch, as token ids where the text encoder has them."""
+        texts = [text for sample in data_samples or [] for text in texts_of(sample)]
+        if texts and isinstance(self.text_encoder, TokenizedTextEncoder):
+            return self.text_encoder.tokenize(texts)
+        return texts
+
+    def _extract(
+        self, images: Tensor | None, data_samples: list[DataSample] | None, texts: Sequence[Any] | Tensor
+    ) -> dict[str, Tensor]:
         feats = {}
         if images is not None:
             feats['image_feat'] = self.encode_image(images, self.build_graph(images, data_samples))
-        texts = [text for sample in data_samples or [] for text in texts_of(sample)]
-        if texts:
+        if len(texts):
             feats['text_feat'] = self.encode_text(texts)
         widths = {name: feat.shape[1] for name, feat in feats.items()}
         if len(set(widths.values())) > 1:
             raise ValueError(f'the two towers give vectors of different widths, {widths}; set embed_dim of one of them')
         return feats
 
-    def loss(self, images: Tensor, data_samples: list[DataSample]) -> dict[str, Tensor]:
+    def loss(self, images: Tensor | None, data_samples: list[DataSample]) -> dict[str, Tensor]:
         """Losses of a batch with one caption an image."""
         if self.loss_module is None:
             raise RuntimeError('training needs a loss, e.g. loss=dict(type="galr_mm.ContrastiveLoss")')
+        if images is None:
+            raise ValueError('training needs images')
         feats = self.extract_feat(images, data_samples)
         image_feat, text_feat = feats['image_feat'], feats['text_feat']
         if len(image_feat) != len(text_feat):
@@ -159,16 +212,26 @@ class DualEncoder(BaseModel):
         )
 
     def predict(self, images: Tensor | None, data_samples: list[DataSample]) -> list[DataSample]:
-        """Each sample with ``image_feat`` (D,) and ``text_feat`` (n, D) of its n captions, as far as it has them."""
-        feats = self.extract_feat(images, data_samples)
+        """Each sample with its features, as far as it has image and captions.
+
+        They are ``image_feat`` (D,), ``text_feat`` (n, D) of its n captions, and ``text_key``, a list of n hashables
+        that are equal where the text encoder cannot tell captions apart; encoders without token ids give none.
+        """
+        texts = self._tokenize(data_samples)
+        feats = self._extract(images, data_samples, texts)
+        keys = None
+        if isinstance(texts, Tensor) and isinstance(self.text_encoder, TokenizedTextEncoder):
+            keys = self.text_encoder.text_keys(texts)
         start = 0
-        for number, sample in enumerate(data_samples):
+        for index, sample in enumerate(data_samples):
             if 'image_feat' in feats:
-                sample.image_feat = feats['image_feat'][number]
-            count = len(texts_of(sample))
-            if count:
-                sample.text_feat = feats['text_feat'][start : start + count]
-            start += count
+                sample.image_feat = feats['image_feat'][index]
+            stop = start + len(texts_of(sample))
+            if stop > start:
+                sample.text_feat = feats['text_feat'][start:stop]
+                if keys is not None:
+                    sample.text_key = keys[start:stop]
+            start = stop
         return data_samples
 
     def predict_all(
@@ -182,14 +245,14 @@ class DualEncoder(BaseModel):
     ) -> tuple[list[DataSample], ...]:
         """Score this process's queries against the whole gallery: mmpretrain's retrieval contract.
 
-        Under mmpretrain's RetrievalTestLoop. With several processes each must hold a contiguous share of the data set,
+        Under mmpretrain's RetrievalTestLoop. With several processes each must hold a contiguous part of the data set,
         ``sampler=dict(type='mmpretrain.SequentialSampler', subsample_type='sequential')``; under mmengine's plain loops
         with RetrievalEvaluator any sampler does.
 
         Args:
             feats: what :meth:`extract_feat` gave for this process's samples, concatenated.
             data_samples: those samples.
-            num_images: images of the whole gallery, without those that pad the last process's share.
+            num_images: images of the whole gallery, without those that pad the last process's part.
             num_texts: likewise captions.
             cal_i2t: whether to score images against captions.
             cal_t2i: whether to score captions against images.
@@ -210,6 +273,24 @@ class DualEncoder(BaseModel):
         return tuple(results)
 
 
+def _present(part: nn.Module | None, name: str) -> nn.Module:
+    if part is None:
+        raise RuntimeError(f'this model was built with {name}=None')
+    return part
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Switch a model to evaluation, and each of its modules back to the mode it had."""
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+
+
 def texts_of(sample: DataSample) -> list:
     """Captions of a sample: none, one or a list."""
     text = sample.get('text')
@@ -219,27 +300,27 @@ def texts_of(sample: DataSample) -> list:
 
 
 def pair_ids(data_samples: list[DataSample]) -> tuple[Tensor, Tensor]:
-    """Numbers (B,) and (B,) that are equal for equal images and for equal captions.
+    """Ids (B,) and (B,) that are equal for equal images and for equal captions.
 
     Samples of a foreign data set may lack ``image_id`` (each then counts as an image of its own) or ``caption_id``
     (then the words decide).
     """
-    numbers: dict = {}
+    known: dict[Any, int] = {}
     images, captions = [], []
     for position, sample in enumerate(data_samples):
         image = sample.get('image_id')
-        image = image.item() if hasattr(image, 'item') else image
-        images.append(numbers.setdefault(('image', position if image is None else image, image is None), len(numbers)))
+        image = image.item() if isinstance(image, Tensor) else image
+        images.append(known.setdefault(('image', position if image is None else image, image is None), len(known)))
         caption = sample.get('caption_id')
         if caption is None:
             text = texts_of(sample)[0]
             caption = caption_key(text) if isinstance(text, str) else position
-        captions.append(numbers.setdefault(('caption', caption), len(numbers)))
+        captions.append(known.setdefault(('caption', caption), len(known)))
     return torch.tensor(images), torch.tensor(captions)
 
 
 def gather_rows(rows: Tensor) -> Tensor:
-    """Rows of all processes, in the order of their ranks; the numbers of rows may differ."""
+    """Rows of all processes, in the order of their ranks; each may have another count."""
     if get_world_size() == 1:
         return rows
     return torch.cat([part.to(rows.device) for part in all_gather_object(rows.cpu())])

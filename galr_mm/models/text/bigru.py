@@ -2,20 +2,24 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from mmengine.logging import print_log
-from mmengine.model import BaseModule
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence, pad_sequence
 
+from galr_mm.models.text.tokenized import TokenizedTextEncoder
 from galr_mm.registry import MODELS
 from galr_mm.text import Vocabulary
 
 
 @MODELS.register_module()
-class BiGRUEncoder(BaseModule):
-    """Word embedding, bidirectional GRU, mean of directions and of words, then an MLP (GaLR Sec. III-B, figure).
+class BiGRUEncoder(TokenizedTextEncoder):
+    r"""Word embedding, bidirectional GRU, mean of directions and of words, then an MLP (GaLR Sec. III-B, figure).
+
+    .. math::
+        v_t = \mathrm{MLP}\Bigl(\frac{1}{2L} \sum_{i=1}^{L} (\overrightarrow{h}_i + \overleftarrow{h}_i)\Bigr)
 
     Args:
         vocabulary: a vocabulary or the path of one; its fingerprint travels with the weights, and loading weights that
@@ -28,9 +32,19 @@ class BiGRUEncoder(BaseModule):
             form), to start the embedding from; its width must be ``word_dim``.
 
     Shapes:
-        - input: list of T captions, or int64 (T, L) word numbers padded with 0
+        - input: list of T captions, or int64 (T, L) word ids padded with 0
         - output: (T, embed_dim), not normalized
+
+    Example:
+        >>> from galr_mm.text import Vocabulary
+        >>> encoder = BiGRUEncoder(Vocabulary(['<pad>', '<unk>', 'a', 'river']), embed_dim=8)
+        >>> encoder.tokenize(['A river.', 'a bridge over a river']).tolist()
+        [[2, 3, 0, 0, 0], [2, 1, 1, 2, 3]]
+        >>> tuple(encoder(['A river.', 'a bridge over a river']).shape)
+        (2, 8)
     """
+
+    pad_id = Vocabulary.pad
 
     def __init__(
         self,
@@ -52,13 +66,12 @@ class BiGRUEncoder(BaseModule):
             nn.Linear(hidden_dim, hidden_dim), nn.ReLU(), nn.Dropout(dropout), nn.Linear(hidden_dim, embed_dim)
         )
         self.dropout = nn.Dropout(dropout)
-        self._vocabulary_fits = False
         self.register_buffer('vocabulary_fingerprint', torch.tensor(self.vocabulary.fingerprint))
 
     def _load_word_vectors(self, path: Path) -> None:
         if not path.is_file():
             raise FileNotFoundError(f'no word vectors at {path}')
-        numbers = {word: number for number, word in enumerate(self.vocabulary.words)}
+        index = {word: i for i, word in enumerate(self.vocabulary.words)}
         width, found = self.embedding.embedding_dim, 0
         with path.open(encoding='utf-8') as lines, torch.no_grad():
             for line_number, line in enumerate(lines):
@@ -67,30 +80,30 @@ class BiGRUEncoder(BaseModule):
                     continue
                 if len(values) != width:
                     raise ValueError(
-                        f'{path} line {line_number + 1} holds {len(values)} numbers, expected word_dim={width}'
+                        f'{path} line {line_number + 1} holds {len(values)} values, expected word_dim={width}'
                     )
-                if word in numbers:
-                    self.embedding.weight[numbers[word]] = torch.tensor([float(v) for v in values])
+                if word in index:
+                    self.embedding.weight[index[word]] = torch.tensor([float(v) for v in values])
                     found += 1
         print_log(f'word vectors for {found} of {len(self.vocabulary) - 2} words from {path}', 'current')
 
     def tokenize(self, texts: Sequence[str]) -> Tensor:
-        """Word numbers of captions, int64 (T, L), padded with 0."""
-        if not texts:
-            raise ValueError('there are no captions to encode')
+        """Word ids of captions, int64 (T, L), padded with 0.
+
+        Raises:
+            ValueError: in training, when no word of a batch of captions is known: the vocabulary is of other data. A
+                single caption of rare words may be.
+        """
         ids = [torch.tensor(self.vocabulary.encode(text)) for text in texts]
-        # asked once, of the first training batch: later a small batch of rare words may well be unknown as a whole
-        if self.training and not self._vocabulary_fits and all((i == Vocabulary.unknown).all() for i in ids):
+        if self.training and len(ids) > 1 and all((i == Vocabulary.unknown).all() for i in ids):
             raise ValueError(
                 f'none of the words of {len(texts)} training captions is in the vocabulary of {len(self.vocabulary)} '
                 f'words; the first caption is {texts[0]!r}'
             )
-        self._vocabulary_fits |= self.training
         return pad_sequence(ids, batch_first=True, padding_value=Vocabulary.pad)
 
-    def forward(self, texts: Sequence[str] | Tensor) -> Tensor:
-        """Encode captions."""
-        ids = texts if isinstance(texts, Tensor) else self.tokenize(texts)
+    def encode_ids(self, ids: Tensor) -> Tensor:
+        """Features (T, embed_dim) of word ids (T, L)."""
         ids = ids.to(self.embedding.weight.device)
         mask = ids != Vocabulary.pad  # T, L
         lengths = mask.sum(1).clamp(min=1)
@@ -101,7 +114,7 @@ class BiGRUEncoder(BaseModule):
         pooled = out.sum(1) / lengths[:, None]  # padding is zero after unpacking
         return self.mlp(pooled)
 
-    def _load_from_state_dict(self, state_dict: dict, prefix: str, *args) -> None:
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         theirs = state_dict.get(f'{prefix}vocabulary_fingerprint')
         if theirs is not None and int(theirs) != self.vocabulary.fingerprint:
             raise ValueError(

@@ -2,21 +2,27 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
-from mmengine.model import BaseModule
 from torch import Tensor, nn
 
 from galr_mm.integrations.hf_offline import fail_fast_offline
-from galr_mm.integrations.installation import require_module
+from galr_mm.integrations.installation import OptionalModule
+from galr_mm.models.text.tokenized import TokenizedTextEncoder
 from galr_mm.registry import MODELS
 from galr_mm.utils.frozen import keep_out_of_checkpoints
+
+if TYPE_CHECKING:
+    import transformers
+else:
+    transformers = OptionalModule('transformers', extra='text')
 
 POOLINGS = ('mean', 'cls')
 
 
 @MODELS.register_module()
-class HuggingFaceTextEncoder(BaseModule):
+class HuggingFaceTextEncoder(TokenizedTextEncoder):
     """A text model of Hugging Face transformers with its tokenizer, its words pooled, then an MLP.
 
     The weights of the model are loaded here, not by ``init_cfg``. A frozen one stays in evaluation, and its weights
@@ -36,7 +42,7 @@ class HuggingFaceTextEncoder(BaseModule):
 
     Raises:
         ImportError: when transformers is not installed.
-        FileNotFoundError: when the model is neither on the disk nor to be downloaded.
+        FileNotFoundError: when the model is neither on the disk nor can be downloaded.
     """
 
     def __init__(
@@ -56,6 +62,7 @@ class HuggingFaceTextEncoder(BaseModule):
         longest = getattr(self.model.config, 'max_position_embeddings', max_length)
         if not 2 < max_length <= longest:
             raise ValueError(f'max_length is {max_length}, expected 3 to {longest}, the positions of {name_or_path}')
+        self.pad_id = self.tokenizer.pad_token_id
         self.pooling = pooling
         self.frozen = frozen
         self.max_length = max_length
@@ -78,36 +85,30 @@ class HuggingFaceTextEncoder(BaseModule):
 
     def tokenize(self, texts: Sequence[str]) -> Tensor:
         """Token ids of captions, int64 (T, L)."""
-        texts = list(texts)
-        if not texts:
-            raise ValueError('there are no captions to encode')
         options = dict(padding=True, truncation=True, max_length=self.max_length, return_tensors='pt')
-        return self.tokenizer(texts, **options).input_ids
+        return self.tokenizer(list(texts), **options).input_ids
 
     def pool(self, ids: Tensor) -> Tensor:
         """The model's own sentence vectors (T, C) of token ids (T, L)."""
-        mask = ids != self.tokenizer.pad_token_id  # T, L
+        mask = ids.ne(self.tokenizer.pad_token_id)  # T, L
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
             words = self.model(input_ids=ids, attention_mask=mask.long()).last_hidden_state  # T, L, C
         if self.pooling == 'cls':
             return words[:, 0]
         return (words * mask[..., None]).sum(1) / mask.sum(1, keepdim=True).clamp(min=1)
 
-    def forward(self, texts: Sequence[str] | Tensor) -> Tensor:
-        """Encode captions."""
-        ids = texts if isinstance(texts, Tensor) else self.tokenize(texts)
-        return self.mlp(self.pool(ids.to(self.mlp[0].weight.device)))
+    def encode_ids(self, ids: Tensor) -> Tensor:
+        """Features (T, embed_dim) of token ids (T, L)."""
+        return self.mlp(self.pool(ids.to(next(self.mlp.parameters()).device)))
 
 
-def _load(name_or_path: str) -> tuple:
+def _load(name_or_path: str) -> tuple[Any, Any]:
     """Tokenizer and model; for an encoder-decoder the encoder."""
-    require_module('transformers', 'text')
-    from transformers import AutoModel, AutoTokenizer
-
+    auto_tokenizer, auto_model = transformers.AutoTokenizer, transformers.AutoModel
     try:
         with fail_fast_offline():
-            tokenizer = AutoTokenizer.from_pretrained(name_or_path, padding_side='right')
-            model = AutoModel.from_pretrained(name_or_path)
+            tokenizer = auto_tokenizer.from_pretrained(name_or_path, padding_side='right')
+            model = auto_model.from_pretrained(name_or_path)
     except (OSError, ValueError) as error:
         reason = ' '.join(str(error).split())[:300]
         if Path(name_or_path).is_dir():
@@ -116,8 +117,8 @@ def _load(name_or_path: str) -> tuple:
                 'model.safetensors and the tokenizer files'
             ) from error
         raise FileNotFoundError(
-            f'the text model {name_or_path!r} is no folder, and neither in the cache of the Hugging Face hub (HF_HOME) '
-            f'nor to be downloaded: {reason}. With a network run `huggingface-cli download {name_or_path}` '
+            f'the text model {name_or_path!r} is not a folder, not in the cache of the Hugging Face hub (HF_HOME), '
+            f'and cannot be downloaded: {reason}. With a network run `huggingface-cli download {name_or_path}` '
             'and give the path of that folder here'
         ) from error
     if tokenizer.pad_token_id is None:

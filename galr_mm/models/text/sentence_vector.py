@@ -11,7 +11,9 @@ from galr_mm.registry import MODELS
 
 @MODELS.register_module()
 class SentenceVectorProjection(BaseModule):
-    """Linear layer and ReLU over ready sentence vectors, as in the released code (2400-d skip-thoughts).
+    r"""Linear layer and ReLU over ready sentence vectors, as in the released code (2400-d skip-thoughts).
+
+    .. math:: v_t = \mathrm{ReLU}(W s + b)
 
     The data set's ``sentence_vectors`` supplies the vectors.
 
@@ -22,6 +24,11 @@ class SentenceVectorProjection(BaseModule):
     Shapes:
         - input: (T, in_dim), or a sequence of T vectors (in_dim,)
         - output: (T, embed_dim), not normalized
+
+    Example:
+        >>> import torch
+        >>> tuple(SentenceVectorProjection(in_dim=24, embed_dim=8)(torch.rand(3, 24)).shape)
+        (3, 8)
     """
 
     def __init__(self, in_dim: int = 2400, embed_dim: int = 512, init_cfg: dict | None = None) -> None:
@@ -33,7 +40,7 @@ class SentenceVectorProjection(BaseModule):
         if not isinstance(texts, Tensor):
             if len(texts) and isinstance(texts[0], str):
                 raise TypeError(
-                    f'this model takes sentence vectors of {self.fc.in_features} numbers, not words ({texts[0]!r}); '
+                    f'this model takes sentence vectors of width {self.fc.in_features}, not words ({texts[0]!r}); '
                     'set sentence_vectors in the data set'
                 )
             texts = torch.stack([torch.as_tensor(t) for t in texts])

@@ -1,28 +1,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import torch
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from galr_mm.models.visual.features import VisualFeatures
 from galr_mm.registry import MODELS
-
-
-class VisualFeatures(NamedTuple):
-    """What a global encoder makes of a backbone's feature maps.
-
-    The embedding comes last, where the heads of mmpretrain look, so a global encoder serves as a neck there.
-
-    Shapes:
-        - tokens: (B, P, token_channels), one vector a map position
-        - embedding: (B, D), the image as one vector
-    """
-
-    tokens: Tensor
-    embedding: Tensor
 
 
 def concat_maps(maps: Sequence[Tensor]) -> Tensor:
@@ -44,18 +30,25 @@ class MVSA(BaseModule):
         v_g &= \mathrm{L2}(W_s\,\mathrm{mean}_{xy}(f_4) \cdot mask)
 
     The first half of the maps counts as low, the rest as high, so any backbone with two or more maps serves; ``low``
-    and ``high`` are pooled to ``map_size``, which does nothing for the released 16 x 16.
+    and ``high`` are pooled to ``map_size``, which does nothing for the 16 x 16 of the released code.
 
     Args:
-        in_channels: channels of the backbone's maps, from fine to coarse; a retriever finds them out by itself.
+        in_channels: channels of the backbone's maps, from fine to coarse; a retriever infers them.
         embed_dim: width of the embedding.
         mid_channels: channels of ``low`` and of ``high``.
         map_size: side of the joint map.
         low_stride: stride of the first convolution; 4 brings a map of 1/4 of the image to 1/16.
 
     Shapes:
-        - input: sequence of (B, C_i, H_i, W_i)
+        - maps: sequence of (B, C_i, H_i, W_i); a backbone's own ``embedding`` is not used
         - output: :class:`VisualFeatures`, tokens (B, H_3 * W_3, token_channels), embedding (B, embed_dim) L2-normalized
+
+    Example:
+        >>> import torch
+        >>> mvsa = MVSA(in_channels=(8, 16), embed_dim=32)
+        >>> tokens, embedding = mvsa([torch.rand(2, 8, 16, 16), torch.rand(2, 16, 8, 8)])
+        >>> tuple(tokens.shape), tuple(embedding.shape)
+        ((2, 64, 16), (2, 32))
     """
 
     def __init__(
@@ -82,7 +75,7 @@ class MVSA(BaseModule):
         self.mask_fc = nn.Linear(map_size * map_size, embed_dim)
         self.solo_fc = nn.Linear(in_channels[-1], embed_dim)
 
-    def forward(self, maps: Sequence[Tensor]) -> VisualFeatures:
+    def forward(self, maps: Sequence[Tensor], embedding: Tensor | None = None) -> VisualFeatures:
         """Encode feature maps."""
         if len(maps) != len(self.in_channels):
             raise ValueError(
@@ -107,12 +100,18 @@ class GlobalPool(BaseModule):
     """Mean of the last feature map and a linear layer: the plain image tower.
 
     Args:
-        in_channels: channels of the backbone's last map, or of all of them; a retriever finds them out by itself.
+        in_channels: channels of the backbone's last map, or of all of them; a retriever infers them.
         embed_dim: width of the embedding.
 
     Shapes:
-        - input: sequence of maps, the last (B, C, H, W)
+        - maps: sequence of maps, the last (B, C, H, W); a backbone's own ``embedding`` is not used
         - output: :class:`VisualFeatures`, tokens (B, H * W, C), embedding (B, embed_dim)
+
+    Example:
+        >>> import torch
+        >>> tokens, embedding = GlobalPool(in_channels=16, embed_dim=32)([torch.rand(2, 16, 8, 8)])
+        >>> tuple(tokens.shape), tuple(embedding.shape)
+        ((2, 64, 16), (2, 32))
     """
 
     def __init__(
@@ -124,7 +123,7 @@ class GlobalPool(BaseModule):
         self.token_channels = self.in_channels[-1]
         self.fc = nn.Linear(self.token_channels, embed_dim)
 
-    def forward(self, maps: Sequence[Tensor]) -> VisualFeatures:
+    def forward(self, maps: Sequence[Tensor], embedding: Tensor | None = None) -> VisualFeatures:
         """Encode the last feature map."""
         last = maps[-1]
         return VisualFeatures(last.flatten(2).transpose(1, 2), self.fc(last.mean(dim=(2, 3))))

@@ -1,0 +1,75 @@
+"""The config text inside an OpenMMLab checkpoint, read as data: nothing of it is executed."""
+
+from __future__ import annotations
+
+import ast
+from typing import Any
+
+
+def read_config_text(text: str, source: object) -> dict[str, Any]:
+    """The variables of a config that ``Config.pretty_text`` wrote: ``name = value`` a line.
+
+    A value is made of literals, ``dict(key=value)``, lists, tuples, sets and ``inf`` or ``nan``. Anything else (a call,
+    an import, an expression) is refused, where mmengine's ``Config.fromstring`` would run it.
+
+    Args:
+        text: what the checkpoint holds as ``meta['cfg']``.
+        source: named by errors.
+
+    Raises:
+        ValueError: when the text is not made of such lines; names the first that is not.
+
+    Example:
+        >>> read_config_text("model = dict(type='RTMDet', strides=[8, 16])", 'a.pth')
+        {'model': {'type': 'RTMDet', 'strides': [8, 16]}}
+        >>> read_config_text("model = open('file')", 'a.pth')
+        Traceback (most recent call last):
+        ValueError: the config inside a.pth is not plain data: line 1, "open('file')"; give config=FILE instead
+    """
+    try:
+        body = ast.parse(text).body
+    except SyntaxError as error:
+        raise ValueError(f'the config inside {source} is not plain data: {error}; give config=FILE instead') from error
+    values: dict[str, Any] = {}
+    for statement in body:
+        try:
+            if not isinstance(statement, ast.Assign) or not isinstance(statement.targets[0], ast.Name):
+                raise _NotData(statement)
+            values[statement.targets[0].id] = _value(statement.value)
+        except _NotData as error:
+            shown = ast.unparse(error.node)
+            raise ValueError(
+                f'the config inside {source} is not plain data: line {error.node.lineno}, "{shown[:80]}"; '
+                'give config=FILE instead'
+            ) from None
+    return values
+
+
+class _NotData(Exception):
+    def __init__(self, node: ast.stmt | ast.expr) -> None:
+        super().__init__()
+        self.node = node
+
+
+def _value(node: ast.expr) -> Any:
+    match node:
+        case ast.Constant():
+            return node.value
+        case ast.Name(id='inf' | 'nan'):
+            return float(node.id)
+        case ast.UnaryOp(op=ast.USub(), operand=operand):
+            value = _value(operand)
+            if isinstance(value, (int, float)):
+                return -value
+        case ast.List(elts=items):
+            return [_value(item) for item in items]
+        case ast.Tuple(elts=items):
+            return tuple(_value(item) for item in items)
+        case ast.Set(elts=items):
+            return {_value(item) for item in items}
+        case ast.Dict(keys=keys, values=items) if None not in keys:
+            return {_value(key): _value(item) for key, item in zip(keys, items, strict=True) if key is not None}
+        case ast.Call(func=ast.Name(id='dict'), args=[], keywords=keywords):
+            if all(keyword.arg is not None for keyword in keywords):
+                return {str(keyword.arg): _value(keyword.value) for keyword in keywords}
+    raise _NotData(node)

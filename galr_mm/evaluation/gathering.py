@@ -1,0 +1,126 @@
+"""From the samples that a model predicts, on any number of processes, to the scores of a split."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Mapping
+from typing import Any
+
+import torch
+from mmengine.dist import all_gather_object, broadcast_object_list, is_main_process
+from mmengine.structures import BaseDataElement
+from torch import Tensor
+
+from galr_mm.structures import RetrievalResult, RetrievalScores
+
+
+def record_of(sample: BaseDataElement | Mapping) -> dict[str, Any]:
+    """What counts of a sample that ``model(..., mode='predict')`` gave, on the CPU.
+
+    The sample holds ``image_id`` and ``image_feat`` (D,), and for n captions ``text_id``, ``text``, ``text_feat``
+    (n, D) and, where the text encoder cannot tell all captions apart, ``text_key``: n hashables that are equal for
+    captions it takes for the same.
+
+    Raises:
+        ValueError: when it is something else.
+    """
+    image_id = sample.get('image_id') if isinstance(sample, (BaseDataElement, Mapping)) else None
+    if image_id is None:
+        raise ValueError(
+            "retrieval needs a model whose mode='predict' gives a list of samples with image_id and image_feat (D,), "
+            'and with text_id and text_feat (n, D) for n captions, under ValLoop or TestLoop; got '
+            f'{type(sample).__name__} without image_id'
+        )
+    text_ids = [int(i) for i in _listed(sample.get('gt_text_id', sample.get('text_id')))]
+    texts = _listed(sample.get('text'))
+    keys = sample.get('text_key')
+    # captions that are not strings, vectors for instance, have no key: each is one of its own
+    keys = [text if isinstance(text, str) else None for text in texts] if keys is None else list(keys)
+    if not len(text_ids) == len(texts) == len(keys):
+        raise ValueError(
+            f'image {image_id} has {len(texts)} captions, {len(text_ids)} text ids and {len(keys)} text '
+            'keys, expected one of each a caption'
+        )
+    return dict(
+        image_id=int(image_id),
+        img_path=sample.get('img_path'),
+        image_feat=_cpu(sample.get('image_feat')),
+        text_ids=text_ids,
+        texts=texts,
+        text_keys=keys,
+        text_feat=_cpu(sample.get('text_feat')),
+    )
+
+
+def evaluate_gathered(
+    records: list[dict], size: int, measure: Callable[[list[dict]], dict[str, float]]
+) -> dict[str, float]:
+    """Gather the records of all processes, measure them on the main one, and give all processes the result.
+
+    Args:
+        records: of this process.
+        size: images of the split; fewer that arrive are an error, more are padding and count once.
+        measure: takes the records of the split in the order of their ``image_id``.
+
+    Raises:
+        RuntimeError: when another number of images arrives.
+    """
+    gathered = [record for part in all_gather_object(records) for record in part]
+    result: list[Any] = [None]
+    if is_main_process():
+        different = {record['image_id']: record for record in gathered}
+        if len(different) != size:
+            raise RuntimeError(f'{len(different)} different images arrived, the data set holds {size}')
+        result = [measure([different[image_id] for image_id in sorted(different)])]
+    broadcast_object_list(result)
+    return result[0]
+
+
+def result_of(records: list[dict]) -> RetrievalResult:
+    """Cosine scores of the records of a split, one a row; columns are its captions in the order of their ids.
+
+    Captions with equal keys get one feature, that of the first, so that their ties are exact and the tie rule orders
+    them, not the rounding of a batch.
+
+    Raises:
+        ValueError: when there are no images or no captions to compare.
+    """
+    captions: dict[int, tuple[Tensor, Any, Hashable]] = {}
+    owners: list[tuple[int, int]] = []  # row, text id
+    for row, record in enumerate(records):
+        for position, text_id in enumerate(record['text_ids']):
+            if record['text_feat'] is not None:
+                key = record['text_keys'][position]
+                captions.setdefault(text_id, (record['text_feat'][position], record['texts'][position], key))
+                owners.append((row, text_id))
+    if not captions or any(record['image_feat'] is None for record in records):
+        raise ValueError(
+            f'retrieval needs images and captions, got {sum(r["image_feat"] is not None for r in records)} images '
+            f'and {len(captions)} captions'
+        )
+    text_ids = sorted(captions)
+    first: dict[Hashable, Tensor] = {}
+    text_feat = []
+    for feat, _, key in (captions[text_id] for text_id in text_ids):
+        text_feat.append(feat if key is None else first.setdefault(key, feat))
+    column = {text_id: position for position, text_id in enumerate(text_ids)}
+    positives = torch.zeros(len(records), len(text_ids), dtype=torch.bool)
+    rows, ids = zip(*owners, strict=True)
+    positives[list(rows), [column[i] for i in ids]] = True
+    image_feat = torch.stack([record['image_feat'] for record in records])
+    return RetrievalResult(
+        scores={'': RetrievalScores.from_features(image_feat, torch.stack(text_feat), positives)},
+        image_ids=[record['image_id'] for record in records],
+        image_paths=[record['img_path'] for record in records],
+        text_ids=text_ids,
+        texts=[captions[text_id][1] for text_id in text_ids],
+    )
+
+
+def _listed(value: Any) -> list:
+    if value is None:
+        return []
+    return list(value) if isinstance(value, (list, tuple)) else [value]
+
+
+def _cpu(feat: Tensor | None) -> Tensor | None:
+    return None if feat is None else feat.detach().float().cpu()

@@ -1,0 +1,127 @@
+"""What the significance term of the multivariate rerank divides by, gathered column by column over tiles."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+
+class ColumnStatistic(Protocol):
+    """A statistic of the columns of a similarity matrix (Q, N) that is filled tile by tile."""
+
+    def update(self, rows: slice, columns: slice, tile: Tensor) -> None:
+        """Take a tile in."""
+
+    def significance(self, similarity: Tensor, index: Tensor) -> Tensor:
+        """How much each query stands out in the columns of its candidates.
+
+        Shapes:
+            - similarity, index: (Q, k), the candidates and their columns
+            - output: float64 (Q, k)
+        """
+
+
+def column_statistic(
+    columns: int, device: torch.device, significance: str, filler: float | None = None
+) -> ColumnStatistic:
+    r"""The statistic of a matrix with N = ``columns`` that goes with a value of ``significance``.
+
+    'ratio' divides by the column sum. A column whose sum is near zero or negative has no such ratio: the divisor is
+    kept at or above 1 % of the column's sum of magnitudes, which changes nothing where the sum is clearly positive.
+    'softmax' is the softmax over the column, 'off' a term of 0.
+    """
+    if significance == 'off':
+        return NoStatistic()
+    return (ColumnSums if significance == 'ratio' else ColumnSoftmax)(columns, device, filler)
+
+
+class GuardedSums:
+    """Base of column sums: ``total`` and ``magnitude``, the sum of the column's magnitudes, float64 (N,)."""
+
+    total: Tensor
+    magnitude: Tensor
+
+    def significance(self, similarity: Tensor, index: Tensor) -> Tensor:
+        """Similarity over the column sum, which is kept at or above 1 % of the column's magnitudes."""
+        divisor = torch.maximum(self.total, 0.01 * self.magnitude)
+        divisor = torch.where(divisor > 0, divisor, 1.0)  # a column of zeros: every ratio is 0
+        return similarity.double() / divisor[index]
+
+
+class ColumnSums(GuardedSums):
+    """Sums of the columns of the tiles; entries that equal ``filler`` do not count."""
+
+    def __init__(self, columns: int, device: torch.device, filler: float | None = None) -> None:
+        self.total, self.magnitude = torch.zeros(2, columns, dtype=torch.float64, device=device)
+        self.filler = filler
+
+    def update(self, rows: slice, columns: slice, tile: Tensor) -> None:
+        """Take a tile in."""
+        if self.filler is not None:
+            tile = tile.masked_fill(tile == self.filler, 0)
+        total = tile.sum(0, dtype=torch.float64)
+        self.total[columns] += total
+        self.magnitude[columns] += _magnitudes(tile) if tile.min() < 0 else total
+
+
+class FeatureColumnSums(GuardedSums):
+    """Sums from the summed features; the tiles are read only where a sum may need the guard.
+
+    Args:
+        queries: (Q, D).
+        gallery: (N, D).
+    """
+
+    def __init__(self, queries: Tensor, gallery: Tensor) -> None:
+        summed = torch.stack([part.sum(0) for part in _blocks(queries)]).sum(0)
+        length = torch.stack([part.norm(dim=1).sum() for part in _blocks(queries)]).sum()
+        self.total = torch.cat([part @ summed for part in _blocks(gallery)])
+        # |q . g| <= |q| |g|: above this bound no column needs its magnitudes
+        self.bound = torch.cat([0.01 * length * part.norm(dim=1) for part in _blocks(gallery)])
+        self.magnitude = torch.zeros_like(self.total)
+
+    def update(self, rows: slice, columns: slice, tile: Tensor) -> None:
+        """Take a tile in."""
+        if (self.total[columns] <= self.bound[columns]).any():
+            self.magnitude[columns] += _magnitudes(tile)
+
+
+class ColumnSoftmax:
+    """Logarithm of the sum of exponentials of each column, float64 (N,); ``filler`` does not count."""
+
+    def __init__(self, columns: int, device: torch.device, filler: float | None = None) -> None:
+        self.total = torch.full((columns,), -torch.inf, dtype=torch.float64, device=device)
+        self.filler = filler
+
+    def update(self, rows: slice, columns: slice, tile: Tensor) -> None:
+        """Take a tile in."""
+        if self.filler is not None:
+            tile = tile.masked_fill(tile == self.filler, -torch.inf)
+        self.total[columns] = torch.logaddexp(self.total[columns], tile.double().logsumexp(0))
+
+    def significance(self, similarity: Tensor, index: Tensor) -> Tensor:
+        """Softmax over the column."""
+        return (similarity.double() - self.total[index]).exp()
+
+
+class NoStatistic:
+    """Stands for a significance term that is off."""
+
+    def update(self, rows: slice, columns: slice, tile: Tensor) -> None:
+        """Take a tile in."""
+
+    def significance(self, similarity: Tensor, index: Tensor) -> Tensor:
+        """Zeros."""
+        return torch.zeros_like(similarity, dtype=torch.float64)
+
+
+def _blocks(feats: Tensor) -> Iterator[Tensor]:
+    return (part.double() for part in feats.split(4096))
+
+
+def _magnitudes(tile: Tensor) -> Tensor:
+    """Sum of the magnitudes of each column of a tile (b, w), float64 (w,)."""
+    return torch.linalg.vector_norm(tile, 1, dim=0, dtype=torch.float64)

@@ -1,0 +1,63 @@
+"""Parts of a similarity matrix, cut from a given matrix or made from features, that stay near the processor's cache."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from galr_mm.functional.recall import check_finite
+
+TILE = 1 << 21  # values in a tile: 8 MiB in float32, 16 in float64, which stays near the cache of a processor
+WIDTH = 1 << 13  # columns of a tile that is made from features
+
+
+def require_finite(tile: Tensor, whole: Tensor | None = None) -> None:
+    """Raise ValueError for a tile with NaN or infinity; counted in the ``whole`` matrix where there is one."""
+    if not all(edge.isfinite() for edge in tile.aminmax()):
+        check_finite(tile if whole is None else whole)
+
+
+class MatrixTiles:
+    """Whole rows of a given matrix (Q, N) in float32 or wider, contiguous; the matrix is neither copied nor changed.
+
+    Iterating gives slices of rows and of columns and the tile.
+    """
+
+    def __init__(self, matrix: Tensor) -> None:
+        self.matrix = matrix
+        self.dtype = torch.promote_types(matrix.dtype, torch.float32)
+        self.device = matrix.device
+
+    def __iter__(self) -> Iterator[tuple[slice, slice, Tensor]]:
+        size, columns = self.matrix.shape
+        for rows in _slices(size, max(1, TILE // columns)):
+            yield rows, slice(0, columns), self.matrix[rows].to(self.dtype).contiguous()
+
+
+class FeatureTiles:
+    """Products of features (Q, D) and (N, D), made anew in each pass; two passes give the same values.
+
+    Iterating gives slices of rows and of columns, rows outermost, and the tile.
+    """
+
+    def __init__(self, queries: Tensor, gallery: Tensor) -> None:
+        self.queries, self.gallery = queries, gallery
+        self.dtype = torch.promote_types(torch.promote_types(queries.dtype, gallery.dtype), torch.float32)
+        self.device = queries.device
+        self.width = min(WIDTH, len(gallery))
+        self.height = max(1, TILE // self.width)
+
+    def __len__(self) -> int:
+        return -(-len(self.queries) // self.height) * -(-len(self.gallery) // self.width)
+
+    def __iter__(self) -> Iterator[tuple[slice, slice, Tensor]]:
+        for rows in _slices(len(self.queries), self.height):
+            queries = self.queries[rows].to(self.dtype)
+            for part in _slices(len(self.gallery), self.width):
+                yield rows, part, queries @ self.gallery[part].to(self.dtype).t()
+
+
+def _slices(size: int, step: int) -> Iterator[slice]:
+    return (slice(start, min(start + step, size)) for start in range(0, size, step))

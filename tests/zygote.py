@@ -1,0 +1,89 @@
+"""A process that has imported what tools need, and forks itself for each tool that a test runs.
+
+``python tests/zygote.py`` reads one request a line from standard input (json: args, cwd, env, stdout, stderr) and
+answers with two lines: the child's process id, then its exit code. It ends when standard input does, that is with the
+test session. Nothing but imports runs before a fork: no thread is started and no random state, registry or default
+scope is touched, so a child differs from a fresh interpreter in its loaded modules only. ``galr_mm`` and ``mmdet`` are
+not among them; how they come in when a tool needs them stays what is tested.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import gc
+import importlib
+import io
+import json
+import os
+import runpy
+import sys
+import threading
+from typing import NoReturn
+
+IMPORTS = ('mmengine.runner', 'mmcv.ops', 'mmpretrain.models', 'torch_geometric', 'matplotlib.pyplot')
+
+
+def serve() -> dict | None:
+    """Answer requests. Returns a request in the child that is to fulfil it, None in the parent at the end."""
+    for line in sys.stdin:
+        child = os.fork()
+        if not child:
+            return json.loads(line)
+        print(child, flush=True)
+        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+    return None
+
+
+def become(args: list[str], cwd: str, env: dict[str, str], stdout: str, stderr: str) -> None:
+    """Take on the state of a process that was started as ``python *args``."""
+    import numpy
+
+    os.setsid()  # so that a timeout can end its own children too
+    os.chdir(cwd)
+    os.environ.clear()
+    os.environ.update(env)
+    for name, target in ((os.devnull, 0), (stdout, 1), (stderr, 2)):
+        file = os.open(name, os.O_RDONLY if target == 0 else os.O_WRONLY)
+        os.dup2(file, target)
+        os.close(file)
+    sys.argv = list(args)
+    sys.path.insert(0, os.path.dirname(os.path.abspath(args[0])))
+    numpy.random.seed()  # Python's own generator is seeded anew by the fork
+
+
+def run(script: str) -> NoReturn:
+    """Run a script as the interpreter does, and end as it does, except that modules are not taken down (2 seconds)."""
+    code: object = 0
+    try:
+        runpy.run_path(script, run_name='__main__')
+    except SystemExit as end:
+        code = end.code
+        if code is not None and not isinstance(code, int):
+            print(code, file=sys.stderr)
+            code = 1
+    except BaseException:
+        sys.excepthook(*sys.exc_info())
+        code = 1
+    threading._shutdown()  # waits for threads that are not daemons
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(int(code or 0) & 0xFF)
+
+
+if __name__ == '__main__':
+    del sys.path[0]  # this folder
+    os.environ['PYTORCH_NVML_BASED_CUDA_CHECK'] = '1'  # imports ask for a GPU; asking CUDA itself would forbid the fork
+    with contextlib.redirect_stdout(io.StringIO()):
+        for module in IMPORTS:
+            with contextlib.suppress(ImportError):  # an extra that is not installed
+                importlib.import_module(module)
+    threads = os.listdir('/proc/self/task') if os.path.isdir('/proc/self/task') else [None]
+    if len(threads) > 1:
+        sys.exit(f'{len(threads)} threads run after the imports; a fork would lose all but one')
+    gc.freeze()  # collections of a child leave these pages shared
+    request = serve()
+    if request is not None:
+        become(**request)
+        run(request['args'][0])
