@@ -135,7 +135,9 @@ def test_links_that_leave_the_docs(hooks):
 
 
 def test_formulas_become_mathml(hooks):
-    text = importlib.import_module('griffe_rst').to_markdown(
+    griffe_rst = importlib.import_module('griffe_rst')
+    assert doctest.testmod(griffe_rst).failed == 0
+    text = griffe_rst.to_markdown(
         'As :func:`~galr_mm.x`, :math:`v_g`:\n\n.. math::\n    a &= b \\\\\n    c &= d\n\nAfter.\n'
     )
     assert text.startswith('As `galr_mm.x`, <span><math')

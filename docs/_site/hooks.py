@@ -34,6 +34,15 @@ TAKEN_IN = {
     'CONTRIBUTING.md': 'contributing.md',
     'SECURITY.md': 'security.md',
 }
+STANDS_IN = {
+    'HOOKS': 'In `custom_hooks`.',
+    'DATASETS': 'In `train_dataloader.dataset`, `val_dataloader.dataset` and `test_dataloader.dataset`.',
+    'TRANSFORMS': 'In the `pipeline` of a data set.',
+    'MODELS': 'As `model`, or as a part of one.',
+    'EVALUATOR': 'As `val_evaluator` and `test_evaluator`.',
+    'METRICS': 'In `metrics` of the evaluator.',
+    'RERANKERS': 'In `rerank`, by the whole type or by a preset: `mr`, `rr`, `product`.',
+}
 LINK = re.compile(r'(!?)\[([^\]\n]*)\]\(([^)\s]+)\)')
 
 
@@ -103,7 +112,7 @@ def reference_nav(modules: list[Path]) -> list[Any]:
 
 
 def registered() -> Iterator[tuple[str, str, dict[str, type]]]:
-    """Name, comment and types of each registry of the package."""
+    """Name of each registry of the package, where its types stand in a config, and the types."""
     from mmengine.registry import Registry
 
     registry = importlib.import_module(f'{PACKAGE}.registry')
@@ -111,7 +120,7 @@ def registered() -> Iterator[tuple[str, str, dict[str, type]]]:
         if isinstance(value, Registry) and value.scope == PACKAGE:
             value.import_from_location()
             types = {key: kind for key, kind in value.module_dict.items() if kind.__module__.startswith(PACKAGE)}
-            yield name, f'`type=` of a {value.name}', dict(sorted(types.items()))
+            yield name, STANDS_IN.get(name, ''), dict(sorted(types.items()))
 
 
 def described_arguments(kind: type) -> dict[str, str]:
@@ -157,8 +166,8 @@ def types_page() -> str:
         'arguments of each constructor. This page is generated from the code.',
         '',
     ]
-    for registry, comment, types in registered():
-        lines += [f'## {registry}', '', f'{comment}:', '', '| type | |', '| --- | --- |']
+    for registry, place, types in registered():
+        lines += [f'## {registry}', '', place, '', '| type | |', '| --- | --- |']
         lines += [f'| [`{name}`](#{anchor(name)}) | {summary_of(kind)} |' for name, kind in types.items()]
         for name, kind in types.items():
             path = f'{kind.__module__}.{kind.__qualname__}'
