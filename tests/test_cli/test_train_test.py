@@ -153,6 +153,7 @@ def test_two_processes_train(mini_config, tmp_path):
     assert (tmp_path / 'epoch_1.pth').exists()
 
 
+@pytest.mark.distributed
 def test_two_processes_train_with_a_part_that_the_loss_does_not_reach(mini_config, tmp_path):
     """The second step would fail without find_unused_parameters."""
     (tmp_path / 'spare.py').write_text("""
