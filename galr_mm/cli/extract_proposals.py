@@ -18,7 +18,7 @@ import torch
 
 from galr_mm.cli.common import close_processes
 from galr_mm.detection.extraction import Settings, extract_proposals
-from galr_mm.integrations.installation import REBUILD_MMCV, mmcv_ops_error
+from galr_mm.integrations.installation import REBUILD_MMCV, mmcv_ops_error, require_module
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -48,6 +48,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise SystemExit(f'{args.out} exists; --overwrite replaces it')
     if args.batch_size < 1 or args.num_workers < 0:
         parser.error('--batch-size must be 1 or more, --num-workers 0 or more')
+    try:
+        require_module('mmdet', 'detect')
+    except ImportError as missing:
+        raise SystemExit(str(missing)) from missing
     error = mmcv_ops_error()
     if error:
         raise SystemExit(f"detectors need mmcv's compiled ops ({error}). Fix it with:\n  {REBUILD_MMCV}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -74,7 +75,7 @@ def open_image(path: str | Path) -> Iterator[OpenedImage]:
     Raises:
         OSError: when the file cannot be decoded.
     """
-    if Path(path).suffix.lower() in ('.tif', '.tiff'):
+    if Path(path).suffix.lower() in ('.tif', '.tiff') and find_spec('tifffile'):
         import tifffile
 
         with ExitStack() as stack:

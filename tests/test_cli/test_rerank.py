@@ -180,7 +180,7 @@ def bad_files():
     yield 'directions.npz', lambda p: np.savez(p, i2t=s, t2i=s), 'expected i2t'
 
 
-@pytest.mark.parametrize(('name', 'write', 'message'), bad_files(), ids=lambda x: x if isinstance(x, str) else '')
+@pytest.mark.parametrize(('name', 'write', 'message'), [*bad_files()], ids=lambda x: x if isinstance(x, str) else '')
 def test_bad_files(rerank, tmp_path, name, write, message):
     write(tmp_path / name)
     with pytest.raises(SystemExit, match=message):

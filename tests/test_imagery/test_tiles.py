@@ -3,6 +3,7 @@ import numpy as np
 import pytest
 
 from galr_mm.imagery import tiles
+from tests.helpers import ROOT, run_tool
 
 tifffile = pytest.importorskip('tifffile', reason='the extra galr_mm[detect]')
 
@@ -61,13 +62,21 @@ def test_a_tiff_whose_tiles_are_not_the_image_is_decoded_whole(tmp_path, kind):
     assert kind != 'rotated' or (opened.height, opened.width) == (210, 130)
 
 
-def test_a_codec_that_is_not_available(tmp_path, monkeypatch):
-    """As without the package imagecodecs, which brings LZW."""
+def test_a_codec_that_is_not_available(tmp_path):
+    """tifffile decodes LZW only with imagecodecs, OpenCV without."""
     array = image('rgb')
     tifffile.imwrite(tmp_path / 'a.tif', array, tile=(64, 48), compression='lzw')
-    monkeypatch.setattr(tifffile.TIFF.__class__, 'DECOMPRESSORS', {tifffile.COMPRESSION.NONE: None})
-    with tiles.open_image(tmp_path / 'a.tif') as opened:
-        np.testing.assert_array_equal(opened.read(tiles.Window(0, 0, 210, 130)), array[..., ::-1])
+    code = """
+import sys
+sys.modules['imagecodecs'] = None  # its import fails, as where it is not installed
+import numpy as np
+from galr_mm.imagery import tiles
+with tiles.open_image('a.tif') as opened:
+    assert isinstance(opened, tiles.DecodedImage), opened
+    np.save('a.npy', opened.read(tiles.Window(0, 0, 210, 130)))
+"""
+    run_tool('-c', code, cwd=tmp_path, env={'PYTHONPATH': str(ROOT)})
+    np.testing.assert_array_equal(np.load(tmp_path / 'a.npy'), array[..., ::-1])
 
 
 def test_only_tiles_under_the_window_are_decoded(tmp_path, monkeypatch):

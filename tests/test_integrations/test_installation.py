@@ -1,14 +1,26 @@
+from importlib import metadata
+from importlib.util import find_spec
+
 import pytest
 
+import galr_mm
 from galr_mm.integrations import installation
 from galr_mm.utils import collect_env
 from tests.helpers import run_tool
 
 
 def test_report():
-    text = run_tool('-m', 'galr_mm.utils.collect_env').stdout
-    for word in ('torch: ', 'OpenMMLab line: ', 'mmcv.ops: ', 'mmengine: '):
-        assert word in text
+    printed = run_tool('-m', 'galr_mm.utils.collect_env').stdout
+    report = dict(line.split(': ', 1) for line in printed.splitlines() if ': ' in line)
+    assert report['galr_mm'] == galr_mm.__version__
+    for name in ('torch', 'numpy', 'pycocotools'):
+        assert report[name] == metadata.version(name)
+    for name, (maintained, upstream) in installation.OPENMMLAB.items():
+        found = [dist for dist in (maintained, upstream) if installation.version_of(dist)]
+        assert report[name] == (' AND '.join(f'{dist} {metadata.version(dist)}' for dist in found) or 'not installed')
+    assert (report['mmcv.ops'] == 'imports') == (find_spec('mmcv._ext') is not None)
+    for module, extra in (('mmdet', 'detect'), ('open_clip', 'clip'), ('transformers', 'text')):
+        assert (f'galr_mm[{extra}]' in printed) == (find_spec(module) is None)
 
 
 def test_ops_built_for_another_torch(monkeypatch):
