@@ -90,7 +90,7 @@ endef
 	touch $@
 
 test-lowest: .venv-lowest/installed
-	.venv-lowest/bin/python -m pytest -m "not detect and not clip and not text and not packaging and not slow"
+	.venv-lowest/bin/python $(PYTEST) -m "not slow and not packaging and not distributed"
 
 # build the wheel, install it into a clean environment, and start each of its console scripts away from the checkout
 wheel: setup
