@@ -1,5 +1,3 @@
-from functools import partial
-
 import pytest
 import torch
 
@@ -82,15 +80,12 @@ def test_parameters_of_a_registered_name():
 @pytest.mark.parametrize(
     ('reranker', 'function'),
     [
-        (MultivariateRerank(k=4), partial(multivariate_rerank, k=4)),
-        (
-            MultivariateRerank(significance='softmax', reverse_top=3, tail='zero'),
-            partial(multivariate_rerank, significance='softmax', reverse_top=3, tail='zero'),
-        ),
-        (ReverseRankRerank(k=4, decay=0.1), partial(reverse_rank_rerank, k=4, decay=0.1)),
-        (ProductRerank(k=4, reverse='absolute'), partial(product_rerank, k=4, reverse='absolute')),
+        (MultivariateRerank(k=4), multivariate_rerank),
+        (MultivariateRerank(significance='softmax', reverse_top=3, tail='zero'), multivariate_rerank),
+        (ReverseRankRerank(k=4, decay=0.1), reverse_rank_rerank),
+        (ProductRerank(k=4, reverse='absolute'), product_rerank),
     ],
-    ids=repr,
+    ids=lambda value: getattr(value, '__name__', repr(value)),
 )
 @pytest.mark.parametrize('filler', [None, -100.0])
 def test_both_directions(reranker, function, filler):
@@ -100,8 +95,8 @@ def test_both_directions(reranker, function, filler):
         s[s < 0.3], t2i[t2i < 0.1] = filler, filler
     scores = RetrievalScores(s, t2i, RetrievalScores.from_matrix(s).positives, filler)
     out = reranker(scores)
-    assert torch.equal(out.i2t, function(s, reverse_similarity=t2i, filler=filler))
-    assert torch.equal(out.t2i, function(t2i, reverse_similarity=s, filler=filler))
+    assert torch.equal(out.i2t, function(s, reverse_similarity=t2i, filler=filler, **reranker.options))
+    assert torch.equal(out.t2i, function(t2i, reverse_similarity=s, filler=filler, **reranker.options))
     ranks = reranker.rescore(scores).ranks
     assert all(torch.equal(ranks[direction], out.ranks[direction]) for direction in ('i2t', 't2i'))
 
