@@ -2,8 +2,8 @@
 
 The data is yours to get and to cut (overlap 200 is usual); layout: data/dota/{images/, instances_train.json,
 instances_val.json}, COCO json whose categories have the names below. Not trained here. Extract proposals of large
-scenes with ``tools/extract_proposals.py ... --tile 1024 --overlap 200``, and set ``model.local.drea.num_classes=15`` in the
-retriever.
+scenes with ``tools/extract_proposals.py ... --tile 1024 --overlap 200``, and set ``model.local.drea.num_classes=15`` in
+the retriever.
 """
 
 _base_ = './rtmdet-tiny_nwpu.py'
