@@ -25,12 +25,14 @@ def pytest_runtest_setup(item):
 
 
 @pytest.fixture(autouse=True)
-def keep_default_scope():
-    """mmengine's default scope is global; a test that sets one does not change the next."""
-    before = DefaultScope._instance_dict.copy()
+def keep_process_state():
+    """mmengine's default scope and the environment are global; a test that sets them does not change the next."""
+    scopes, variables = DefaultScope._instance_dict.copy(), dict(os.environ)
     yield
     DefaultScope._instance_dict.clear()
-    DefaultScope._instance_dict.update(before)
+    DefaultScope._instance_dict.update(scopes)
+    os.environ.clear()
+    os.environ.update(variables)
 
 
 @pytest.fixture(scope='session')

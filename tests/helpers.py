@@ -21,7 +21,7 @@ SMALL = dict(train=24, val=8, test=11)  # 11 is not divisible by two processes
 DETECTOR_CONFIG = ROOT / 'configs/detection/rtmdet-tiny_mini.py'
 TINY_CLIP = str(ROOT / 'tests/data/clip/tiny-vit.json')
 # read when they are needed; any other variable may be read by an import and needs a fresh interpreter
-RUN_TIME_VARIABLES = {'GALR_DATA_ROOT', 'PYTEST_CURRENT_TEST'}
+RUN_TIME_VARIABLES = {'GALR_DATA_ROOT', 'PYTEST_CURRENT_TEST', 'PYTHONPATH', 'MASTER_ADDR', 'MASTER_PORT'}
 
 
 def environment(**changes: str) -> dict[str, str]:
@@ -36,16 +36,21 @@ def run_tool(
     timeout: float = 560,
     cwd: Path | str = ROOT,
     fresh: bool = False,
+    processes: int = 0,
 ) -> subprocess.CompletedProcess[str]:
     """Run ``python *args`` as a user would.
 
     A script runs in a fork of a process that has imported mmpretrain (tests/zygote.py), in a tenth of a second instead
-    of seven. ``fresh``, ``-c``, ``-m`` or an environment that imports may depend on start an interpreter.
+    of seven. ``fresh``, ``-c``, ``-m`` or an environment that imports may depend on start an interpreter. ``processes``
+    starts the script so many times, with the environment that torchrun gives.
     """
     command, env = [*map(str, args)], environment(**(env or {}))
+    if processes:
+        env |= dict(MASTER_ADDR='127.0.0.1', MASTER_PORT=free_port())
     if not fresh and command[0].endswith('.py') and zygote().fits(env):
-        done = zygote().run(command, Path(cwd), env, timeout)
+        done = zygote().run(command, Path(cwd), env, timeout, processes)
     else:
+        assert not processes, 'two processes are forked: a script, and no variables that imports read'
         done = subprocess.run(
             [sys.executable, *command], capture_output=True, text=True, cwd=cwd, env=env, timeout=timeout
         )
@@ -76,13 +81,17 @@ class Zygote:
         """Whether imports would do in this environment what they did in the zygote's."""
         return {name for name in {*env, *self.env} if env.get(name) != self.env.get(name)} <= RUN_TIME_VARIABLES
 
-    def run(self, args: list[str], cwd: Path, env: dict[str, str], timeout: float) -> subprocess.CompletedProcess[str]:
+    def run(
+        self, args: list[str], cwd: Path, env: dict[str, str], timeout: float, processes: int = 0
+    ) -> subprocess.CompletedProcess[str]:
         """What ``subprocess.run`` gives."""
         with tempfile.TemporaryDirectory() as folder:
             stdout, stderr = Path(folder, 'stdout'), Path(folder, 'stderr')
             stdout.touch()
             stderr.touch()
-            request = dict(args=args, cwd=str(cwd), env=env, stdout=str(stdout), stderr=str(stderr))
+            request = dict(
+                args=args, cwd=str(cwd), env=env, stdout=str(stdout), stderr=str(stderr), processes=processes
+            )
             self.process.stdin.write(json.dumps(request).encode() + b'\n')
             child = self.answer()
             if not select.select([self.process.stdout], [], [], timeout)[0]:
@@ -105,11 +114,6 @@ def free_port() -> str:
     with socket.socket() as free:
         free.bind(('127.0.0.1', 0))
         return str(free.getsockname()[1])
-
-
-def torchrun(*args: object) -> subprocess.CompletedProcess[str]:
-    """Run a tool in two processes."""
-    return run_tool('-m', 'torch.distributed.run', '--nproc_per_node=2', f'--master_port={free_port()}', *args)
 
 
 def shrink_clip(cfg: Config, mini: Path, work_dir: Path) -> list[str]:

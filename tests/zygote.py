@@ -1,10 +1,10 @@
 """A process that has imported what tools need, and forks itself for each tool that a test runs.
 
-``python tests/zygote.py`` reads one request a line from standard input (json: args, cwd, env, stdout, stderr) and
-answers with two lines: the child's process id, then its exit code. It ends when standard input does, that is with the
-test session. Nothing but imports runs before a fork: no thread is started and no random state, registry or default
-scope is touched, so a child differs from a fresh interpreter in its loaded modules only. ``galr_mm`` and ``mmdet`` are
-not among them; how they come in when a tool needs them stays what is tested.
+``python tests/zygote.py`` reads one request a line from standard input (json: args, cwd, env, stdout, stderr,
+processes) and answers with two lines: the child's process id, then its exit code. It ends when standard input does,
+that is with the test run. Nothing but imports runs before a fork: no thread is started and no random state, registry or
+default scope is touched, so a child differs from a fresh interpreter in its loaded modules only. ``galr_mm`` and
+``mmdet`` are not among them; how they come in when a tool needs them stays what is tested.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import sys
 import threading
 from typing import NoReturn
 
+children: list[int] = []  # the other processes of a distributed run, in its first
 IMPORTS = ('mmengine.runner', 'mmcv.ops', 'mmpretrain.models', 'torch_geometric', 'matplotlib.pyplot')
 
 
@@ -35,7 +36,7 @@ def serve() -> dict | None:
     return None
 
 
-def become(args: list[str], cwd: str, env: dict[str, str], stdout: str, stderr: str) -> None:
+def become(args: list[str], cwd: str, env: dict[str, str], stdout: str, stderr: str, processes: int) -> None:
     """Take on the state of a process that was started as ``python *args``."""
     import numpy
 
@@ -43,12 +44,22 @@ def become(args: list[str], cwd: str, env: dict[str, str], stdout: str, stderr: 
     os.chdir(cwd)
     os.environ.clear()
     os.environ.update(env)
+    before = [os.path.abspath(path) for path in env.get('PYTHONPATH', '').split(os.pathsep) if path]
+    sys.path[:0] = [os.path.dirname(os.path.abspath(args[0])), *before]
     for name, target in ((os.devnull, 0), (stdout, 1), (stderr, 2)):
         file = os.open(name, os.O_RDONLY if target == 0 else os.O_WRONLY)
         os.dup2(file, target)
         os.close(file)
     sys.argv = list(args)
-    sys.path.insert(0, os.path.dirname(os.path.abspath(args[0])))
+    if processes:  # of one distributed run, on this machine
+        os.environ.update(RANK='0', LOCAL_RANK='0', WORLD_SIZE=str(processes), LOCAL_WORLD_SIZE=str(processes))
+        for rank in range(1, processes):
+            child = os.fork()
+            if not child:
+                os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank))
+                children.clear()
+                break
+            children.append(child)
     numpy.random.seed()  # Python's own generator is seeded anew by the fork
 
 
@@ -69,7 +80,8 @@ def run(script: str) -> NoReturn:
     atexit._run_exitfuncs()
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(int(code or 0) & 0xFF)
+    codes = [int(code or 0) & 0xFF, *(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children)]
+    os._exit(next(filter(None, codes), 0))
 
 
 if __name__ == '__main__':

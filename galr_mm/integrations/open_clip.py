@@ -11,6 +11,7 @@ import difflib
 import json
 import os
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -96,7 +97,7 @@ def load_preprocess(model_name: str, pretrained: str | None = None) -> dict[str,
     of_tag = open_clip.get_pretrained_cfg(name, pretrained) if pretrained else {}
     cfg = merge(open_clip.transform.PreprocessCfg(), of_tag)
     try:
-        with fail_fast_offline():
+        with fail_fast_offline() if ':' in name else nullcontext():  # plain names are open_clip's own
             own = _config_of(name)
             model_cfg = own.get('model_cfg') or open_clip.get_model_config(name)
             cfg['size'] = model_cfg['vision_cfg'].get('image_size', cfg['size'])

@@ -184,7 +184,7 @@ train_cfg = dict(max_epochs=1)
 def test_killed_training_goes_on(mini_config, tmp_path):
     """SIGKILL in the middle of the second epoch, then --resume."""
     command = [sys.executable, 'tools/train.py', mini_config, '--work-dir', tmp_path]
-    options = ['--cfg-options', 'train_dataloader.batch_size=4', 'train_cfg.max_epochs=3']
+    options = ['--cfg-options', 'train_dataloader.batch_size=8', 'train_cfg.max_epochs=3']
     log = tmp_path / 'log.txt'
     with log.open('w') as file:
         process = subprocess.Popen(

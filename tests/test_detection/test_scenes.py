@@ -96,14 +96,13 @@ def test_bad_settings(settings, message, tmp_path):
         extract_proposals(CONFIG, 'x.pth', tmp_path, tmp_path / 'p.json', settings=Settings(**settings))
 
 
+@pytest.mark.distributed
 def test_two_processes_find_the_same(folder, detector, tmp_path, mini):
     one, two = tmp_path / 'one.json', tmp_path / 'two.json'
     options = ['--score-thr', '0.3', '--num-workers', '0', '--tile', '256']
     run_tool('tools/extract_proposals.py', CONFIG, detector, mini / 'images', '--out', one, *options)
-    run_tool(
-        '-m', 'torch.distributed.run', '--nproc_per_node=2', '--master_port=29742', 'tools/extract_proposals.py',
-        CONFIG, detector, mini / 'images', '--out', two, *options, '--launcher', 'pytorch',
-    )  # fmt: skip
+    arguments = [CONFIG, detector, mini / 'images', '--out', two, *options, '--launcher', 'pytorch']
+    run_tool('tools/extract_proposals.py', *arguments, processes=2)
     one, two = (json.loads(path.read_text()) for path in (one, two))
     assert [i['file_name'] for i in one['images']] == [i['file_name'] for i in two['images']]
     a, b = ProposalSet(tmp_path / 'one.json'), ProposalSet(tmp_path / 'two.json')

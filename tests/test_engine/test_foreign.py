@@ -11,7 +11,7 @@ from mmengine.runner import Runner
 from PIL import Image
 
 from galr_mm.evaluation import multivariate_rerank, recall_at_k
-from tests.helpers import run_tool, torchrun
+from tests.helpers import run_tool
 
 pytestmark = pytest.mark.text  # BLIP's tokenizer and its BERT
 
@@ -168,9 +168,8 @@ def test_two_processes(images, tmp_path):
     options = ['--cfg-options', 'rerank=mr', 'rerank_cfg.mr.k=4']
     work = config.parent / 'two'
     one = run_tool('tools/test.py', config, config.parent / 'blip.pth', '--work-dir', work, *options)
-    two = torchrun(
-        'tools/test.py', config, config.parent / 'blip.pth', '--work-dir', work, '--launcher', 'pytorch', *options
-    )
+    command = ['tools/test.py', config, config.parent / 'blip.pth', '--work-dir', work, '--launcher', 'pytorch']
+    two = run_tool(*command, *options, processes=2)
     one, two = printed(one.stdout + one.stderr), printed(two.stdout + two.stderr)
     assert 'mr/i2t/retrieval/Recall@1' in one
     # for 11 images upstream's own collection of caption queries drops some real ones instead of the padding
