@@ -45,7 +45,7 @@ def test_train_and_test(root, tmp_path):
         env=env,
     )
     log = done.stdout + done.stderr
-    assert log.count('NO PROPOSALS') == 1
+    assert log.count('No proposals') == 1
     assert re.search(r'train: no proposals at .*rsitmd/proposals.json.*tools/extract_proposals.py', log)
     (checkpoint,) = tmp_path.glob('best_mR_*.pth')
     done = run_tool(

@@ -64,7 +64,7 @@ def test_training_validates_and_keeps_the_best(trained):
     work, log = trained
     assert "split 'val' of" in log
     assert f'{SMALL["val"]} images, {5 * SMALL["val"]} captions' in log
-    assert 'NO PROPOSALS' not in log
+    assert 'No proposals' not in log
     assert (work / 'epoch_2.pth').exists()
 
 
@@ -211,7 +211,7 @@ def test_training_without_proposals_says_so(mini_config, tmp_path):
         'tools/train.py', mini_config, '--work-dir', tmp_path, '--cfg-options', 'train_cfg.max_epochs=1', *options
     )
     log = (done.stdout + done.stderr).splitlines()
-    said = [line for line in log if 'NO PROPOSALS' in line]
+    said = [line for line in log if 'No proposals' in line]
     assert len(said) == 1
     assert 'tools/extract_proposals.py' in said[0]
 

@@ -101,8 +101,9 @@ def test_ranked_hits_of_a_part_of_the_data(build, tmp_path, monkeypatch):
             for hit in hits:
                 info = infos[hit.img_path]
                 assert hit.positive == (caption in info['text'])
-                height, width = info['proposal_img_shape']
-                sure = info['gt_bboxes'][info['proposal_scores'] >= 0.3]
+                detections = info['detections']
+                height, width = detections.image_size
+                sure = detections.boxes[detections.scores >= 0.3]
                 np.testing.assert_allclose(hit.boxes * [width, height, width, height], sure, rtol=1e-5)
 
 

@@ -24,8 +24,8 @@ LOCAL = dict(
     gcn=dict(type='galr_mm.GCN'),
 )
 ONE_BRANCH = {
-    'global': dict(local=None, fusion=None),
-    'local': dict(backbone=None, visual=None, fusion=None),
+    'global': dict(local=None),
+    'local': dict(backbone=None, visual=None),
 }
 
 
@@ -101,8 +101,6 @@ def test_one_branch_alone(branch):
     [
         (dict(backbone=None), 'give both, or None for both'),
         (dict(visual=None), 'give both, or None for both'),
-        (dict(local=None), 'local is None; set fusion=None too'),
-        (dict(backbone=None, visual=None), 'backbone and visual is None; set fusion=None too'),
         (dict(fusion=None), 'two branches need a fusion'),
         (dict(backbone=None, visual=None, local=None, fusion=None), 'needs a global branch'),
         (ONE_BRANCH['local'] | dict(local=LOCAL | dict(roi=dict(type='galr_mm.RoINodes'))), 'roi needs the maps'),

@@ -30,12 +30,11 @@ class OpenCLIPPreprocess(LoadImageWithProposals):
     Required Keys:
 
     - img_path, or img (BGR uint8 (H, W, 3))
-    - gt_bboxes, gt_bboxes_labels, proposal_scores, proposal_img_shape (optional)
-
-    Modified Keys: the boxes.
+    - detections (optional)
 
     Added Keys:
 
+    - gt_bboxes, gt_bboxes_labels, proposal_scores (of the detections)
     - img, BGR uint8 (S, S, 3), img_shape, ori_shape
 
     Args:

@@ -13,6 +13,8 @@ from galr_mm.models.text.tokenized import TokenizedTextEncoder
 from galr_mm.registry import MODELS
 from galr_mm.text import Vocabulary
 
+ENOUGH = 8  # captions of a batch that are not all of unknown words by chance
+
 
 @MODELS.register_module()
 class BiGRUEncoder(TokenizedTextEncoder):
@@ -91,11 +93,11 @@ class BiGRUEncoder(TokenizedTextEncoder):
         """Word ids of captions, int64 (T, L), padded with 0.
 
         Raises:
-            ValueError: in training, when no word of a batch of captions is known: the vocabulary is of other data. A
-                single caption of rare words may be.
+            ValueError: in training, when no word of ``ENOUGH`` captions or more is known: the vocabulary is of other
+                data. A few captions of rare words may be.
         """
         ids = [torch.tensor(self.vocabulary.encode(text)) for text in texts]
-        if self.training and len(ids) > 1 and all((i == Vocabulary.unknown).all() for i in ids):
+        if self.training and len(ids) >= ENOUGH and all((i == Vocabulary.unknown).all() for i in ids):
             raise ValueError(
                 f'none of the words of {len(texts)} training captions is in the vocabulary of {len(self.vocabulary)} '
                 f'words; the first caption is {texts[0]!r}'
