@@ -7,7 +7,7 @@ import difflib
 import inspect
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,23 @@ SHIPPED = (PACKAGE / '.mim/configs', PACKAGE.with_name('+galr_mm') / '.mim/confi
 LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
 
 
+class ConfigOptions(DictAction):
+    """mmengine's parser of ``KEY=VALUE``; what is not of that form is an error of the command line."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: str | Sequence[Any] | None,
+        option_string: str | None = None,
+    ) -> None:
+        """Keep the values by their dotted names."""
+        wrong = [value for value in values or [] if '=' not in value]
+        if wrong:
+            parser.error(f'{option_string}: {wrong[0]!r} is not KEY=VALUE')
+        super().__call__(parser, namespace, values, option_string)
+
+
 def add_common_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags that training and testing share."""
     parser.add_argument('config', help='config file')
@@ -52,7 +69,7 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--cfg-options',
         nargs='+',
-        action=DictAction,
+        action=ConfigOptions,
         metavar='KEY=VALUE',
         help='settings merged into the config before anything else looks at it, e.g. rerank=mr rerank_cfg.mr.k=20',
     )
@@ -65,25 +82,38 @@ def read_config(path: str, options: dict[str, Any] | None) -> Config:
     """Read a config and merge ``--cfg-options``, before anything else looks at it.
 
     Raises:
-        SystemExit: when the config does not exist or an option is refused, see :func:`check_options`.
+        SystemExit: when the config is missing or broken, or an option is refused, see :func:`check_options`.
     """
     if not Path(path).is_file():
         raise SystemExit(f'no config at {path}')
-    cfg = Config.fromfile(path)
+    try:
+        cfg = Config.fromfile(path)
+    except ImportError:
+        raise  # of a module of the user's, which the traceback names
+    except Exception as error:  # a config is Python: it raises anything
+        raise SystemExit(f'{path} cannot be read as a config: {type(error).__name__}: {error}') from error
     if options:
         check_options(cfg, options, shipped=is_shipped(path))
         cfg.merge_from_dict(options)
     return cfg
 
 
-def load_config(args: argparse.Namespace) -> Config:
+def load_config(args: argparse.Namespace, needed: Sequence[str] = ()) -> Config:
     """Load a config, merge ``--cfg-options`` at once, then apply the shared flags.
 
+    Args:
+        args: of :func:`add_common_arguments`.
+        needed: settings that a run cannot do without.
+
     Raises:
-        SystemExit: when the config does not exist or mmcv's compiled ops are broken for the installed torch.
+        SystemExit: when the config is missing, broken or lacks one of these, or mmcv's compiled ops are broken for the
+            installed torch.
     """
     require_working_mmcv()
     cfg = read_config(args.config, args.cfg_options)
+    missing = [name for name in needed if cfg.get(name) is None]
+    if missing:
+        raise SystemExit(f'{args.config} has no {", ".join(missing)}')
     cfg.launcher = args.launcher
     if args.work_dir:
         cfg.work_dir = args.work_dir
@@ -116,7 +146,7 @@ def add_browse_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--split', choices=['train', 'val', 'test'], default='train', help='which data loader')
     parser.add_argument('--num', type=int, default=20, help='samples, spread evenly over the split')
     parser.add_argument('--seed', type=int, default=0, help='of the augmentation')
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE')
+    parser.add_argument('--cfg-options', nargs='+', action=ConfigOptions, metavar='KEY=VALUE')
 
 
 def load_split(args: argparse.Namespace) -> tuple[Config, BaseDataset, list[int]]:
@@ -180,7 +210,10 @@ def check_options(cfg: Config, options: Mapping[str, object], shipped: bool) -> 
                     'would change nothing. Set those (e.g. test_dataloader.dataset.data_root), or GALR_DATA_ROOT'
                 )
             continue
-        close = difflib.get_close_matches(name, READ_BY_RUNS, n=1, cutoff=0.85)
+        # a short name with two letters exchanged ('modle') is less alike than the cutoff
+        close = difflib.get_close_matches(name, READ_BY_RUNS, n=1, cutoff=0.85) or [
+            known for known in READ_BY_RUNS if sorted(known) == sorted(name)
+        ]
         if close:
             raise SystemExit(
                 f'--cfg-options {option}: there is no {name!r}; did you mean {close[0]!r}? '

@@ -53,5 +53,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         classes, detections = convert(results, images, args.score_thr, args.max_per_image, args.results)
     except (OSError, ValueError, TypeError) as error:
         raise SystemExit(f'{args.results}: {error}') from error
-    write_coco(args.out, detections.items(), classes)
+    try:
+        write_coco(args.out, detections.items(), classes)
+    except OSError as error:
+        raise SystemExit(f'--out: cannot write {args.out} ({error})') from error
     print(f'proposals of {len(detections)} images written to {args.out}')

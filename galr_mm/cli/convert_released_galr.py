@@ -77,12 +77,14 @@ def convert(released: dict[str, Tensor]) -> dict[str, Tensor]:
 
     Raises:
         KeyError: naming all keys that are neither known nor set aside.
-        ValueError: when a query, key or value projection is incomplete.
+        ValueError: when there is nothing, something else than tensors, or an incomplete query, key or value projection.
     """
     ours: dict[str, Tensor] = {}
     packed: dict[str, dict[str, Tensor]] = {}
     unknown = []
     for key, value in released.items():
+        if not isinstance(key, str) or not isinstance(value, Tensor):
+            raise ValueError(f'{key!r} holds a {type(value).__name__}, expected tensors by name')
         key = key.removeprefix('module.')  # torch's DataParallel
         if key.startswith(SET_ASIDE):
             continue
@@ -99,6 +101,8 @@ def convert(released: dict[str, Tensor]) -> dict[str, Tensor]:
             ours[name] = value
     if unknown:
         raise KeyError(f'{len(unknown)} keys are not of the released GaLR: {", ".join(sorted(unknown)[:10])}')
+    if not ours:
+        raise ValueError('the state dict is empty')
     for name, parts in packed.items():
         if set(parts) != set('qkv'):
             raise ValueError(f'{name}: expected the projections q, k and v, got {", ".join(sorted(parts))}')
@@ -116,13 +120,20 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
     if not args.source.is_file():
         raise SystemExit(f'no file at {args.source}')
-    checkpoint = CheckpointLoader.load_checkpoint(str(args.source), map_location='cpu')
+    try:
+        checkpoint = CheckpointLoader.load_checkpoint(str(args.source), map_location='cpu')
+    except Exception as error:  # a broken file makes its reader raise anything
+        reason = ' '.join(str(error).split())[:200]
+        raise SystemExit(f'{args.source} cannot be read: {type(error).__name__}: {reason}') from error
     if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get('model'), dict):
         raise SystemExit(f"{args.source} is not a released checkpoint: expected a dict whose 'model' is the state dict")
     try:
         weights = convert(checkpoint['model'])
     except (KeyError, ValueError) as error:
         raise SystemExit(f'{args.source}: {error.args[0]}') from error
-    with atomic_write(args.target) as part:
-        save_checkpoint({'state_dict': weights, 'meta': {}}, str(part))
+    try:
+        with atomic_write(args.target) as part:
+            save_checkpoint({'state_dict': weights, 'meta': {}}, str(part))
+    except OSError as error:
+        raise SystemExit(f'cannot write {args.target} ({error})') from error
     print(f'{len(weights)} tensors written to {args.target}')

@@ -268,5 +268,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     counts = dict(train=args.train, val=args.val, test=args.test)
     if min(counts.values()) < 1:
         parser.error(f'every split needs an image, got {counts}')
-    make(args.out, counts, args.seed)
+    try:
+        make(args.out, counts, args.seed)
+    except OSError as error:
+        raise SystemExit(f'--out: cannot write into {args.out} ({error})') from error
     print(f'{sum(counts.values())} images written to {args.out}')

@@ -84,7 +84,8 @@ def load_arrays(path: str, allow_pickle: bool) -> dict[str, Tensor]:
             if pickled
             else ''
         )
-        raise SystemExit(f'{path} cannot be read: {type(error).__name__}: {error}{hint}') from error
+        reason = ' '.join(str(error).split())[:200]
+        raise SystemExit(f'{path} cannot be read: {type(error).__name__}: {reason}{hint}') from error
     if 'i2t' not in arrays:
         if len(arrays) != 1:
             raise SystemExit(

@@ -81,7 +81,8 @@ def load_weights(runner: Runner, checkpoint: str) -> None:
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the test."""
     args = parse_args(argv)
-    cfg = merge_args(load_config(args), args)
+    cfg = merge_args(load_config(args, ('model', 'test_dataloader', 'test_cfg', 'test_evaluator')), args)
+    require_writable(Path(cfg.work_dir), '--work-dir')
     runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
     if args.checkpoint is None:
         require_weights(runner.model)

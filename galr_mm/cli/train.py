@@ -11,7 +11,7 @@ from mmengine.device import get_device
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
-from galr_mm.cli.common import add_common_arguments, close_processes, load_config
+from galr_mm.cli.common import add_common_arguments, close_processes, load_config, require_writable
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -57,7 +57,8 @@ def merge_args(cfg: Config, args: argparse.Namespace) -> Config:
 def main(argv: Sequence[str] | None = None) -> None:
     """Run training."""
     args = parse_args(argv)
-    cfg = merge_args(load_config(args), args)
+    cfg = merge_args(load_config(args, ('model', 'train_dataloader', 'train_cfg', 'optim_wrapper')), args)
+    require_writable(Path(cfg.work_dir), '--work-dir')
     runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
     runner.train()
     close_processes()

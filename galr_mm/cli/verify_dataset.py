@@ -12,11 +12,11 @@ from multiprocessing.pool import ThreadPool
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
 from PIL import Image
 from tqdm import tqdm
 
-from galr_mm.cli.common import LOADERS, read_config
+from galr_mm.cli.common import LOADERS, ConfigOptions, read_config
 from galr_mm.datasets.captions import clean_split, load_karpathy
 from galr_mm.datasets.transforms import LoadImageWithProposals
 from galr_mm.detection import ProposalSet
@@ -149,6 +149,8 @@ def check(cfg: Config) -> list[str]:
         if 'ann_file' not in config or 'split' not in config:
             raise SystemExit(f'{name} holds {config.get("type")!r}, expected an ImageTextDataset')
         datasets.append(config)
+    if not datasets:
+        raise SystemExit(f'the config has no data set to verify: none of {", ".join(LOADERS)}')
     for config in datasets:
         problems += check_split(config, Expected(vocabulary, num_classes_of(model)))
     problems += check_overlap(datasets)
@@ -159,7 +161,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('config')
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction)
+    parser.add_argument('--cfg-options', nargs='+', action=ConfigOptions)
     args = parser.parse_args(argv)
     problems = check(read_config(args.config, args.cfg_options))
     for problem in problems:

@@ -78,13 +78,15 @@ def build_vocabulary(records: list[dict[str, Any]], min_count: int = 1) -> Vocab
     """Vocabulary of the training captions.
 
     Raises:
-        ValueError: when there are no training captions, or no word of them occurs ``min_count`` times.
+        ValueError: when ``min_count`` is below 1, there are no training captions, or no word of them occurs so often.
 
     Example:
         >>> record = {'filename': 'a.jpg', 'split': 'train', 'sentences': [{'raw': 'A river.'}]}
         >>> build_vocabulary([record]).words
         ['<pad>', '<unk>', 'a', 'river']
     """
+    if min_count < 1:
+        raise ValueError(f'min_count is {min_count}, expected 1 or more')
     captions = captions_by_split(records)['train']
     if not captions:
         raise ValueError('there are no training captions')

@@ -40,6 +40,10 @@ def record_of(sample: BaseDataElement | Mapping) -> dict[str, Any]:
             f'image {image_id} has {len(texts)} captions, {len(text_ids)} text ids and {len(keys)} text '
             'keys, expected one of each a caption'
         )
+    text_feat = sample.get('text_feat')
+    if text_ids and (text_feat is None or text_feat.ndim != 2 or len(text_feat) != len(text_ids)):
+        shape = None if text_feat is None else tuple(text_feat.shape)
+        raise ValueError(f'image {image_id} has {len(text_ids)} captions, but text_feat {shape}; expected (n, D)')
     return dict(
         image_id=int(image_id),
         img_path=sample.get('img_path'),
@@ -47,7 +51,7 @@ def record_of(sample: BaseDataElement | Mapping) -> dict[str, Any]:
         text_ids=text_ids,
         texts=texts,
         text_keys=keys,
-        text_feat=_cpu(sample.get('text_feat')),
+        text_feat=_cpu(text_feat),
     )
 
 
@@ -82,16 +86,17 @@ def result_of(records: list[dict]) -> RetrievalResult:
     them, not the rounding of a batch.
 
     Raises:
-        ValueError: when there are no images or no captions to compare.
+        ValueError: when there are no images or no captions to compare, or one id stands for two captions.
     """
     captions: dict[int, tuple[Tensor, Any, Hashable]] = {}
     owners: list[tuple[int, int]] = []  # row, text id
     for row, record in enumerate(records):
         for position, text_id in enumerate(record['text_ids']):
-            if record['text_feat'] is not None:
-                key = record['text_keys'][position]
-                captions.setdefault(text_id, (record['text_feat'][position], record['texts'][position], key))
-                owners.append((row, text_id))
+            text, key = record['texts'][position], record['text_keys'][position]
+            _, other, _ = captions.setdefault(text_id, (record['text_feat'][position], text, key))
+            if isinstance(text, str) and text != other:
+                raise ValueError(f'text id {text_id} stands for two captions, {other!r} and {text!r}')
+            owners.append((row, text_id))
     if not captions or any(record['image_feat'] is None for record in records):
         raise ValueError(
             f'retrieval needs images and captions, got {sum(r["image_feat"] is not None for r in records)} images '

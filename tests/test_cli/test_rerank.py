@@ -150,6 +150,7 @@ def test_every_point_of_a_sweep_is_what_the_re_ranked_matrix_gives(filler):
         (['--sweep', 's.png', '--k', 3], 'leave'),
         (['--sweep', 's.png', '--out', 'o.npz'], 'leave'),
         (['--positives', 'nowhere.json'], 'nowhere.json'),
+        (['--filler', 'nan'], 'filler is nan'),
         (['--t2i', 'nowhere.npy'], 'no file at nowhere.npy'),
         (['--out', '/proc/nowhere/x.npz'], '--out: cannot write'),
         (['--sweep', '/proc/nowhere/x.png'], '--sweep: cannot write'),
@@ -173,6 +174,7 @@ def bad_files():
     yield 'list.pt', lambda p: torch.save([torch.rand(2, 2)], p), 'holds a list'
     yield 'sparse.pt', lambda p: torch.save(torch.eye(5).to_sparse(), p), 'dense similarity matrix'
     yield 'none.npz', lambda p: np.savez(p, i2t=s, positives=np.zeros(s.shape, bool)), 'no query with a positive'
+    yield 'cut.pth', lambda p: p.write_bytes(b'garbage'), '^[^\n]*cannot be read: UnpicklingError[^\n]*$'
     yield 'cut.npz', lambda p: p.write_bytes(b'PK' + bytes(50)), 'cannot be read'
     yield 'two.npz', lambda p: np.savez(p, a=s, b=s), "holds a, b; expected 'i2t'"
     yield 'vector.npy', lambda p: np.save(p, s[0]), r'shape \(20,\)'

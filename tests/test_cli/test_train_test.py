@@ -21,6 +21,7 @@ from galr_mm.cli.test import require_weights
 from galr_mm.cli.train import main as train
 from galr_mm.cli.train import merge_args as merge_train_args
 from galr_mm.cli.train import parse_args as parse_train_args
+from galr_mm.cli.verify_dataset import main as verify
 from galr_mm.evaluation import RecallAtK
 from galr_mm.structures import RetrievalScores
 from tests.helpers import ROOT, SMALL, environment, free_port, run_tool
@@ -252,6 +253,9 @@ def test_weights_of_another_model_are_refused(mini_config, checkpoint, tmp_path)
         (train, ['CONFIG', '--launcher', 'pytorch'], 'torchrun'),
         (run_test, ['CONFIG', 'CONFIG', '--out', '/proc/x/o.npz'], '--out: cannot write into /proc/x'),
         (train, ['nowhere.py'], 'no config at nowhere.py'),
+        (train, ['CONFIG', '--cfg-options', 'rerank'], '2'),
+        (train, ['CONFIG', '--work-dir', f'{MINI}/x'], f'--work-dir: cannot write into {MINI}/x'),
+        (run_test, ['CONFIG', 'CONFIG', '--work-dir', f'{MINI}/x'], f'--work-dir: cannot write into {MINI}/x'),
         (train, ['CONFIG', '--resume', 'nowhere.pth'], 'no checkpoint at nowhere.pth'),
         (train, ['CONFIG', '--amp'], 'mixed precision training needs a GPU'),
         (run_test, ['CONFIG', 'nowhere.pth'], 'no checkpoint at nowhere.pth'),
@@ -270,6 +274,23 @@ def test_clear_errors(mini_config, arguments, message, monkeypatch, main):
         pytest.skip('this machine has a GPU')
     with pytest.raises(SystemExit, match=re.escape(message)):
         main([str(mini_config) if a == 'CONFIG' else a for a in arguments])
+
+
+@pytest.mark.parametrize(
+    ('text', 'message'),
+    [
+        ('model = dict(', "cannot be read as a config: SyntaxError: '(' was never closed"),
+        ('x = 1 / 0', 'cannot be read as a config: ZeroDivisionError: division by zero'),
+        ("_base_ = 'nowhere.py'", 'cannot be read as a config: FileNotFoundError'),
+        ('', 'has no model, '),
+    ],
+)
+@pytest.mark.parametrize('main', [train, run_test, verify])
+def test_a_broken_config(tmp_path, text, message, main):
+    if main is verify and not text:
+        message = 'the config has no data set to verify'
+    with pytest.raises(SystemExit, match=re.escape(message)):
+        main([str(settings(tmp_path / 'c.py', text))])
 
 
 def test_an_error_is_one_line(mini_config):
@@ -341,6 +362,8 @@ class TestOptions:
             ('load_form', 'load_from'),
             ('test_dataloder.batch_size', 'test_dataloader'),
             ('custom_hook', 'custom_hooks'),
+            ('modle.fusion.mode', 'model'),
+            ('resmue', 'resume'),
         ],
     )
     @pytest.mark.parametrize('shipped', [True, False])

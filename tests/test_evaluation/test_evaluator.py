@@ -92,6 +92,25 @@ def test_keys_must_fit_the_captions():
         evaluator().process([sample])
 
 
+@pytest.mark.parametrize('feat', [None, torch.ones(3, 8), torch.ones(1, 8), torch.ones(8)])
+def test_every_caption_has_a_feature(feat):
+    data = samples(images=2, texts=2)
+    del data[1].text_feat
+    if feat is not None:
+        data[1].text_feat = feat
+    with pytest.raises(ValueError, match='image 1 has 2 captions, but text_feat'):
+        evaluator().process(data)
+
+
+def test_an_id_stands_for_one_caption():
+    data = samples(images=2, texts=2)
+    data[1].gt_text_id = [1, 2]
+    ev = evaluator()
+    ev.process(data)
+    with pytest.raises(ValueError, match="text id 1 stands for two captions, 'caption 0 1' and 'caption 1 0'"):
+        ev.evaluate(2)
+
+
 def test_raw_and_reranked_side_by_side(tmp_path):
     ev = evaluator(out_file=str(tmp_path / 'out.npz'))
     ev.dataset_meta = dict(split='test', ann_file='x.json')

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from galr_mm.functional.rerank.candidates import Candidates
-from galr_mm.functional.rerank.checks import check_filler, check_options
+from galr_mm.functional.rerank.checks import check_options
 from galr_mm.functional.rerank.rescored import rescore
 
 
@@ -111,6 +111,5 @@ def multivariate_rerank(
                 [1, 2, 0]])
     """
     check_options(k, weights, decay, reverse, reverse_top, significance, tail)
-    check_filler(filler)
     formula = partial(multivariate_scores, weights=weights, decay=decay, reverse=reverse, reverse_top=reverse_top)
     return rescore(similarity, k, formula, significance, tail, reverse_similarity, filler).matrix()

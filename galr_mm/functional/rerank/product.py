@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from galr_mm.functional.rerank.candidates import Candidates
-from galr_mm.functional.rerank.checks import check_filler, check_options
+from galr_mm.functional.rerank.checks import check_options
 from galr_mm.functional.rerank.multivariate import reverse_order
 from galr_mm.functional.rerank.rescored import rescore
 
@@ -60,6 +60,5 @@ def product_rerank(
                 [1, 2, 0]])
     """
     check_options(k, decay=decay, reverse=reverse, tail=tail)
-    check_filler(filler)
     formula = partial(product_scores, decay=decay, reverse=reverse)
     return rescore(similarity, k, formula, 'off', tail, reverse_similarity, filler).matrix()

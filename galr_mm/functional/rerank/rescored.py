@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from galr_mm.functional.rerank.candidates import Candidates, find_candidates
-from galr_mm.functional.rerank.checks import prepare, prepare_reverse
+from galr_mm.functional.rerank.checks import check_filler, prepare, prepare_reverse
 from galr_mm.functional.rerank.order_preserving_shift import scatter_scores
 
 
@@ -78,13 +78,14 @@ def rescore(
         filler: value of pairs that were not scored.
 
     Raises:
-        ValueError: for matrices that cannot be re-ranked; options are not checked here.
+        ValueError: for matrices that cannot be re-ranked, or such a filler; other options are not checked here.
 
     Example:
         >>> rescored = rescore(torch.tensor([[0.5, 0.75, 0.25]]), 2, lambda candidates: -candidates.similarity)
         >>> rescored.matrix().argsort(descending=True)
         tensor([[0, 1, 2]])
     """
+    check_filler(filler)
     similarity = prepare(similarity)
     backward = prepare_reverse(reverse_similarity, similarity)
     candidates, below = find_candidates(similarity, int(k), backward, significance, filler)
