@@ -105,8 +105,8 @@ class ImageTextDataset(BaseDataset):
                 )
             else:
                 samples += [
-                    dict(image, image_id=image_id, text=text, text_id=number, caption_id=caption_id)
-                    for text, number, caption_id in zip(texts, text_ids, caption_ids, strict=True)
+                    dict(image, image_id=image_id, text=text, text_id=text_id, caption_id=caption_id)
+                    for text, text_id, caption_id in zip(texts, text_ids, caption_ids, strict=True)
                 ]
         self.img_size, self.text_size = len(clean.records), text_id
         self._metainfo.update(
@@ -140,10 +140,10 @@ class ImageTextDataset(BaseDataset):
         if not path.is_file():
             raise FileNotFoundError(f'no sentence vectors at {path}')
         vectors = np.load(path, mmap_mode='r', allow_pickle=False)
-        numbers = [s.get('sentid') for record in records for s in record['sentences']]
-        if not all(isinstance(number, int) and number >= 0 for number in numbers):
+        sentids = [s.get('sentid') for record in records for s in record['sentences']]
+        if not all(isinstance(sentid, int) and sentid >= 0 for sentid in sentids):
             raise ValueError(f'{self.ann_file}: sentence vectors need sentences with a sentid, the row of their vector')
-        last = max(numbers)
+        last = max(sentids)
         if vectors.ndim != 2 or len(vectors) <= last:
             raise ValueError(f'{path} has shape {vectors.shape}, expected (more than {last}, D): one row a sentid')
         return np.asarray(vectors, dtype=np.float32)

@@ -134,10 +134,10 @@ class TiledTiff:
         out = np.zeros((window.bottom - window.top, window.right - window.left, page.samplesperpixel), page.dtype)
         for row in range(window.top // high, -(-window.bottom // high)):
             for column in range(window.left // wide, -(-window.right // wide)):
-                number = row * across + column
-                file.seek(page.dataoffsets[number])
-                data = file.read(page.databytecounts[number])
-                part = page.decode(data, number, jpegtables=page.jpegtables)[0]
+                index = row * across + column
+                file.seek(page.dataoffsets[index])
+                data = file.read(page.databytecounts[index])
+                part = page.decode(data, index, jpegtables=page.jpegtables)[0]
                 if part is None:
                     continue  # a tile that was never written is black
                 part = part[0]  # h, w, samples; cut off at the edges of the image
