@@ -121,7 +121,7 @@ class Detections:
         return [[*box, round(score, 5), label] for box, score, label in rows]
 
     def as_stored(self) -> Detections:
-        """Rounded as a file would give them back, so that what a detector inside a model finds equals what was extracted before."""
+        """Rounded as a file gives them back: a detector inside a model finds what was extracted before."""
         return Detections.from_rows(self.to_rows(), self.image_size)
 
     def to_coco(
