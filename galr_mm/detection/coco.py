@@ -38,7 +38,7 @@ def parse_coco(content: Mapping[str, Any], source: str | Path) -> CocoContent:
     """
     try:
         for entry in content['images']:
-            if min(_number(entry['width']), _number(entry['height'])) < 1:
+            if not all(1 <= _number(entry[side]) < math.inf for side in ('width', 'height')):
                 raise ValueError(f'image {entry["file_name"]} has no size')
         for key, field in (('images', 'id'), ('images', 'file_name'), ('categories', 'id'), ('categories', 'name')):
             counts = Counter(entry[field] for entry in content[key])

@@ -17,7 +17,7 @@ from mmengine.runner.checkpoint import CheckpointLoader
 from torch import Tensor, nn
 from torchvision.ops import batched_nms
 
-from galr_mm.detection.saved_config import read_config_text
+from galr_mm.detection.saved_config import check_types, read_config_text
 from galr_mm.imagery import Window, open_image, windows
 from galr_mm.integrations.installation import require_module
 from galr_mm.registry import MODELS
@@ -87,6 +87,7 @@ class MMDetDetector:
             if not isinstance(text, str):
                 raise ValueError(f"{checkpoint} holds no config; give the detector's config=FILE")
             config = read_config_text(text, checkpoint)
+            check_types([config.get('model'), config.get('test_dataloader')], checkpoint)
         missing = [key for key in ('model', 'test_dataloader') if key not in config]
         if missing:
             raise ValueError(f"the detector's config has no {' and no '.join(missing)}")

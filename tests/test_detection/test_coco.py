@@ -63,6 +63,8 @@ def test_max_per_image(tmp_path):
         (lambda c: c['images'][1].update(id=7), 'the id 7 more than once'),
         (lambda c: c['images'][1].update(file_name='a.jpg'), "'a.jpg' more than once"),
         (lambda c: c['images'][0].update(height=0), 'no size'),
+        (lambda c: c['images'][0].update(height=float('nan')), 'no size'),
+        (lambda c: c['images'][0].update(width=float('inf')), 'no size'),
         (lambda c: c.update(annotations=None), 'not a list'),
     ],
 )
