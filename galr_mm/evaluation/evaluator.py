@@ -13,7 +13,7 @@ from galr_mm.evaluation.gathering import evaluate_gathered, record_of, result_of
 from galr_mm.evaluation.metrics import RecallAtK
 from galr_mm.evaluation.rerankers import FormulaRerank, Reranker
 from galr_mm.registry import EVALUATOR, METRICS
-from galr_mm.structures import RetrievalResult
+from galr_mm.structures import RerankedScores, RetrievalResult, RetrievalScores
 from galr_mm.utils.io import write_npz
 
 
@@ -72,10 +72,12 @@ class RetrievalEvaluator(Evaluator):
 
     def _measure(self, records: list[dict]) -> dict[str, float]:
         result = result_of(records)
-        reranked = {
-            prefix: rerank.rescore(result.raw) if isinstance(rerank, FormulaRerank) else rerank(result.raw)
-            for prefix, rerank in self.rerankers.items()
-        }
+        reranked: dict[str, RetrievalScores | RerankedScores] = {}
+        for prefix, rerank in self.rerankers.items():
+            scores = rerank.rescore(result.raw) if isinstance(rerank, FormulaRerank) else rerank(result.raw)
+            if not isinstance(scores, (RetrievalScores, RerankedScores)):
+                raise TypeError(f'{rerank!r} gave a {type(scores).__name__}, expected RetrievalScores')
+            reranked[prefix] = scores
         self.result = result = replace(result, scores={**result.scores, **reranked})
         metrics: dict[str, float] = {}
         for prefix, ranks in result.ranks.items():

@@ -33,7 +33,7 @@ class RecallAtK(BaseMetric):
     def __init__(self, topk: Sequence[int] = (1, 5, 10)) -> None:
         super().__init__()
         self.results: list[dict] = []
-        if not topk or min(topk) < 1:
+        if not isinstance(topk, Sequence) or not topk or any(not isinstance(k, int) or k < 1 for k in topk):
             raise ValueError(f'topk is {topk}, expected integers of 1 or more')
         self.topk = tuple(topk)
 

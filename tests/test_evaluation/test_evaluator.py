@@ -178,6 +178,14 @@ def test_a_re_ranker_of_ones_own():
     assert {name: metrics[f'flip/{name}'] for name in expected} == expected
 
 
+def test_a_re_ranker_that_gives_something_else():
+    ev = evaluator()
+    ev.rerankers = {'mine': lambda scores: scores.i2t}
+    ev.process(samples())
+    with pytest.raises(TypeError, match='gave a Tensor, expected RetrievalScores'):
+        ev.evaluate(6)
+
+
 def test_the_result():
     data = samples()
     ev = evaluator()
@@ -218,8 +226,9 @@ def test_recall_at_k():
     result = RecallAtK()(scores.ranks)
     assert list(result) == ['i2t/R@1', 'i2t/R@5', 'i2t/R@10', 't2i/R@1', 't2i/R@5', 't2i/R@10', 'mR']
     assert set(result.values()) == {100.0}
-    with pytest.raises(ValueError, match='topk'):
-        RecallAtK(topk=(0,))
+    for topk in ((0,), (), (1.5,), 5):
+        with pytest.raises(ValueError, match='topk'):
+            RecallAtK(topk=topk)
 
 
 def test_scores_check_their_shapes():

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from galr_mm.evaluation import RetrievalEvaluator
 from galr_mm.integrations.open_clip import load_clip, load_preprocess, load_tokenizer
+from galr_mm.models import OpenCLIPRetriever
 from galr_mm.registry import MODELS
 from tests.helpers import ROOT
 from tests.test_models.test_retrievers import batch
@@ -297,6 +298,11 @@ def test_weights_from_files(weights, tmp_path):
     file = weights[TINY][1]
     assert build('OpenCLIPRetriever', model_name=TINY, pretrained=file).weights_from_files
     assert not build('OpenCLIPRetriever', model_name=TINY).weights_from_files
+
+    class WithLayersOfItsOwn(OpenCLIPRetriever):
+        pass
+
+    assert not WithLayersOfItsOwn(model_name=TINY, pretrained=file).weights_from_files
     shutil.copy(file, tmp_path / 'open_clip_pytorch_model.bin')
     cfg = dict(model_cfg=json.loads(Path(TINY).read_text()), preprocess_cfg={})
     (tmp_path / 'open_clip_config.json').write_text(json.dumps(cfg))

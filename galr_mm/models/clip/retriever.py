@@ -72,4 +72,6 @@ class OpenCLIPRetriever(DualEncoder):
             data_preprocessor=data_preprocessor,
             init_cfg=init_cfg,
         )
-        self.weights_from_files = pretrained is not None or brings_weights(model_name)
+        # a subclass may add parts of its own, and says so itself
+        own = type(self) is OpenCLIPRetriever
+        self.weights_from_files = own and (pretrained is not None or brings_weights(model_name))
