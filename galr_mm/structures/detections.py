@@ -121,7 +121,7 @@ class Detections:
         return [[*box, round(score, 5), label] for box, score, label in rows]
 
     def as_stored(self) -> Detections:
-        """Rounded as a file would give them back, so that what is found online equals what was extracted before."""
+        """Rounded as a file would give them back, so that detections made inside the model equal extracted ones."""
         return Detections.from_rows(self.to_rows(), self.image_size)
 
     def to_coco(
