@@ -8,7 +8,7 @@ from galr_mm.models.fusion.attention import AttentionBlock, Context, weight_net
 from galr_mm.registry import MODELS
 
 MODES = ('paper', 'tokens', 'sum')
-# what other modes would be is said by a model without that branch, or by another fusion
+# modes of earlier code, with what replaces each
 INSTEAD = {
     'global_only': 'the global branch alone is a model with local=None',
     'local_only': 'the local branch alone is a model with backbone=None, visual=None',

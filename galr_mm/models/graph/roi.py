@@ -57,6 +57,6 @@ class RoINodes(BaseModule):
         boxes = graph.boxes * scale  # in units of the map
         owner = torch.arange(batch, device=feats.device).repeat_interleave(nodes)[:, None]
         rois = torch.cat([owner.to(boxes.dtype), boxes.reshape(-1, 4)], dim=1).float()
-        seen = roi_align(feats.float(), rois, self.roi_size, 1.0, 0, 'avg', True).mean(dim=(2, 3))
-        seen = self.fc(seen).view(batch, nodes, -1) * graph.mask[..., None]
-        return graph._replace(x=torch.cat([graph.x, seen.to(graph.x.dtype)], dim=-1))
+        pooled = roi_align(feats.float(), rois, self.roi_size, 1.0, 0, 'avg', True).mean(dim=(2, 3))
+        pooled = self.fc(pooled).view(batch, nodes, -1) * graph.mask[..., None]
+        return graph._replace(x=torch.cat([graph.x, pooled.to(graph.x.dtype)], dim=-1))
