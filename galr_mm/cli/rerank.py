@@ -147,7 +147,7 @@ def read_positives(path: str, images: int, captions: int) -> Tensor:
         for row, columns in enumerate(lists):
             for column in columns:
                 if not isinstance(column, int) or not 0 <= column < captions:
-                    raise ValueError(f'image {row} has caption {column!r}, expected numbers from 0 to {captions - 1}')
+                    raise ValueError(f'image {row} has caption {column!r}, expected columns from 0 to {captions - 1}')
                 positives[row, column] = True
     except (OSError, ValueError, TypeError, RecursionError) as error:
         raise SystemExit(f'--positives {path}: {error}') from error

@@ -368,7 +368,7 @@ def test_from_features_takes_halves_and_arrays():
 @pytest.mark.parametrize(
     ('query', 'gallery', 'message'),
     [
-        (torch.rand(3), torch.rand(2, 3), r'query_feats \(n, D\) of real numbers, got shape \(3,\)'),
+        (torch.rand(3), torch.rand(2, 3), r'query_feats \(n, D\) of real values, got shape \(3,\)'),
         (torch.rand(3, 4), torch.rand(2, 3), 'differ in width or device: 4 on cpu, 3 on cpu'),
         (torch.rand(3, 4), torch.full((2, 4), torch.nan), '8 of 8 values of gallery_feats .* row 0, column 0'),
         (torch.rand(3, 4), torch.rand(0, 4), 'gallery_feats'),

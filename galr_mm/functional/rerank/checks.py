@@ -48,7 +48,7 @@ def prepare(similarity: Tensor | np.ndarray) -> Tensor:
     dense = similarity.layout == torch.strided
     if similarity.ndim != 2 or not similarity.numel() or similarity.is_complex() or not dense:
         raise ValueError(
-            'expected a dense similarity matrix (queries, gallery) of real numbers, got shape '
+            'expected a dense similarity matrix (queries, gallery) of real values, got shape '
             f'{tuple(similarity.shape)} of {similarity.dtype}'
         )
     if similarity.is_floating_point():
@@ -101,7 +101,7 @@ def check_options(
         raise ValueError(f'decay is {decay!r}, expected a finite number of 0 or more')
     given = tuple(weights) if isinstance(weights, Iterable) else ()
     if len(given) != 3 or not all(_finite(weight) and abs(weight) < 1e30 for weight in given):
-        raise ValueError(f'weights is {weights!r}, expected three numbers below 1e30: significance, forward, reverse')
+        raise ValueError(f'weights is {weights!r}, expected three values below 1e30: significance, forward, reverse')
     if reverse_top is not None and (not _finite(reverse_top) or reverse_top < 0):
         raise ValueError(f'reverse_top is {reverse_top!r}, expected None or a number of 0 or more')
 
@@ -119,7 +119,7 @@ def prepare_features(**feats: Tensor | np.ndarray) -> list[Tensor]:
     tensors = [as_tensor(feat) for feat in feats.values()]
     for name, feat in zip(feats, tensors, strict=True):
         if feat.ndim != 2 or not feat.numel() or feat.is_complex():
-            raise ValueError(f'expected {name} (n, D) of real numbers, got shape {tuple(feat.shape)} of {feat.dtype}')
+            raise ValueError(f'expected {name} (n, D) of real values, got shape {tuple(feat.shape)} of {feat.dtype}')
         check_finite(feat, f'values of {name}')
     first, second = tensors
     if first.shape[1] != second.shape[1] or first.device != second.device:
