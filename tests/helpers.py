@@ -20,13 +20,19 @@ ROOT = Path(__file__).resolve().parents[1]
 SMALL = dict(train=24, val=8, test=11)  # 11 is not divisible by two processes
 DETECTOR_CONFIG = ROOT / 'configs/detection/rtmdet-tiny_mini.py'
 TINY_CLIP = str(ROOT / 'tests/data/clip/tiny-vit.json')
+AT_START = dict(os.environ)
 # read when they are needed; any other variable may be read by an import and needs a fresh interpreter
 RUN_TIME_VARIABLES = {'GALR_DATA_ROOT', 'PYTEST_CURRENT_TEST', 'PYTHONPATH', 'MASTER_ADDR', 'MASTER_PORT'}
 
 
 def environment(**changes: str) -> dict[str, str]:
-    """Environment of a process of one thread, so that tests do not fight for cores."""
-    return {**os.environ, 'OMP_NUM_THREADS': '1', **changes}
+    """Environment of a process of one thread, so that tests do not fight for cores.
+
+    That of the session's start: what runs in this process leaves there (mmengine sets variables) does not count.
+    """
+    kept = {name: value for name, value in AT_START.items() if name not in RUN_TIME_VARIABLES}
+    now = {name: os.environ[name] for name in RUN_TIME_VARIABLES & os.environ.keys()}
+    return {**kept, **now, 'OMP_NUM_THREADS': '1', **changes}
 
 
 def run_tool(

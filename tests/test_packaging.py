@@ -2,7 +2,6 @@
 
 import importlib
 import json
-import os
 import re
 import shutil
 import subprocess
@@ -15,7 +14,7 @@ from pathlib import Path
 import pytest
 from modelindex.load_model_index import load
 
-from tests.helpers import ROOT, SMALL
+from tests.helpers import ROOT, SMALL, environment
 
 pytestmark = pytest.mark.packaging
 PLACES = ('galr_mm', '+galr_mm')  # the second is where mim looks
@@ -53,7 +52,7 @@ def installed(wheel_file, tmp_path_factory):
     (site / 'here.pth').write_text('\n'.join(here))
     pip = [sys.executable, '-m', 'pip', '--python', python, 'install', '--no-deps', '--no-index', '-q', wheel_file]
     subprocess.run(pip, check=True, capture_output=True)
-    env = {**os.environ, 'OMP_NUM_THREADS': '1'}
+    env = environment()
     env.pop('PYTHONPATH', None)
 
     def run(*args, cwd):

@@ -1,7 +1,6 @@
 """tools/extract_proposals.py with a real (untrained) RTMDet over real files."""
 
 import json
-import os
 import re
 import signal
 import subprocess
@@ -19,7 +18,7 @@ from galr_mm.detection.detector import MMDetDetector
 from galr_mm.detection.extraction import Settings, extract_proposals
 from galr_mm.imagery import list_images
 from tests.helpers import DETECTOR_CONFIG as CONFIG
-from tests.helpers import ROOT, SMALL, run_tool
+from tests.helpers import ROOT, SMALL, environment, run_tool
 
 pytestmark = pytest.mark.detect
 COUNT = sum(SMALL.values())
@@ -80,7 +79,7 @@ def test_killed_run_goes_on(whole, detector, mini, tmp_path):
         '--num-workers',
         '0',
     ]
-    env = {**os.environ, 'OMP_NUM_THREADS': '1'}
+    env = environment()
     partial = out.with_name(out.name + '.partial.jsonl')
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=ROOT, env=env)
     deadline = time.monotonic() + 200
