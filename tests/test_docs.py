@@ -76,13 +76,18 @@ def test_own_data(workplace):
     assert list((folder / 'sheets').glob('*.png'))
 
 
-def test_own_module(workplace):
+def test_own_module(workplace, mini_config):
     folder, run = workplace
     files = files_of('own_module.md')
     for name, text in files.items():
         (folder / name).write_text(text)
     assert set(files) == {'my_loss.py', 'my_config.py', 'test_my_loss.py'}
     run('python test_my_loss.py')
+    # the same config on data that is there, trained for an epoch
+    config = re.sub(r'(?m)^_base_ = .*$', f"_base_ = '{mini_config}'", files['my_config.py'])
+    (folder / 'my_config.py').write_text(config)
+    run('python tools/train.py my_config.py --no-validate --cfg-options train_cfg.max_epochs=1')
+    assert (folder / 'work_dirs/my_config/epoch_1.pth').is_file()
 
 
 def test_rerank_matrix():
