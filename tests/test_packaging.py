@@ -124,6 +124,7 @@ print(len(paths), all(p.is_file() and p.is_relative_to(MIM) and not p.is_symlink
     assert said == [str(len(load(str(ROOT / 'model-index.yml')).models)), 'True', str(installed.package / '.mim')]
 
 
+@pytest.mark.slow
 def test_mim_trains_and_tests_a_config(installed, mini_config, tmp_path):
     """On a config of the user's, which inherits from the installed ones."""
     pytest.importorskip('mim')

@@ -29,6 +29,7 @@ def root(real_data, tmp_path_factory):
     return root
 
 
+@pytest.mark.slow
 def test_train_and_test(root, tmp_path):
     env = {'GALR_DATA_ROOT': str(root)}
     few = ['train_dataloader.dataset.indices=40', 'train_dataloader.batch_size=20', 'val_dataloader.dataset.indices=20']

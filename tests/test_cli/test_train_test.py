@@ -148,6 +148,7 @@ def test_two_processes_give_the_numbers_of_one(mini_config, checkpoint, tmp_path
             assert recalls[0] == recalls[1]
 
 
+@pytest.mark.slow
 @pytest.mark.distributed
 def test_two_processes_train(mini_config, tmp_path):
     run_script('tools/dist_train.sh', mini_config, 2, '--work-dir', tmp_path, '--cfg-options', 'train_cfg.max_epochs=1')
