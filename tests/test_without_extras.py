@@ -38,9 +38,9 @@ def test_text_models(tmp_path):
 
 @lacking('mmdet')
 def test_detector_of_a_model(tmp_path):
-    detector = dict(type='mmdet.RTMDet', init_cfg=dict(type='Pretrained', checkpoint=str(tmp_path)))
+    (tmp_path / 'a.pth').touch()
     with pytest.raises(ImportError, match=r'mmdet is not installed.*galr_mm\[detect\]'):
-        MODELS.build(dict(type='galr_mm.ProposalGenerator', detector=detector))
+        MODELS.build(dict(type='galr_mm.ProposalGenerator', checkpoint=tmp_path / 'a.pth'))
 
 
 @lacking('mmdet')

@@ -9,6 +9,7 @@ from galr_mm.detection.saved_config import check_types, read_config_text
 from tests.helpers import ROOT
 
 
+@pytest.mark.detect  # one of them inherits a config of mmdet
 @pytest.mark.parametrize('path', sorted((ROOT / 'configs/detection').glob('*.py')), ids=lambda path: path.stem)
 def test_what_a_training_saves_is_read(path):
     """MMEngine's runner keeps ``Config.pretty_text`` in a checkpoint."""
@@ -56,6 +57,7 @@ def test_what_python_cannot_read_is_an_error_of_its_own(text):
         read_config_text(text, 'a.pth')
 
 
+@pytest.mark.detect  # one of them inherits a config of mmdet
 @pytest.mark.parametrize('path', sorted((ROOT / 'configs/detection').glob('*.py')), ids=lambda path: path.stem)
 def test_types_of_a_detector(path):
     check_types(Config.fromfile(path).to_dict(), 'a.pth')

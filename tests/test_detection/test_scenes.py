@@ -5,7 +5,6 @@ import json
 import mmcv
 import numpy as np
 import pytest
-import tifffile
 import torch
 from mmengine.config import Config
 from PIL import Image
@@ -18,7 +17,8 @@ from tests.helpers import DETECTOR_CONFIG as CONFIG
 from tests.helpers import run_tool
 from tests.test_imagery.test_tiles import image
 
-pytest.importorskip('mmdet')
+tifffile = pytest.importorskip('tifffile', reason='the extra galr_mm[detect]')
+pytestmark = pytest.mark.detect
 
 
 @pytest.fixture(scope='module')
