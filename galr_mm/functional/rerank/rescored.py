@@ -122,23 +122,23 @@ def reranked_ranks(
     """
     index = candidates.index
     scores = scores.to(candidates.similarity.dtype)  # as the matrix would hold them: rounding makes ties
-    right = positives.gather(1, index)
+    positive = positives.gather(1, index)
     beyond = positives.shape[1]
     if tail == 'keep':
         if candidates.valid is not None:  # the others stay with the rest, below those that were scored
-            right = right & candidates.valid
+            positive = positive & candidates.valid
             scores = scores.masked_fill(~candidates.valid, -torch.inf)
-        best = scores.masked_fill(~right, -torch.inf).amax(dim=1, keepdim=True)
-        first = torch.where(right & (scores == best), index, beyond).amin(dim=1, keepdim=True)
+        best = scores.masked_fill(~positive, -torch.inf).amax(dim=1, keepdim=True)
+        first = torch.where(positive & (scores == best), index, beyond).amin(dim=1, keepdim=True)
         before = (scores > best) | ((scores == best) & (index < first))
-        return torch.where(right.any(dim=1), before.sum(dim=1), raw_ranks)
+        return torch.where(positive.any(dim=1), before.sum(dim=1), raw_ranks)
     if candidates.valid is not None:
         scores = scores.masked_fill(~candidates.valid, 0)
     outside = positives.scatter(1, index, False)  # positives that are not candidates score 0
     first_outside = torch.where(outside.any(dim=1), outside.to(torch.uint8).argmax(dim=1), beyond)[:, None]
-    best = scores.masked_fill(~right, -torch.inf).amax(dim=1, keepdim=True)
+    best = scores.masked_fill(~positive, -torch.inf).amax(dim=1, keepdim=True)
     best = torch.where(first_outside < beyond, best.clamp(min=0), best)
-    first = torch.where(right & (scores == best), index, beyond).amin(dim=1, keepdim=True)
+    first = torch.where(positive & (scores == best), index, beyond).amin(dim=1, keepdim=True)
     first = torch.where(best == 0, torch.minimum(first, first_outside), first)
     before = ((scores > best) | ((scores == best) & (index < first))).sum(dim=1, keepdim=True)
     zeros_before = first - (index < first).sum(dim=1, keepdim=True)  # of equal score 0 and lower index
