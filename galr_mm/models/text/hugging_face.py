@@ -19,20 +19,23 @@ else:
     transformers = OptionalModule('transformers', extra='text')
 
 POOLINGS = ('mean', 'cls')
+MOST_KNOWN = 200_000  # captions: 300 MB of a model 384 wide
 
 
 @MODELS.register_module()
 class HuggingFaceTextEncoder(TokenizedTextEncoder):
     """A text model of Hugging Face transformers with its tokenizer, its words pooled, then an MLP.
 
-    The weights of the model are loaded here, not by ``init_cfg``. A frozen one stays in evaluation, and its weights
-    stay out of the retriever's checkpoints: they come from ``name_or_path`` again.
+    The weights of the model are loaded here, not by ``init_cfg``. A frozen one stays in evaluation, encodes a caption
+    once and remembers its vector (``known``), and its weights stay out of the retriever's checkpoints: they come from
+    ``name_or_path`` again.
 
     Args:
         name_or_path: a folder with config, weights and tokenizer, or a name of the hub (cached, else downloaded).
         embed_dim: width of the output.
         pooling: 'mean' of the words, or 'cls', the first one.
         frozen: train the MLP only.
+        hidden_dim: width of the MLP's inner layer; by default that of the text model.
         dropout: in the MLP.
         max_length: longest caption in tokens, the special ones included; the rest is cut off.
 
@@ -51,6 +54,7 @@ class HuggingFaceTextEncoder(TokenizedTextEncoder):
         embed_dim: int = 512,
         pooling: str = 'mean',
         frozen: bool = True,
+        hidden_dim: int | None = None,
         dropout: float = 0.0,
         max_length: int = 64,
         init_cfg: dict | None = None,
@@ -67,7 +71,9 @@ class HuggingFaceTextEncoder(TokenizedTextEncoder):
         self.frozen = frozen
         self.max_length = max_length
         width = self.model.config.hidden_size
-        self.mlp = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Dropout(dropout), nn.Linear(width, embed_dim))
+        hidden = width if hidden_dim is None else hidden_dim
+        self.mlp = nn.Sequential(nn.Linear(width, hidden), nn.ReLU(), nn.Dropout(dropout), nn.Linear(hidden, embed_dim))
+        self.known: dict[tuple[int, ...], Tensor] = {}
         if frozen:
             self.model.requires_grad_(False)
             keep_out_of_checkpoints(self, 'model')
@@ -79,6 +85,10 @@ class HuggingFaceTextEncoder(TokenizedTextEncoder):
         if self.frozen:
             self.model.eval()
         return self
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        self.known.clear()  # the model may become another
+        super()._load_from_state_dict(*args, **kwargs)
 
     def init_weights(self) -> None:
         """Leave the weights alone: they were loaded when the model was built."""
@@ -98,8 +108,24 @@ class HuggingFaceTextEncoder(TokenizedTextEncoder):
         return (words * mask[..., None]).sum(1) / mask.sum(1, keepdim=True).clamp(min=1)
 
     def encode_ids(self, ids: Tensor) -> Tensor:
-        """Features (T, embed_dim) of token ids (T, L)."""
-        return self.mlp(self.pool(ids.to(next(self.mlp.parameters()).device)))
+        """Features (T, embed_dim) of token ids (T, L); a frozen model sees each caption once."""
+        device = next(self.mlp.parameters()).device
+        return self.mlp(self._pool_once(ids) if self.frozen else self.pool(ids.to(device)))
+
+    def _pool_once(self, ids: Tensor) -> Tensor:
+        """:meth:`pool` of a frozen model, with the vectors of ``known`` captions from memory."""
+        keys = self.text_keys(ids)
+        device = next(self.mlp.parameters()).device
+        new = {key: row for row, key in enumerate(keys) if key not in self.known}
+        fresh = {}
+        if new:
+            rows = ids[list(new.values())]
+            if self.pad_id is not None:
+                rows = rows[:, : max(1, max(len(key) for key in new))]  # what only padded the others' length
+            fresh = dict(zip(new, self.pool(rows.to(device)).float(), strict=True))
+            if len(self.known) + len(fresh) <= MOST_KNOWN:
+                self.known |= {key: vector.detach().cpu() for key, vector in fresh.items()}
+        return torch.stack([fresh[key] if key in fresh else self.known[key].to(device) for key in keys])
 
 
 def _load(name_or_path: str) -> tuple[Any, Any]:
