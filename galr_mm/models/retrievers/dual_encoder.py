@@ -206,21 +206,18 @@ class DualEncoder(BaseModel):
         return feats
 
     def loss(self, images: Tensor | None, data_samples: list[DataSample]) -> dict[str, Tensor]:
-        """Losses of a batch with one caption an image."""
+        """Losses of a batch of images, each with one caption or more."""
         if self.loss_module is None:
             raise RuntimeError('training needs a loss, e.g. loss=dict(type="galr_mm.ContrastiveLoss")')
         if images is None:
             raise ValueError('training needs images')
+        ids = pair_ids(data_samples)
         feats = self.extract_feat(images, data_samples)
         image_feat, text_feat = feats['image_feat'], feats['text_feat']
-        if len(image_feat) != len(text_feat):
-            raise ValueError(
-                f'training takes one caption an image, got {len(image_feat)} images and {len(text_feat)} captions'
-            )
-        image_ids, caption_ids = pair_ids(data_samples)
-        return self.loss_module(
-            image_feat, text_feat, image_ids.to(image_feat.device), caption_ids.to(image_feat.device)
-        )
+        image_ids, caption_ids, owner = (i.to(image_feat.device) for i in ids)
+        if len(text_feat) == len(image_feat):  # one caption an image: a loss that knows nothing else will do
+            return self.loss_module(image_feat, text_feat, image_ids, caption_ids)
+        return self.loss_module(image_feat, text_feat, image_ids, caption_ids, owner)
 
     def predict(self, images: Tensor | None, data_samples: list[DataSample]) -> list[DataSample]:
         """Each sample with its features, as far as it has image and captions.
@@ -345,24 +342,41 @@ def texts_of(sample: DataSample) -> list:
     return list(text) if isinstance(text, (list, tuple)) else [text]
 
 
-def pair_ids(data_samples: list[DataSample]) -> tuple[Tensor, Tensor]:
-    """Ids (B,) and (B,) that are equal for equal images and for equal captions.
+def pair_ids(data_samples: list[DataSample]) -> tuple[Tensor, Tensor, Tensor]:
+    """Ids of the B images and T captions of a batch, equal for equal ones, and the row of each caption's image.
 
     Samples of a foreign data set may lack ``image_id`` (each then counts as an image of its own) or ``caption_id``
     (then the words decide).
+
+    Shapes:
+        - output: int64 (B,), (T,) and (T,)
+
+    Raises:
+        ValueError: when a sample has no caption, or another count of caption ids than of captions.
     """
     known: dict[Any, int] = {}
-    images, captions = [], []
+    images: list[int] = []
+    captions: list[int] = []
+    owner: list[int] = []
     for position, sample in enumerate(data_samples):
         image = sample.get('image_id')
         image = image.item() if isinstance(image, Tensor) else image
         images.append(known.setdefault(('image', position if image is None else image, image is None), len(known)))
-        caption = sample.get('caption_id')
-        if caption is None:
-            text = texts_of(sample)[0]
-            caption = caption_key(text) if isinstance(text, str) else position
-        captions.append(known.setdefault(('caption', caption), len(known)))
-    return torch.tensor(images), torch.tensor(captions)
+        texts = texts_of(sample)
+        ids = sample.get('caption_id')
+        ids = ids.tolist() if isinstance(ids, Tensor) else ids
+        ids = [None] * len(texts) if ids is None else list(ids) if isinstance(ids, (list, tuple)) else [ids]
+        if not texts or len(ids) != len(texts):
+            raise ValueError(
+                f'training takes one caption an image or more, each with its caption_id; image '
+                f'{position if image is None else image} has {len(texts)} captions and {len(ids)} caption ids'
+            )
+        for text, caption in zip(texts, ids, strict=True):
+            if caption is None:
+                caption = caption_key(text) if isinstance(text, str) else (position, len(captions))
+            captions.append(known.setdefault(('caption', caption), len(known)))
+            owner.append(position)
+    return torch.tensor(images), torch.tensor(captions), torch.tensor(owner)
 
 
 def gather_rows(rows: Tensor) -> Tensor:
