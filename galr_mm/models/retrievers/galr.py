@@ -48,6 +48,7 @@ class GaLR(DualEncoder):
         precision: str = 'fp32',
         data_preprocessor: dict[str, Any] | nn.Module | None = None,
         cached: int | str | None = None,
+        micro_batch: int | None = None,
         init_cfg: dict[str, Any] | None = None,
     ) -> None:
         if (backbone is None) != (visual is None):
@@ -66,6 +67,7 @@ class GaLR(DualEncoder):
             precision=precision,
             data_preprocessor=data_preprocessor,
             cached=cached,
+            micro_batch=micro_batch,
             init_cfg=init_cfg,
         )
         follows: dict[str, Any] = {}
