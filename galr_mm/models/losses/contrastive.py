@@ -64,7 +64,8 @@ class ContrastiveLoss(nn.Module):
         gather: compare with the images and captions of all processes instead of this one's. Each computes the loss of
             its own queries, and gradients go back to all features, so that under DistributedDataParallel N processes
             with batches of B give the gradients of one process with a batch of N * B (open_clip's ``--local-loss
-            --gather-with-grad``). Ids must mean the same on all processes; those of :class:`galr_mm.DualEncoder` do.
+            --gather-with-grad``), but for BatchNorm and dropout. Ids must mean the same on all processes; those of
+            :class:`galr_mm.DualEncoder` do.
 
     Shapes:
         - image_feat: (B, D), L2-normalized
