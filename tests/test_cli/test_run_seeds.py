@@ -1,0 +1,223 @@
+"""tools/analysis_tools/run_seeds.py: the protocol, from training to the files that tables are made of."""
+
+import gzip
+import json
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+
+from galr_mm.cli.run_seeds import best_checkpoint, learning_curve, main, wall_minutes
+from galr_mm.evaluation import RecallAtK
+from galr_mm.evaluation.runs import load_run
+from tests.helpers import ROOT, SMALL, environment, run_tool
+
+TOOL = 'tools/analysis_tools/run_seeds.py'
+OPTIONS = ['--rerank', 'mr', '--cfg-options', 'rerank_cfg.mr.k=7']
+
+
+@pytest.fixture(scope='module')
+def runs(mini_config, tmp_path_factory):
+    """Folder of the results and the trainings of two seeds, and the words that made them."""
+    folder = tmp_path_factory.mktemp('runs')
+    words = [mini_config, '--name', 'mini', '--out', folder / 'out', '--work-dir', folder / 'work']
+    run_tool(TOOL, *words, '--seeds', 0, 1, *OPTIONS)
+    return folder, words
+
+
+@pytest.fixture
+def copied(runs, tmp_path):
+    """A copy of both folders, and words for it."""
+    shutil.copytree(runs[0], tmp_path, dirs_exist_ok=True)
+    config, *_ = runs[1]
+    return tmp_path, [config, '--name', 'mini', '--out', tmp_path / 'out', '--work-dir', tmp_path / 'work']
+
+
+def record_of(folder, seed=0):
+    return json.loads((folder / f'out/mini/seed_{seed}.json').read_text())
+
+
+def run(*words):
+    main([str(word) for word in words])
+
+
+def test_the_record(runs):
+    record, other = record_of(runs[0]), record_of(runs[0], 1)
+    assert (record['seed'], other['seed']) == (0, 1)
+    assert record['metrics'] != other['metrics']
+    assert [point['epoch'] for point in record['curve']] == [1, 2]
+    assert all(point['loss'] > 0 for point in record['curve'])
+    recalls = {point['epoch']: point['mR'] for point in record['curve']}
+    assert record['best_epoch'] == max(recalls, key=recalls.get)
+    assert record['metrics']['val']['raw']['mR'] == pytest.approx(recalls[record['best_epoch']], abs=1e-6)
+    assert record['metrics'].keys() == {'val', 'test'}
+    assert record['metrics']['test'].keys() == {'raw', 'mr', 'chance'}
+    assert record['rerank'] == {'mr': 'MultivariateRerank(k=7)'}
+    for split, count in SMALL.items():
+        assert record['data'][split] == dict(images=count, captions=5 * count)
+    (name,) = record['data']['files']
+    assert re.fullmatch(r'[\w-]+/dataset_mini.json', name)
+    assert record['model']['parameters']['total']['all'] > record['model']['parameters']['backbone']['all'] > 0
+    assert record['model']['flops']['image'] > record['model']['flops']['text'] > 0
+    assert record['model']['image_size'] == [64, 64]
+    assert 0 < record['wall_minutes'] < 10
+    assert record['init'] == []
+    assert record['code']['trained'].keys() == {'commit', 'dirty'}
+    assert '--seeds 0 --name mini --rerank mr --cfg-options rerank_cfg.mr.k=7' in record['command']
+    assert str(runs[0]) not in json.dumps(record)  # no folder of this machine
+    lines = gzip.decompress((runs[0] / 'out/mini/seed_0.log.gz').read_bytes()).decode().splitlines()
+    assert sum('mR' in json.loads(line) for line in lines) == 2
+
+
+def test_the_ranks_give_the_metrics(runs):
+    kept = load_run(runs[0] / 'out/mini/seed_0.json')
+    for name, split in kept.splits.items():
+        assert len(split.images) == SMALL[name]
+        assert split.positives.sum(1).tolist() == [5] * SMALL[name]
+        for prefix, ranks in split.ranks.items():
+            assert RecallAtK()(ranks) == kept.record['metrics'][name][prefix or 'raw']
+    with np.load(runs[0] / 'out/mini/seed_0.npz') as file:
+        assert {file[name].dtype for name in file.files} == {np.dtype('int8'), np.dtype('uint8')}
+
+
+def test_as_the_test_tool_measures_it(runs, mini_config, tmp_path):
+    folder, _ = runs
+    (checkpoint,) = (folder / 'work/mini/seed_0').glob('best_mR_*.pth')
+    options = ['--cfg-options', 'rerank=mr', 'rerank_cfg.mr.k=7']
+    run_tool('tools/test.py', mini_config, checkpoint, '--work-dir', tmp_path, '--out', tmp_path / 's.npz', *options)
+    kept = load_run(folder / 'out/mini/seed_0.json').splits['test']
+    with np.load(tmp_path / 's.npz') as file:
+        for prefix in ('', 'mr'):
+            scores = file[f'{prefix}/t2i'.lstrip('/')]
+            better = (scores > np.take_along_axis(scores, kept.owner.numpy()[:, None], 1)).sum(1)
+            np.testing.assert_array_equal(kept.ranks[prefix]['t2i'], better)
+        hardest = record_of(folder)['hardest']
+        assert [entry['rank'] for entry in hardest] == sorted((entry['rank'] for entry in hardest), reverse=True)
+        assert hardest[0]['rank'] == int(kept.ranks['']['t2i'].max())
+        assert len({entry['image'] for entry in hardest}) == len(hardest) == SMALL['test']
+        query = [*file['texts']].index(hardest[0]['caption'])
+        best = file['t2i'][query].argsort(kind='stable')[::-1][:5]
+        assert [name for name, _ in hardest[0]['returned']] == [kept.images[i] for i in best]
+
+
+def test_what_is_complete_is_not_measured_again(copied, capsys):
+    folder, words = copied
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob('*') if path.is_file()}
+    run(*words, '--seeds', 0, *OPTIONS)
+    assert 'is complete' in capsys.readouterr().out
+    with pytest.raises(SystemExit, match='measured with other settings'):
+        run(*words, '--seeds', 0, '--rerank', 'rr')
+    with pytest.raises(SystemExit, match='measured with other settings'):
+        run(*words, '--seeds', 0, '--rerank', 'mr', '--cfg-options', 'rerank_cfg.mr.k=8')
+    assert before == {path: path.stat().st_mtime_ns for path in folder.rglob('*') if path.is_file()}
+
+
+def test_a_training_of_other_settings_is_not_taken(copied):
+    folder, words = copied
+    (folder / 'out/mini/seed_0.json').unlink()
+    with pytest.raises(SystemExit, match='holds a training of other settings'):
+        run(*words, '--seeds', 0, '--cfg-options', 'train_cfg.max_epochs=1')
+
+
+def test_val_first_and_test_later(copied):
+    """The training is not repeated; re-rankers may be chosen in between."""
+    folder, words = copied
+    (folder / 'out/mini/seed_0.json').unlink()
+    trained = (folder / 'work/mini/seed_0/trained').stat().st_mtime_ns
+    run_tool(TOOL, *words, '--seeds', 0, '--no-test')
+    record = record_of(folder)
+    assert record['metrics'].keys() == {'val'}
+    assert 'hardest' not in record
+    run_tool(TOOL, *words, '--seeds', 0, '--rerank', 'rr', '--cfg-options', 'rerank_cfg.rr.k=3')
+    again = record_of(folder)
+    assert again['metrics']['val']['raw'] == record['metrics']['val']['raw']
+    assert again['metrics']['test'].keys() == {'raw', 'rr', 'chance'}
+    assert again['rerank'] == {'rr': 'ReverseRankRerank(k=3)'}
+    assert again['command'].endswith('--seeds 0 --name mini --rerank rr --cfg-options rerank_cfg.rr.k=3')
+    assert (folder / 'work/mini/seed_0/trained').stat().st_mtime_ns == trained
+
+
+def test_a_failed_seed_is_named_and_the_others_go_on(copied):
+    folder, words = copied
+    (folder / 'out/mini/seed_0.json').unlink()
+    (folder / 'work/mini/seed_0/started.json').write_text('{"config_sha256": "", "feature_cache": false}')
+    done = run_tool(TOOL, *words, '--seeds', 0, 1, *OPTIONS, check=False)
+    assert 'holds a training of other settings' in done.stderr
+    assert done.returncode == 1
+    assert 'seeds [0] failed' in done.stderr.splitlines()[-1]
+    assert not (folder / 'out/mini/seed_0.json').exists()
+    assert 'seed_1.json is complete' in done.stdout
+
+
+@pytest.mark.slow
+def test_a_stopped_run_goes_on(mini_config, tmp_path):
+    words = [mini_config, '--name', 'long', '--out', tmp_path / 'out', '--work-dir', tmp_path / 'work', '--seeds', 0]
+    options = ['--cfg-options', 'train_cfg.max_epochs=12']
+    command = [sys.executable, TOOL, *map(str, words), *options]
+    with open(tmp_path / 'log', 'w') as log:
+        process = subprocess.Popen(command, cwd=ROOT, env=environment(), stdout=log, stderr=log)
+        work = tmp_path / 'work/long/seed_0'
+        deadline = time.monotonic() + 120
+        while not (work / 'epoch_2.pth').exists():
+            assert process.poll() is None, (tmp_path / 'log').read_text()[-2000:]
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        process.terminate()
+        assert process.wait(timeout=60) == 128 + signal.SIGTERM
+    time.sleep(1)  # the training has ended with it: nothing is written any more
+    last = (work / 'last_checkpoint').read_text()
+    assert not (work / 'trained').exists()
+    assert last != str(work / 'epoch_12.pth')
+    run_tool(TOOL, *words, *options)
+    record = json.loads((tmp_path / 'out/long/seed_0.json').read_text())
+    assert record['curve'][-1]['epoch'] == 12
+    assert len(list(work.glob('2*'))) == 2
+    assert record['wall_minutes'] == pytest.approx(wall_minutes(work), abs=0.01)
+
+
+def test_selection_is_by_val_alone(tmp_path):
+    curve = [dict(epoch=1, mR=3.0), dict(epoch=2, mR=5.0), dict(epoch=3, mR=5.0), dict(epoch=4, mR=9.0)]
+    for epoch in (1, 2, 3):
+        torch.save({}, tmp_path / f'best_mR_epoch_{epoch}.pth')
+    (tmp_path / 'best_mR_epoch_4.pth').write_bytes(b'PK half a file')
+    assert best_checkpoint(tmp_path, curve) == (2, tmp_path / 'best_mR_epoch_2.pth')  # the first of equal ones
+    with pytest.raises(SystemExit, match='no whole best_mR'):
+        best_checkpoint(tmp_path, curve[3:])
+
+
+def test_of_a_repeated_epoch_the_last_log_counts(tmp_path):
+    for start, recall in ((1, 5.0), (2, 7.0)):
+        folder = tmp_path / f'20260101_00000{start}/vis_data'
+        folder.mkdir(parents=True)
+        lines = [dict(loss=start, epoch=1, step=1), dict(loss=4, epoch=1, step=start), dict(mR=recall, step=1)]
+        (folder / 'scalars.json').write_text('\n'.join(map(json.dumps, lines)) + '\n')
+    assert learning_curve(tmp_path) == [dict(epoch=1, mR=7.0, loss=3.0)]
+
+
+@pytest.mark.parametrize(
+    ('words', 'message'),
+    [
+        (['--rerank', 'nowhere'], '--rerank: '),
+        (['--cfg-options', 'randomness.seed=3'], '--seeds sets it'),
+        (['--cfg-options', 'val_dataloader.dataset.split=test'], r"val_dataloader reads the splits ['test'], expected"),
+        (['--cfg-options', 'default_hooks.checkpoint.save_best=loss'], "needs save_best='mR'"),
+        (['--out', '/proc/x'], '--out: cannot write into /proc/x'),
+    ],
+)
+def test_clear_errors(mini_config, tmp_path, words, message):
+    common = [mini_config, '--seeds', 0, '--name', 'x', '--out', tmp_path, '--work-dir', tmp_path / 'work']
+    with pytest.raises(SystemExit, match=re.escape(message)):
+        run(*common, *words)
+
+
+@pytest.mark.parametrize('words', [['--seeds', '1', '1', '--name', 'x'], ['--seeds', '1', '--name', 'a/b']])
+def test_bad_command_lines(mini_config, words, capsys):
+    with pytest.raises(SystemExit, match='2'):
+        run(mini_config, *words)
+    assert words[0 if '1' in words[2] else 2] in capsys.readouterr().err
