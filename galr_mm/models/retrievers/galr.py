@@ -26,7 +26,7 @@ class GaLR(DualEncoder):
         text_encoder: :class:`galr_mm.BiGRUEncoder` or another.
         local: :class:`galr_mm.LocalBranch`; its widths follow from ``visual``.
         fusion: :class:`galr_mm.MIDF`; its widths follow from ``visual`` and ``local``.
-        loss, neck, precision, data_preprocessor, cached: see :class:`galr_mm.DualEncoder`.
+        loss, neck, precision, data_preprocessor, cached, micro_batch: see :class:`galr_mm.DualEncoder`.
 
     Shapes:
         - input: normalized images (B, 3, H, W) and their :class:`ObjectGraph`
