@@ -51,6 +51,14 @@ class CSLS(HubCorrection):
 
     Raises:
         ValueError: for a k that is not a whole number of 1 or more.
+
+    Example:
+        >>> import torch
+        >>> from galr_mm.functional import correct_hubs_from_features
+        >>> query, gallery = torch.tensor([[1.0, 0.5], [0.0, 1.0]]), torch.tensor([[0.25, 0.5], [0.5, 1.0], [1.0, 0.0]])
+        >>> correct_hubs_from_features(query, gallery, CSLS(k=1), top=2).indices
+        tensor([[1, 2],
+                [1, 0]])
     """
 
     k: int = 10

@@ -32,6 +32,14 @@ class DualSoftmax(HubCorrection):
 
     Raises:
         ValueError: for a scale that is not a finite number above 0.
+
+    Example:
+        >>> import torch
+        >>> from galr_mm.functional import BankReranker
+        >>> gallery = torch.tensor([[1.0, 0.0], [0.8, 0.6], [0.0, 1.0]])
+        >>> bank = torch.tensor([[1.0, 0.0], [1.0, 0.1], [1.0, -0.1]])  # all want the first item more
+        >>> BankReranker(bank, gallery, DualSoftmax(scale=5.0), top=2)(torch.tensor([0.92, 0.28])).indices
+        tensor([1, 2])
     """
 
     scale: float = 20.0

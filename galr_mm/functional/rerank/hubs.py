@@ -53,6 +53,11 @@ class HubCorrection(ABC):
 
     Attributes:
         needs_bank: whether the query set itself cannot take the place of a bank.
+
+    Example:
+        >>> from galr_mm.functional import CSLS, QueryBankNorm
+        >>> CSLS(k=5).needs_bank, QueryBankNorm(scale=20.0).needs_bank
+        (False, True)
     """
 
     needs_bank: ClassVar[bool] = False

@@ -54,6 +54,10 @@ class QueryBankNorm(HubCorrection):
 
     Raises:
         ValueError: for a scale that is not a finite number above 0, or a ``dynamic`` that is not a bool.
+
+    Example:
+        >>> QueryBankNorm(scale=30.0, dynamic=True)
+        QueryBankNorm(scale=30.0, dynamic=True)
     """
 
     scale: float = 20.0
