@@ -254,10 +254,9 @@ def sweep(scores: RetrievalScores, args: argparse.Namespace, options: dict[str, 
     print(f'tools/test.py:   --cfg-options rerank={args.method} {settings}')
     flags = [] if args.method == 'mr' else ['--method', args.method]
     for name, value in chosen.items():
-        if name == 'bank':
-            flags += ['--bank', args.bank]
-        elif value is not False:
+        if name != 'bank' and value is not False:
             flags += [f'--{name.replace("_", "-")}', *([] if value is True else _words(value))]
+    flags += ['--bank', args.bank] if args.bank else []
     print(f'tools/rerank.py: {" ".join(flags)}')
 
 

@@ -37,6 +37,11 @@ class TrainingBank:
         self.model = runner.model
         self.fp16 = bool(getattr(loop, 'fp16', False))
         dataset = training_set(runner.cfg.get('train_dataloader'))
+        if not hasattr(loop.dataloader.dataset, 'pipeline'):
+            raise ValueError(
+                'a re-ranker wants a bank of training queries, which go through the pipeline of the test; '
+                f'{type(loop.dataloader.dataset).__name__} has none'
+            )
         dataset.pipeline = loop.dataloader.dataset.pipeline
         total = len(dataset)
         if images is not None and images < total:
