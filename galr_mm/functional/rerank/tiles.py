@@ -27,6 +27,7 @@ class MatrixTiles:
 
     def __init__(self, matrix: Tensor) -> None:
         self.matrix = matrix
+        self.shape = (len(matrix), matrix.shape[1])
         self.dtype = torch.promote_types(matrix.dtype, torch.float32)
         self.device = matrix.device
 
@@ -44,6 +45,7 @@ class FeatureTiles:
 
     def __init__(self, queries: Tensor, gallery: Tensor) -> None:
         self.queries, self.gallery = queries, gallery
+        self.shape = (len(queries), len(gallery))
         self.dtype = torch.promote_types(torch.promote_types(queries.dtype, gallery.dtype), torch.float32)
         self.device = queries.device
         self.width = min(WIDTH, len(gallery))
