@@ -17,6 +17,7 @@ from mmengine.config import Config, DictAction
 from mmengine.dataset import BaseDataset
 from mmengine.runner import Runner
 
+from galr_mm.engine.feature_cache import use_feature_cache
 from galr_mm.integrations.installation import require_working_mmcv
 from galr_mm.registry import DATASETS
 
@@ -65,6 +66,12 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--no-pin-memory', action='store_true', help='switch pin_memory off in all data loaders')
     parser.add_argument(
         '--no-persistent-workers', action='store_true', help='switch persistent_workers off in all data loaders'
+    )
+    parser.add_argument(
+        '--feature-cache',
+        type=Path,
+        metavar='DIR',
+        help='take the features of the frozen part from here (tools/cache_features.py) in place of images',
     )
     parser.add_argument(
         '--cfg-options',
@@ -120,6 +127,11 @@ def load_config(args: argparse.Namespace, needed: Sequence[str] = ()) -> Config:
     elif cfg.get('work_dir') is None:
         cfg.work_dir = str(Path('work_dirs') / Path(args.config).stem)
     set_loaders(cfg, args.no_pin_memory, args.no_persistent_workers)
+    if args.feature_cache is not None:
+        try:
+            use_feature_cache(cfg, args.feature_cache)
+        except (OSError, ValueError) as error:
+            raise SystemExit(f'--feature-cache: {error}') from error
     ensure_rerank_hook(cfg)
     if args.launcher == 'pytorch' and 'RANK' not in os.environ:
         raise SystemExit('--launcher pytorch: start this tool by torchrun, as tools/dist_train.sh and dist_test.sh do')

@@ -15,6 +15,8 @@ from galr_mm.structures import Detections
 from galr_mm.text import caption_key
 from galr_mm.utils.io import missing_files
 
+CAPTIONS = ('each', 'all')
+
 
 @DATASETS.register_module()
 class ImageTextDataset(BaseDataset):
@@ -24,10 +26,10 @@ class ImageTextDataset(BaseDataset):
     ``tools/dataset_converters/convert_captions.py`` turns the released text lists into it.
 
     In training a sample is one caption: ``img_path``, ``text``, ``image_id``, ``text_id``, ``caption_id``. In test mode
-    it is one image with all its captions: ``text`` (list), ``text_id`` / ``gt_text_id`` / ``gt_image_id`` /
-    ``caption_id`` (lists). Captions of equal words share a ``caption_id``. With proposals a sample also holds
-    ``detections`` (:class:`galr_mm.structures.Detections`), which the loading transforms of this package turn into the
-    keys that mmcv's transforms move along with the image.
+    and with ``captions='all'`` it is one image with all its captions: ``text`` (list), ``text_id`` / ``gt_text_id`` /
+    ``gt_image_id`` / ``caption_id`` (lists). Captions of equal words share a ``caption_id``. With
+    proposals a sample also holds ``detections`` (:class:`galr_mm.structures.Detections`), which the loading transforms
+    of this package turn into the keys that mmcv's transforms move along with the image.
 
     Args:
         ann_file: the json file, relative to ``data_root``.
@@ -37,11 +39,14 @@ class ImageTextDataset(BaseDataset):
             exists; None takes none.
         max_proposals: keep the N highest-scoring objects of each image.
         sentence_vectors: a .npy (sentences, D), row = ``sentid``; samples then hold vectors instead of words.
+        captions: what a training sample is: 'each' caption with its image, or an image with 'all' its captions. An
+            epoch of 'all' is one pass over the images, so an image is encoded once where 'each' encodes it five times.
         **kwargs: of mmengine's BaseDataset.
 
     Raises:
         FileNotFoundError: when the captions, an image or a named proposal file is missing.
-        ValueError: when a file is malformed, the split is empty, or a val / test image has no caption.
+        ValueError: when a file is malformed, the split is empty, a val / test image has no caption, or ``split`` or
+            ``captions`` is unknown.
     """
 
     def __init__(
@@ -52,11 +57,15 @@ class ImageTextDataset(BaseDataset):
         proposal_file: str | None = 'auto',
         max_proposals: int | None = 100,
         sentence_vectors: str | None = None,
+        captions: str = 'each',
         **kwargs: Any,
     ) -> None:
         if split not in SPLITS:
             raise ValueError(f'split is {split!r}, expected one of {SPLITS}')
+        if captions not in CAPTIONS:
+            raise ValueError(f'captions is {captions!r}, expected one of {CAPTIONS}')
         self.split = split
+        self.captions = captions
         self.proposal_file = proposal_file
         self.max_proposals = max_proposals
         self.sentence_vectors = sentence_vectors
@@ -91,7 +100,7 @@ class ImageTextDataset(BaseDataset):
             texts = [s['raw'] if vectors is None else vectors[s['sentid']] for s in sentences]
             caption_ids = [captions.setdefault(caption_key(s['raw']), len(captions)) for s in sentences]
             image = dict(img_path=os.path.join(folder, record['filename']), file_name=record['filename'])
-            if self.test_mode:
+            if self.test_mode or self.captions == 'all':
                 samples.append(
                     dict(
                         image,

@@ -5,7 +5,7 @@ from galr_mm.models.graph import DREA, GCN, LocalBranch, RoINodes
 from galr_mm.models.losses import ContrastiveLoss, TripletLoss
 from galr_mm.models.retrievers import DualEncoder, GaLR
 from galr_mm.models.text import BiGRUEncoder, HuggingFaceTextEncoder, SentenceVectorProjection
-from galr_mm.models.visual import MVSA, GlobalPool
+from galr_mm.models.visual import MVSA, EfficientNetLite, GlobalPool
 
 __all__ = [
     'DREA',
@@ -16,6 +16,7 @@ __all__ = [
     'CLIPEmbedding',
     'ContrastiveLoss',
     'DualEncoder',
+    'EfficientNetLite',
     'GaLR',
     'GlobalPool',
     'HuggingFaceTextEncoder',

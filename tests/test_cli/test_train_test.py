@@ -74,6 +74,15 @@ def test_same_seed_same_numbers(trained, mini_config, tmp_path):
     assert losses(again.stdout + again.stderr) == losses(trained[1]) != []
 
 
+def test_all_captions_of_an_image_in_one_step(mini_config, tmp_path):
+    options = ['train_dataloader.dataset.captions=all', 'train_dataloader.batch_size=12', 'train_cfg.max_epochs=1']
+    done = run_tool('tools/train.py', mini_config, '--work-dir', tmp_path, '--cfg-options', *options)
+    log = done.stdout + done.stderr
+    assert re.findall(r'Epoch\(train\) +\[1\]\[ *(\d)/(\d)\]', log) == [('1', '2'), ('2', '2')]  # 24 images
+    assert len(losses(log)) == 2
+    assert (tmp_path / 'epoch_1.pth').exists()
+
+
 def test_raw_and_mr_and_outputs(mini_config, checkpoint, tmp_path):
     plain = run_tool('tools/test.py', mini_config, checkpoint, '--work-dir', tmp_path / 'plain')
     assert 'mr' not in re.findall(r'^(\w+) +\d', plain.stdout, re.M)

@@ -38,6 +38,26 @@ def test_train_samples(mini):
     assert 'detections' not in sample
 
 
+def test_training_on_all_captions_of_an_image(mini):
+    """An epoch is one pass over the images; a sample is that of the test mode and goes through the pipeline whole."""
+    pack = [dict(type='galr_mm.LoadImageWithProposals'), dict(type='galr_mm.PackRetrievalInputs')]
+    dataset = build(mini, captions='all')
+    assert (dataset.img_size, dataset.text_size, len(dataset)) == (
+        SMALL['train'],
+        5 * SMALL['train'],
+        SMALL['train'],
+    )
+    as_tested = build(mini, test_mode=True)
+    assert [dataset[i] for i in range(len(dataset))] == [as_tested[i] for i in range(len(dataset))]
+    data = build(mini, captions='all', pipeline=pack)[2]['data_samples']
+    assert data.image_id == 2
+    assert data.text == [build(mini)[i]['text'] for i in range(10, 15)]
+    assert data.text_id == [10, 11, 12, 13, 14]
+    assert data.caption_id == [build(mini)[i]['caption_id'] for i in range(10, 15)]
+    with pytest.raises(ValueError, match="captions is 'some'"):
+        build(mini, captions='some')
+
+
 def test_test_samples(mini):
     dataset = build(mini, 'test', test_mode=True)
     assert len(dataset) == SMALL['test']

@@ -1,3 +1,5 @@
+import math
+
 import pytest
 import torch
 
@@ -65,7 +67,9 @@ def test_contrastive_is_cross_entropy():
     torch.testing.assert_close(out['loss_contrastive'], expected)
     assert out['temperature'].item() == pytest.approx(0.1)
     assert not out['temperature'].requires_grad
+    grads = torch.autograd.grad(expected, [image, text])
     out['loss_contrastive'].backward()
+    torch.testing.assert_close([image.grad, text.grad], [*grads])
     assert loss.log_scale.grad is not None
 
 
@@ -74,6 +78,80 @@ def test_one_pair():
     ids = torch.zeros(1).long()
     assert TripletLoss()(image, text, ids, ids)['loss_triplet'] == 0
     assert ContrastiveLoss()(image, text, ids, ids)['loss_contrastive'] == 0
+
+
+# rows of images, (image id, ids of its captions): one image twice, words shared by images and within one image
+BATCHES = {
+    'one each': [(0, [0]), (1, [1]), (2, [0]), (0, [3])],
+    'an image twice': [(0, [0, 1]), (1, [2]), (0, [3, 4, 5])],
+    'shared words': [(0, [0, 1, 2]), (1, [1]), (2, [3, 3]), (3, [4, 2])],
+    'one image': [(7, [0, 1])],
+    'all positives': [(0, [5, 6]), (1, [6, 5])],
+}
+
+
+def tensors(rows):
+    images = torch.tensor([image for image, _ in rows])
+    captions = torch.tensor([caption for _, ids in rows for caption in ids])
+    owner = torch.tensor([row for row, (_, ids) in enumerate(rows) for _ in ids])
+    return images, captions, owner
+
+
+def slow_terms(rows, s, masked):
+    """For each caption: its own score, scores of images and scores of captions that stand against it."""
+    captions = [(row, caption) for row, (_, ids) in enumerate(rows) for caption in ids]
+
+    def negative(row, other):  # image of one row, position of a caption
+        of, caption = captions[other]
+        if of == row:
+            return False
+        return not masked or (rows[of][0] != rows[row][0] and caption not in rows[row][1])
+
+    for position, (own, _) in enumerate(captions):
+        against_images = [s[row][position] for row in range(len(rows)) if negative(row, position)]
+        against_captions = [s[own][other] for other in range(len(captions)) if negative(own, other)]
+        yield s[own][position], against_images, against_captions
+
+
+@pytest.mark.parametrize('masked', [True, False])
+@pytest.mark.parametrize('rows', BATCHES.values(), ids=BATCHES)
+def test_several_captions_against_loops(rows, masked):
+    images, captions, owner = tensors(rows)
+    torch.manual_seed(0)
+    image = torch.nn.functional.normalize(torch.randn(len(images), 4).double(), dim=-1).requires_grad_()
+    text = torch.nn.functional.normalize(torch.randn(len(captions), 4).double(), dim=-1).requires_grad_()
+    s = (image @ text.t()).tolist()
+    terms = list(slow_terms(rows, s, masked))
+
+    loss = ContrastiveLoss(temperature=0.2, mask_duplicates=masked).double()
+    scale, expected = loss.log_scale.exp().item(), 0.0
+    for own, *against in terms:
+        for others in against:
+            expected -= math.log(math.exp(scale * own) / sum(math.exp(scale * x) for x in [own, *others]))
+    expected /= 2 * len(terms)
+    value = loss(image, text, images, captions, owner)['loss_contrastive']
+    assert value.item() == pytest.approx(expected, abs=1e-9)
+    value.backward()
+    assert all(tensor.grad.isfinite().all() for tensor in (image, text, loss.log_scale))
+
+    for negatives, keep in (('all', sum), ('hardest', lambda costs: max(costs, default=0.0))):
+        expected = sum(keep([max(0.0, 0.3 + x - own) for x in others]) for own, *against in terms for others in against)
+        value = TripletLoss(0.3, negatives, masked)(image, text, images, captions, owner)['loss_triplet']
+        assert value.item() == pytest.approx(expected, abs=1e-9)
+        value.backward()
+        assert image.grad.isfinite().all()
+
+
+def test_captions_need_their_images():
+    image, text = features()
+    for loss in (ContrastiveLoss(), TripletLoss()):
+        with pytest.raises(ValueError, match='6 captions of 5 images need an owner'):
+            loss(image[:5], text, torch.arange(5), torch.arange(6))
+        with pytest.raises(ValueError, match='owner has 5 rows for 6 captions'):
+            loss(image, text, torch.arange(6), torch.arange(6), torch.arange(5))
+        loss.mask_duplicates = False
+        with pytest.raises(ValueError, match='need an owner'):
+            loss(image[:5], text, torch.arange(5), torch.arange(6))
 
 
 def test_wrong_negatives():

@@ -8,6 +8,7 @@ from mmpretrain.structures import DataSample
 
 from galr_mm.models import DualEncoder
 from galr_mm.models.fusion.midf import MODES
+from galr_mm.models.retrievers.dual_encoder import pair_ids
 from galr_mm.registry import MODELS
 from galr_mm.structures import ObjectGraph
 from galr_mm.text import Vocabulary
@@ -129,6 +130,40 @@ def test_checkpoints_of_before_the_local_branch_was_a_module():
     wrapped = torch.nn.ModuleDict(dict(model=galr(local=local)))  # as an EMA or a wrapper of processes holds it
     wrapped.load_state_dict({f'model.{key}': value for key, value in old.items()})
     assert torch.equal(wrapped['model'].local.gcn.out.weight, model.local.gcn.out.weight)
+
+
+def test_several_captions_an_image():
+    """Captions of any count go to the loss with the rows of their images; each image is encoded once."""
+    model = dual_encoder().eval()
+    images, samples = batch(texts=3, boxes=None)
+    for sample, count in zip(samples, (3, 1, 2), strict=True):
+        sample.text = sample.text[:count]
+        sample.caption_id = [10 + len(text) for text in sample.text]
+    samples[1].set_field(samples[1].text[0], 'text')  # one caption need not be a list
+    samples[1].set_field(samples[1].caption_id[0], 'caption_id')
+    image_ids, caption_ids, owner = pair_ids(samples)
+    assert owner.tolist() == [0, 0, 0, 1, 2, 2]
+    assert len(image_ids.unique()) == 3
+    words = [sample.text if isinstance(sample.text, list) else [sample.text] for sample in samples]
+    words = [caption for captions in words for caption in captions]
+    assert [[a == b for b in words] for a in words] == (caption_ids[:, None] == caption_ids).tolist()
+    feats = model(images, samples, mode='tensor')
+    assert len(feats['text_feat']) == 6
+    expected = model.loss_module(feats['image_feat'], feats['text_feat'], image_ids, caption_ids, owner)
+    assert model(images, samples, mode='loss') == expected
+    for sample in samples:
+        del sample.caption_id
+    assert torch.equal(pair_ids(samples)[1][:, None] == pair_ids(samples)[1], caption_ids[:, None] == caption_ids)
+
+
+def test_captions_that_do_not_fit_their_ids():
+    images, samples = batch(boxes=None)
+    samples[1].caption_id = [0, 1]
+    with pytest.raises(ValueError, match='image 1 has 1 captions and 2 caption ids'):
+        dual_encoder()(images, samples, mode='loss')
+    del samples[1].text
+    with pytest.raises(ValueError, match='image 1 has 0 captions'):
+        dual_encoder()(images, samples, mode='loss')
 
 
 BACKBONES = {
@@ -425,5 +460,3 @@ def test_unknown_mode_and_missing_loss():
         model(*batch(), mode='train')
     with pytest.raises(RuntimeError, match='needs a loss'):
         model(*batch(), mode='loss')
-    with pytest.raises(ValueError, match='one caption an image'):
-        galr()(*batch(texts=2), mode='loss')

@@ -15,13 +15,13 @@ class PackRetrievalInputs(BaseTransform):
 
     Required Keys (each optional: a query may come without an image, a gallery image without text):
 
-    - img
+    - img, or features of a cache
     - text, text_id, caption_id, gt_text_id, gt_image_id
     - gt_bboxes, gt_bboxes_labels, proposal_scores
 
     Added Keys:
 
-    - inputs: uint8 tensor (3, H, W), the channels in the order they were loaded in
+    - inputs: uint8 tensor (3, H, W), the channels in the order they were loaded in; or the features (C, H, W)
     - data_samples: DataSample with the text fields as they are, the meta information, and with boxes also
       ``proposals``, an InstanceData of bboxes (n, 4) xyxy in pixels, scores (n,) in descending order and labels (n,)
 
@@ -45,6 +45,8 @@ class PackRetrievalInputs(BaseTransform):
             img = results['img'] if results['img'].ndim == 3 else results['img'][..., None]
             packed['inputs'] = torch.from_numpy(np.ascontiguousarray(img.transpose(2, 0, 1)))
             sample.set_metainfo({'img_shape': img.shape[:2]})
+        elif 'features' in results:
+            packed['inputs'] = results['features']
         for key in self.text_keys:
             if key in results:
                 setattr(sample, key, results[key])

@@ -1,4 +1,5 @@
+from galr_mm.engine.hooks.feature_cache import FeatureCacheHook
 from galr_mm.engine.hooks.ranked_hits import RankedHitsHook
 from galr_mm.engine.hooks.rerank import RerankHook
 
-__all__ = ['RankedHitsHook', 'RerankHook']
+__all__ = ['FeatureCacheHook', 'RankedHitsHook', 'RerankHook']

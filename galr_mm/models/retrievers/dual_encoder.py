@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from galr_mm.models.text import TokenizedTextEncoder
-from galr_mm.models.visual import BackboneFeatures, EmbeddingBackbone
+from galr_mm.models.visual import BackboneFeatures, EmbeddingBackbone, GlobalPool, StagedBackbone
 from galr_mm.registry import MODELS
 from galr_mm.structures import ObjectGraph
 from galr_mm.text import caption_key
@@ -52,6 +52,9 @@ class DualEncoder(BaseModel):
             works on a CPU too: a ResNet-18 took half the time on one with bfloat16 instructions. Mixed precision of a
             whole training is ``optim_wrapper.type=AmpOptimWrapper``, of a whole test ``test_cfg.fp16``.
         data_preprocessor: normalizes the images; by default the one that the backbone's weights want, if it says so.
+        cached: what comes in place of images, from a feature cache (``tools/cache_features.py``): the maps after a
+            stage of a :class:`~galr_mm.models.visual.StagedBackbone` (its index), or 'pooled', the mean (B, C, 1, 1) of
+            the backbone's last map. None takes images.
 
     Attributes:
         weights_from_files: every weight came from files that the config names, so the model means something without a
@@ -73,6 +76,7 @@ class DualEncoder(BaseModel):
         neck: dict | nn.Module | None = None,
         precision: str = 'fp32',
         data_preprocessor: dict | nn.Module | None = None,
+        cached: int | str | None = None,
         init_cfg: dict | None = None,
     ) -> None:
         check_precision(precision)
@@ -87,10 +91,12 @@ class DualEncoder(BaseModel):
         super().__init__(data_preprocessor, init_cfg)
         self.backbone = backbone
         self.neck = build(neck)
+        self.cached: int | str | None = None
         self.precision = precision
         self.visual = self._build_visual(visual)
         self.text_encoder = build(text_encoder)
         self.loss_module = build(loss)
+        self.cached = check_cached(self, cached)
 
     def forward(
         self, images: Tensor | None = None, data_samples: list[DataSample] | None = None, mode: str = 'tensor'
@@ -116,10 +122,15 @@ class DualEncoder(BaseModel):
         if self.precision != 'fp32':  # the layout that bfloat16 kernels want
             images = images.contiguous(memory_format=torch.channels_last)
         with autocast(self.precision, images.device):
-            if isinstance(self.backbone, EmbeddingBackbone):
+            embedding = None
+            if self.cached == 'pooled':
+                maps = (images,)
+            elif self.cached is not None:
+                maps = self.backbone.forward_from(images, self.cached)
+            elif isinstance(self.backbone, EmbeddingBackbone):
                 maps, embedding = self.backbone.extract_features(images)
             else:
-                maps, embedding = _present(self.backbone, 'backbone')(images), None
+                maps = _present(self.backbone, 'backbone')(images)
             maps = maps if self.neck is None else self.neck(maps)
         if self.precision != 'fp32':
             maps, embedding = [m.float() for m in maps], None if embedding is None else embedding.float()
@@ -195,21 +206,18 @@ class DualEncoder(BaseModel):
         return feats
 
     def loss(self, images: Tensor | None, data_samples: list[DataSample]) -> dict[str, Tensor]:
-        """Losses of a batch with one caption an image."""
+        """Losses of a batch of images, each with one caption or more."""
         if self.loss_module is None:
             raise RuntimeError('training needs a loss, e.g. loss=dict(type="galr_mm.ContrastiveLoss")')
         if images is None:
             raise ValueError('training needs images')
+        ids = pair_ids(data_samples)
         feats = self.extract_feat(images, data_samples)
         image_feat, text_feat = feats['image_feat'], feats['text_feat']
-        if len(image_feat) != len(text_feat):
-            raise ValueError(
-                f'training takes one caption an image, got {len(image_feat)} images and {len(text_feat)} captions'
-            )
-        image_ids, caption_ids = pair_ids(data_samples)
-        return self.loss_module(
-            image_feat, text_feat, image_ids.to(image_feat.device), caption_ids.to(image_feat.device)
-        )
+        image_ids, caption_ids, owner = (i.to(image_feat.device) for i in ids)
+        if len(text_feat) == len(image_feat):  # one caption an image: a loss that knows nothing else will do
+            return self.loss_module(image_feat, text_feat, image_ids, caption_ids)
+        return self.loss_module(image_feat, text_feat, image_ids, caption_ids, owner)
 
     def predict(self, images: Tensor | None, data_samples: list[DataSample]) -> list[DataSample]:
         """Each sample with its features, as far as it has image and captions.
@@ -273,6 +281,41 @@ class DualEncoder(BaseModel):
         return tuple(results)
 
 
+def check_cached(model: DualEncoder, cached: int | str | None) -> int | str | None:
+    """Pass ``cached`` on where the model can work from such features.
+
+    Raises:
+        ValueError: when it cannot; says what it would need.
+    """
+    if cached is None:
+        return None
+    if model.backbone is None:
+        raise ValueError(f'cached is {cached!r}, but the model has no backbone whose features could be cached')
+    if cached == 'pooled':
+        if model.neck is not None or not isinstance(model.visual, GlobalPool):
+            raise ValueError(
+                "cached='pooled' gives one vector an image: it needs visual=dict(type='galr_mm.GlobalPool') and no "
+                'neck; cache the maps of a stage for others'
+            )
+        if any(weight.requires_grad for weight in model.backbone.parameters()):
+            raise ValueError("cached='pooled' needs a backbone that is not trained; freeze it (frozen_stages)")
+        return cached
+    if isinstance(cached, bool) or not isinstance(cached, int):
+        raise ValueError(f"cached is {cached!r}, expected a stage of the backbone, 'pooled' or None")
+    if not isinstance(model.backbone, StagedBackbone):
+        raise ValueError(
+            f'cached is {cached}, but a {type(model.backbone).__name__} has no stages to start from '
+            "(galr_mm.EfficientNetLite has); use 'pooled'"
+        )
+    model.backbone.require_stages_after(cached)
+    if not 0 <= cached <= model.backbone.frozen_stages:
+        raise ValueError(
+            f'cached is {cached}, but frozen_stages is {model.backbone.frozen_stages}: stages that are trained cannot '
+            'be cached'
+        )
+    return cached
+
+
 def _present(part: nn.Module | None, name: str) -> nn.Module:
     if part is None:
         raise RuntimeError(f'this model was built with {name}=None')
@@ -299,24 +342,41 @@ def texts_of(sample: DataSample) -> list:
     return list(text) if isinstance(text, (list, tuple)) else [text]
 
 
-def pair_ids(data_samples: list[DataSample]) -> tuple[Tensor, Tensor]:
-    """Ids (B,) and (B,) that are equal for equal images and for equal captions.
+def pair_ids(data_samples: list[DataSample]) -> tuple[Tensor, Tensor, Tensor]:
+    """Ids of the B images and T captions of a batch, equal for equal ones, and the row of each caption's image.
 
     Samples of a foreign data set may lack ``image_id`` (each then counts as an image of its own) or ``caption_id``
     (then the words decide).
+
+    Shapes:
+        - output: int64 (B,), (T,) and (T,)
+
+    Raises:
+        ValueError: when a sample has no caption, or another count of caption ids than of captions.
     """
     known: dict[Any, int] = {}
-    images, captions = [], []
+    images: list[int] = []
+    captions: list[int] = []
+    owner: list[int] = []
     for position, sample in enumerate(data_samples):
         image = sample.get('image_id')
         image = image.item() if isinstance(image, Tensor) else image
         images.append(known.setdefault(('image', position if image is None else image, image is None), len(known)))
-        caption = sample.get('caption_id')
-        if caption is None:
-            text = texts_of(sample)[0]
-            caption = caption_key(text) if isinstance(text, str) else position
-        captions.append(known.setdefault(('caption', caption), len(known)))
-    return torch.tensor(images), torch.tensor(captions)
+        texts = texts_of(sample)
+        ids = sample.get('caption_id')
+        ids = ids.tolist() if isinstance(ids, Tensor) else ids
+        ids = [None] * len(texts) if ids is None else list(ids) if isinstance(ids, (list, tuple)) else [ids]
+        if not texts or len(ids) != len(texts):
+            raise ValueError(
+                f'training takes one caption an image or more, each with its caption_id; image '
+                f'{position if image is None else image} has {len(texts)} captions and {len(ids)} caption ids'
+            )
+        for text, caption in zip(texts, ids, strict=True):
+            if caption is None:
+                caption = caption_key(text) if isinstance(text, str) else (position, len(captions))
+            captions.append(known.setdefault(('caption', caption), len(known)))
+            owner.append(position)
+    return torch.tensor(images), torch.tensor(captions), torch.tensor(owner)
 
 
 def gather_rows(rows: Tensor) -> Tensor:

@@ -26,7 +26,7 @@ class GaLR(DualEncoder):
         text_encoder: :class:`galr_mm.BiGRUEncoder` or another.
         local: :class:`galr_mm.LocalBranch`; its widths follow from ``visual``.
         fusion: :class:`galr_mm.MIDF`; its widths follow from ``visual`` and ``local``.
-        loss, neck, precision, data_preprocessor: see :class:`galr_mm.DualEncoder`.
+        loss, neck, precision, data_preprocessor, cached: see :class:`galr_mm.DualEncoder`.
 
     Shapes:
         - input: normalized images (B, 3, H, W) and their :class:`ObjectGraph`
@@ -47,6 +47,7 @@ class GaLR(DualEncoder):
         neck: dict[str, Any] | nn.Module | None = None,
         precision: str = 'fp32',
         data_preprocessor: dict[str, Any] | nn.Module | None = None,
+        cached: int | str | None = None,
         init_cfg: dict[str, Any] | None = None,
     ) -> None:
         if (backbone is None) != (visual is None):
@@ -64,6 +65,7 @@ class GaLR(DualEncoder):
             neck=neck,
             precision=precision,
             data_preprocessor=data_preprocessor,
+            cached=cached,
             init_cfg=init_cfg,
         )
         follows: dict[str, Any] = {}

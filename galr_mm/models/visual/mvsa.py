@@ -97,11 +97,13 @@ class MVSA(BaseModule):
 
 @MODELS.register_module()
 class GlobalPool(BaseModule):
-    """Mean of the last feature map and a linear layer: the plain image tower.
+    """Mean of the last feature map and a linear layer, or two with a ReLU between: the plain image tower.
 
     Args:
         in_channels: channels of the backbone's last map, or of all of them; a retriever infers them.
         embed_dim: width of the embedding.
+        hidden_dim: width between two linear layers; None has one.
+        dropout: on the mean and between the layers.
 
     Shapes:
         - maps: sequence of maps, the last (B, C, H, W); a backbone's own ``embedding`` is not used
@@ -115,15 +117,28 @@ class GlobalPool(BaseModule):
     """
 
     def __init__(
-        self, in_channels: int | Sequence[int] = 512, embed_dim: int = 512, init_cfg: dict | None = None
+        self,
+        in_channels: int | Sequence[int] = 512,
+        embed_dim: int = 512,
+        hidden_dim: int | None = None,
+        dropout: float = 0.0,
+        init_cfg: dict | None = None,
     ) -> None:
         super().__init__(init_cfg)
         self.in_channels = (in_channels,) if isinstance(in_channels, int) else tuple(in_channels)
         self.embed_dim = embed_dim
         self.token_channels = self.in_channels[-1]
-        self.fc = nn.Linear(self.token_channels, embed_dim)
+        self.dropout = nn.Dropout(dropout)
+        self.fc = projection(self.token_channels, embed_dim, hidden_dim, dropout)
 
     def forward(self, maps: Sequence[Tensor], embedding: Tensor | None = None) -> VisualFeatures:
         """Encode the last feature map."""
         last = maps[-1]
-        return VisualFeatures(last.flatten(2).transpose(1, 2), self.fc(last.mean(dim=(2, 3))))
+        return VisualFeatures(last.flatten(2).transpose(1, 2), self.fc(self.dropout(last.mean(dim=(2, 3)))))
+
+
+def projection(in_dim: int, out_dim: int, hidden_dim: int | None, dropout: float) -> nn.Module:
+    """A linear layer, or with ``hidden_dim`` two, with a ReLU and dropout between."""
+    if hidden_dim is None:
+        return nn.Linear(in_dim, out_dim)
+    return nn.Sequential(nn.Linear(in_dim, hidden_dim), nn.ReLU(), nn.Dropout(dropout), nn.Linear(hidden_dim, out_dim))

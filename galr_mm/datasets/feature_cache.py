@@ -1,0 +1,140 @@
+"""Features of images and captions on disk, so that what is frozen is computed once.
+
+A folder holds ``meta.json``, ``features.npy`` (rows, C, H, W), ``done.npy`` (images,) and, where the text encoder is
+frozen too, ``captions.npz``. Training images come first, with a row for each view; the others have one row, the image
+as it is.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from galr_mm.utils.io import write_npz, write_text
+
+DTYPES = {'float16': torch.float16, 'bfloat16': torch.bfloat16, 'float32': torch.float32}
+
+
+class FeatureCache:
+    """What a frozen part of a backbone gives for views of images.
+
+    Args:
+        folder: as ``tools/cache_features.py`` wrote it.
+
+    Attributes:
+        meta: ``names`` (the images, the first ``num_training`` of them with all ``views``), ``shape`` (C, H, W),
+            ``dtype``, ``image_shape`` (height, width before a view), and what the features were made with.
+
+    Raises:
+        FileNotFoundError: when there is no cache.
+        ValueError: when it is not complete.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+        self.meta = read_meta(self.folder)
+        if not self.meta.get('complete'):
+            raise ValueError(
+                f'{self.folder} is not complete: the run of tools/cache_features.py that fills it was interrupted; '
+                'start it again with the same arguments and it goes on'
+            )
+        self._index = {name: index for index, name in enumerate(self.meta['names'])}
+
+    @cached_property
+    def _features(self) -> np.ndarray:
+        return np.load(self.folder / 'features.npy', mmap_mode='r')
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._index
+
+    def get(self, name: str, view: str = 'identity') -> Tensor:
+        """Features (C, H, W) of a view of an image, in the type they are stored in.
+
+        Raises:
+            KeyError: for an image or a view that is not in the cache.
+        """
+        if name not in self._index:
+            raise KeyError(f'{self.folder} does not hold {name!r}; it was filled from another data set')
+        index = self._index[name]
+        views = self.meta['views'] if index < self.meta['num_training'] else self.meta['views'][:1]
+        if view not in views:
+            raise KeyError(f'{self.folder} does not hold the view {view!r} of {name!r}, only {views}')
+        return as_tensor(self._features[row_of(index, views.index(view), self.meta)], self.meta['dtype'])
+
+    def captions(self) -> dict[tuple[int, ...], Tensor] | None:
+        """Vectors of captions by their token ids; None where the cache has none."""
+        path = self.folder / 'captions.npz'
+        if not path.is_file():
+            return None
+        with np.load(path) as file:
+            ids, lengths, vectors = file['ids'], file['lengths'], torch.from_numpy(file['vectors'])
+        keys = [tuple(row[:length]) for row, length in zip(ids.tolist(), lengths.tolist(), strict=True)]
+        return dict(zip(keys, vectors, strict=True))
+
+
+def row_of(image: int, view: int, meta: Mapping[str, Any]) -> int:
+    """Row of a view of the image with this index; images that are not trained on have the first view only."""
+    views, training = len(meta['views']), meta['num_training']
+    return image * views + view if image < training else training * views + image - training
+
+
+def read_meta(folder: Path) -> dict[str, Any]:
+    """``meta.json`` of a cache.
+
+    Raises:
+        FileNotFoundError: when there is none.
+        ValueError: when it is not what this package writes.
+    """
+    path = folder / 'meta.json'
+    if not path.is_file():
+        raise FileNotFoundError(f'no feature cache at {folder} (no meta.json); tools/cache_features.py makes one')
+    try:
+        meta = json.loads(path.read_text(encoding='utf-8'))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f'{path} is not json: {error}') from error
+    if not isinstance(meta, dict) or 'names' not in meta or 'views' not in meta:
+        raise ValueError(f'{path} is not the meta.json of a feature cache')
+    return meta
+
+
+def write_meta(folder: Path, meta: dict[str, Any]) -> None:
+    """Write ``meta.json`` atomically."""
+    write_text(folder / 'meta.json', json.dumps(meta, indent=1))
+
+
+def as_tensor(features: np.ndarray, dtype: str) -> Tensor:
+    """Stored features as a tensor; numpy has no bfloat16, so its bits are kept as int16."""
+    tensor = torch.from_numpy(np.array(features))
+    return tensor.view(torch.bfloat16) if dtype == 'bfloat16' else tensor
+
+
+def as_array(features: Tensor, dtype: str) -> np.ndarray:
+    """Features in the type they are stored in.
+
+    Raises:
+        ValueError: when a value is too large for it, or not finite.
+    """
+    stored = features.to(DTYPES[dtype])
+    if not torch.isfinite(stored).all():
+        raise ValueError(f'features reach {features.abs().max().item():.3g}, which {dtype} does not hold')
+    return (stored.view(torch.int16) if dtype == 'bfloat16' else stored).cpu().numpy()
+
+
+def storage_type(dtype: str) -> type:
+    """The numpy type of the file."""
+    return {'float16': np.float16, 'bfloat16': np.int16, 'float32': np.float32}[dtype]
+
+
+def write_captions(path: Path, keys: Sequence[tuple[int, ...]], vectors: Tensor) -> None:
+    """Write vectors (T, D) of captions by their token ids."""
+    ids = np.zeros((len(keys), max(map(len, keys))), dtype=np.int32)
+    for row, key in enumerate(keys):
+        ids[row, : len(key)] = key
+    write_npz(path, ids=ids, lengths=np.array([len(key) for key in keys]), vectors=vectors.cpu().numpy())
