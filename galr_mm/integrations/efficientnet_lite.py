@@ -12,14 +12,17 @@ from typing import Any
 
 import torch
 from mmengine.runner import CheckpointLoader
-from torch import Tensor
-
-from galr_mm.integrations.installation import OptionalModule
-
-timm = OptionalModule('timm', extra='pretrained')
+from torch import Tensor, nn
 
 SCHEME = 'efficientnet-lite://'
 VARIANTS = ('lite0', 'lite1', 'lite2')
+
+
+def build_efficientnet_lite(variant: str) -> nn.Module:
+    """timm's ``tf_efficientnet_<variant>`` with random weights."""
+    import timm  # here, since it takes as long as everything else that a small tool imports
+
+    return timm.create_model(f'tf_efficientnet_{variant}')
 
 
 def efficientnet_lite_weights(variant: str) -> dict[str, Tensor]:
@@ -30,7 +33,7 @@ def efficientnet_lite_weights(variant: str) -> dict[str, Tensor]:
 
     Raises:
         ValueError: for another variant, or a file whose tensors are not those of the network.
-        ImportError: when timm or the package that carries the weights is not installed.
+        ImportError: when the package that carries the weights is not installed.
     """
     if variant not in VARIANTS:
         raise ValueError(f'{variant!r} is not an EfficientNet-Lite whose weights can be had: {", ".join(VARIANTS)}')
@@ -45,7 +48,7 @@ def efficientnet_lite_weights(variant: str) -> dict[str, Tensor]:
     if len(files) != 1:
         raise ValueError(f'{package} holds {len(files)} files models/*.pth, expected one')
     theirs = torch.load(files[0], map_location='cpu', weights_only=True)
-    ours = timm.create_model(f'tf_efficientnet_{variant}').state_dict()
+    ours = build_efficientnet_lite(variant).state_dict()
     if [t.shape for t in theirs.values()] != [t.shape for t in ours.values()]:
         raise ValueError(f'{files[0]} does not hold the tensors of tf_efficientnet_{variant} in their order')
     return dict(zip(ours, theirs.values(), strict=True))

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from galr_mm.integrations.efficientnet_lite import SCHEME, timm
+from galr_mm.integrations.efficientnet_lite import SCHEME, build_efficientnet_lite
 from galr_mm.models.visual.staged import StagedBackbone
 from galr_mm.registry import MODELS
 
@@ -32,7 +32,6 @@ class EfficientNetLite(StagedBackbone):
         - output: maps (B, C_i, H_i, W_i) of ``out_indices``
 
     Raises:
-        ImportError: when timm is not installed.
         ValueError: for an unknown variant or stage.
     """
 
@@ -52,7 +51,7 @@ class EfficientNetLite(StagedBackbone):
                 raise ValueError('pretrained=True and init_cfg both say where the weights come from; give one')
             init_cfg = dict(type='Pretrained', checkpoint=f'{SCHEME}{variant}/net')
         super().__init__(9, tuple(out_indices), frozen_stages, norm_eval, init_cfg)
-        self.net = timm.create_model(f'tf_efficientnet_{variant}')
+        self.net = build_efficientnet_lite(variant)
         self.net.classifier = nn.Identity()
         self.freeze()
 
