@@ -1,6 +1,6 @@
 """Recall and re-ranking as pure functions; they need torch and numpy only."""
 
-from galr_mm.functional.bootstrap import Interval, paired_bootstrap
+from galr_mm.functional.bootstrap import Interval, bootstrap_over_seeds, mean_and_sd, paired_bootstrap
 from galr_mm.functional.recall import chance_recall_at_k, recall_at_k, recall_from_ranks, retrieval_ranks
 from galr_mm.functional.rerank.candidates import Candidates, find_candidates
 from galr_mm.functional.rerank.csls import CSLS, csls_rerank
@@ -26,12 +26,14 @@ __all__ = [
     'QueryBankReranker',
     'Ranking',
     'Rescored',
+    'bootstrap_over_seeds',
     'chance_recall_at_k',
     'correct_hubs',
     'correct_hubs_from_features',
     'csls_rerank',
     'dual_softmax_rerank',
     'find_candidates',
+    'mean_and_sd',
     'multivariate_rerank',
     'multivariate_rerank_from_features',
     'multivariate_scores',

@@ -14,12 +14,16 @@ POSITIVE, NEGATIVE, BOX = '#1a9641', '#bbbbbb', '#ffd92f'
 
 
 class Hit(NamedTuple):
-    """One image of a ranked list; ``boxes`` (n, 4) xyxy relative to its width and height, or None."""
+    """One image of a ranked list; ``boxes`` (n, 4) xyxy relative to its width and height, or None.
+
+    ``rank``, from 1, is its place in the list where that is not its place on the sheet; it then has no ``score``.
+    """
 
     img_path: str
-    score: float
+    score: float | None
     positive: bool
     boxes: np.ndarray | None = None
+    rank: int | None = None
 
 
 def draw_ranked_hits(rows: Sequence[tuple[str, Sequence[Hit]]], path: str | Path, title: str = '') -> None:
@@ -53,7 +57,8 @@ def draw_ranked_hits(rows: Sequence[tuple[str, Sequence[Hit]]], path: str | Path
                 visible=True, color=POSITIVE if hit.positive else NEGATIVE, linewidth=4 if hit.positive else 1
             )
             mark = '  positive' if hit.positive else ''
-            axis.set_title(f'{rank}.  {hit.score:.3f}{mark}', fontsize=8, color=POSITIVE if hit.positive else 'black')
+            score = '' if hit.score is None else f'  {hit.score:.3f}'
+            axis.set_title(f'{hit.rank or rank}.{score}{mark}', fontsize=8, color=POSITIVE if hit.positive else 'black')
     figure.suptitle(f'{title}: captions and their best images, positives framed in green'.lstrip(': '), fontsize=10)
     with atomic_write(path) as part:
         canvas.print_figure(part, format='png', dpi=90)

@@ -1,0 +1,223 @@
+"""tools/analysis_tools/make_results.py on runs of made-up scores, written as run_seeds.py writes them."""
+
+import json
+import re
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from galr_mm.cli.make_results import load_row, main, plus_minus
+from galr_mm.cli.run_seeds import hardest
+from galr_mm.evaluation import RecallAtK, build_rerankers
+from galr_mm.evaluation.runs import load_run, save_run
+from galr_mm.functional import bootstrap_over_seeds
+from galr_mm.structures import RetrievalResult, RetrievalScores
+from tests.helpers import run_tool
+
+IMAGES = [f'{100 * i + j}.jpg' for i in range(21) for j in (3, 7)]  # two of each class of UCM
+
+
+def result_of(quality, seed):
+    """Scores that are the better, the higher ``quality``."""
+    generator = torch.Generator().manual_seed(seed)
+    raw = RetrievalScores.from_matrix(torch.randn(len(IMAGES), 2 * len(IMAGES), generator=generator), 2)
+    i2t = raw.i2t + quality * raw.positives
+    raw = RetrievalScores(i2t, i2t.t(), raw.positives)
+    texts = [f'caption | {i}' for i in range(2 * len(IMAGES))]
+    scores = {'': raw, **{name: r.rescore(raw) for name, r in build_rerankers('mr', dict(mr=dict(k=9))).items()}}
+    return RetrievalResult(scores, [*range(len(IMAGES))], [f'/x/{n}' for n in IMAGES], [*range(len(texts))], texts)
+
+
+def write(folder, name, seed, quality, **changes):
+    """A run, with ``changes`` of its json."""
+    results = {split: result_of(quality, seed + place) for place, split in ((0, 'val'), (100, 'test'))}
+    metrics = {
+        split: {p or 'raw': RecallAtK()(ranks) for p, ranks in result.ranks.items()}
+        | {'chance': RecallAtK().chance(result.positives)}
+        for split, result in results.items()
+    }
+    counts = dict(images=len(IMAGES), captions=2 * len(IMAGES))
+    record = dict(
+        name=name,
+        seed=seed,
+        config=f'configs/{name}.py',
+        options=[],
+        rerank={'mr': 'MultivariateRerank(k=9)'},
+        init=['model.backbone.init_cfg.checkpoint: resnet18.pth'],
+        feature_cache=False,
+        best_epoch=2,
+        metrics=metrics,
+        curve=[dict(epoch=e, mR=10.0 * e + seed) for e in range(1, 15)],
+        data=dict(files={'ucm/dataset_ucm.json': 'abcdef0123'}, train=counts, val=counts, test=counts),
+        model=dict(parameters=dict(total=dict(all=12_345_678, trained=9)), flops=dict(image=3.64e9, text=2e7), words=8),
+        wall_minutes=3.0 + seed,
+        machine=dict(cores=2, cpu='x', gpu=None, torch='2.0'),
+        code=dict(trained=dict(commit='abc1234', dirty=False), evaluated=dict(commit='abc1234', dirty=False)),
+        command=f'python tools/analysis_tools/run_seeds.py configs/{name}.py --seeds {seed} --name {name} --rerank mr',
+        hardest=hardest(results['test']),
+    )
+    save_run(folder / name / f'seed_{seed}.json', record | changes, results)
+
+
+@pytest.fixture(scope='module')
+def runs(tmp_path_factory):
+    folder = tmp_path_factory.mktemp('runs')
+    for seed in (0, 1, 2):
+        write(folder, 'plain', seed, 2.0)
+        write(folder, 'better', seed, 3.0)
+    return folder
+
+
+def page_of(tmp_path, head, rows='plain: plain\nbetter: GaLR\n'):
+    page = tmp_path / 'results.md'
+    page.write_text(f'# Results\n\n<!-- table: {head}\n{rows}-->\n<!-- end -->\n\nby hand | here\n')
+    return page
+
+
+def make(tmp_path, runs, head, *words, rows='plain: plain\nbetter: GaLR\n'):
+    """Cells of the table that the tool writes, by row."""
+    page = page_of(tmp_path, head, rows)
+    main([str(page), '--runs', str(runs), *map(str, words)])
+    text = page.read_text()
+    assert text.endswith('<!-- end -->\n\nby hand | here\n')
+    assert text.startswith('# Results\n\n<!-- table: ')
+    cells = [line[2:-2].split(' | ') for line in text.splitlines() if line.startswith('|')]
+    main([str(page), '--runs', str(runs), '--check'])  # what was written is up to date
+    return cells
+
+
+def recalls(runs, name, split, key, prefix='raw'):
+    return [json.loads((runs / f'{name}/seed_{s}.json').read_text())['metrics'][split][prefix][key] for s in (0, 1, 2)]
+
+
+def test_headline(runs, tmp_path):
+    header, _, plain, better, chance = make(tmp_path, runs, 'headline')
+    assert header[-2:] == ['test mR', 'test mR, mr']
+    assert plain[:4] == ['plain', '3', '12.3 M', '3.6 / 0.02']
+    values = recalls(runs, 'better', 'test', 'mR')
+    assert better[-2] == f'{np.mean(values):.2f} ± {np.std(values, ddof=1):.2f}'
+    assert better[-1] == plus_minus(recalls(runs, 'better', 'test', 'mR', 'mr'))
+    assert better[5].split(' / ')[1] == plus_minus(recalls(runs, 'better', 'test', 'i2t/R@5'), 1)
+    assert chance[4] == plus_minus(recalls(runs, 'plain', 'val', 'mR', 'chance')[:1])
+
+
+def test_ablation(runs, tmp_path):
+    figures = tmp_path / 'figures'
+    header, _, plain, better = make(tmp_path, runs, 'ablation base=plain figure=differences', '--figures', figures)
+    assert plain[0] == 'plain'
+    assert plain[3] == ''
+    rows = [load_row(runs / name, name) for name in ('plain', 'better')]
+    positives = result_of(2.0, 0).positives
+    interval = bootstrap_over_seeds(*(row.ranks('test') for row in rows), positives)['mR']
+    assert better[5] == f'{interval.difference:+.2f} ({interval.low:+.2f} to {interval.high:+.2f})'
+    assert interval.low > 0
+    assert cv2.imread(str(figures / 'differences.png')).std() > 5
+
+
+def test_rerankers(runs, tmp_path):
+    header, _, raw, mr, *_ = make(tmp_path, runs, 'rerankers')
+    assert raw[:2] == ['plain', 'raw']
+    assert mr[1] == '`mr`: MultivariateRerank(k=9)'
+    change = np.mean(recalls(runs, 'plain', 'val', 'mR', 'mr')) - np.mean(recalls(runs, 'plain', 'val', 'mR'))
+    assert mr[3].startswith(f'{change:+.2f} (')
+
+
+def test_curves(runs, tmp_path):
+    header, _, plain, _ = make(tmp_path, runs, 'curves figure=c', '--figures', tmp_path)
+    assert header == ['val mR by epoch', '2', '4', '6', '8', '10', '12', '14']
+    assert plain == ['plain', '21.0', '41.0', '61.0', '81.0', '101.0', '121.0', '141.0']
+    assert cv2.imread(str(tmp_path / 'c.png')).std() > 5
+
+
+def test_where_rows_come_from(runs, tmp_path):
+    header, _, plain, _ = make(tmp_path, runs, 'runs')
+    row = dict(zip(header, plain, strict=True))
+    assert row['command'] == (
+        '`python tools/analysis_tools/run_seeds.py configs/plain.py --seeds 0 1 2 --name plain --rerank mr`'
+    )
+    assert row['minutes a seed'] == '4.0'
+    assert row['commit'] == 'abc1234'
+    assert row['data'] == '42 / 42 / 42 images; dataset_ucm.json abcdef01'
+
+
+def test_hardest(runs, tmp_path):
+    for name in IMAGES:
+        cv2.imwrite(str(tmp_path / name), np.random.default_rng(0).integers(0, 255, (8, 8, 3), np.uint8))
+    rows = 'plain: plain\n'
+    words = ['--figures', tmp_path / 'figures', '--images', tmp_path]
+    _, _, worst, *others = make(tmp_path, runs, 'hardest figure=h', *words, rows=rows)
+    ranks = load_run(runs / 'plain/seed_0.json').splits['test'].ranks['']['t2i']
+    assert worst[0] == f'caption \\| {ranks.argmax()}'
+    assert worst[1].endswith(f' at {ranks.max() + 1}')
+    assert len(others) == 11
+    assert cv2.imread(str(tmp_path / 'figures/h.png')).std() > 5
+
+
+def test_classes(runs, tmp_path):
+    _, _, *lines = make(tmp_path, runs, 'classes figure=k', '--figures', tmp_path)
+    cells = {name: (float(plain), float(better)) for name, plain, better in lines}
+    assert len(cells) == 21
+    split = load_run(runs / 'plain/seed_0.json').splits['test']
+    assert split.images[2:4] == ['103.jpg', '107.jpg']
+    found = []
+    for seed in (0, 1, 2):
+        ranks = load_run(runs / f'plain/seed_{seed}.json').splits['test'].ranks['']
+        found += [float((r < k).double().mean()) for r in (ranks['i2t'][2:4], ranks['t2i'][4:8]) for k in (1, 5, 10)]
+    assert cells['airplane'][0] == pytest.approx(100 * np.mean(found), abs=0.051)
+    assert cv2.imread(str(tmp_path / 'k.png')).std() > 5
+
+
+def test_a_changed_table_is_found(runs, tmp_path, capsys):
+    page = page_of(tmp_path, 'headline')
+    main([str(page), '--runs', str(runs)])
+    text = page.read_text()
+    value = plus_minus(recalls(runs, 'plain', 'test', 'mR'))
+    page.write_text(text.replace(value, '99.99'))
+    with pytest.raises(SystemExit, match='tables differ'):
+        main([str(page), '--runs', str(runs), '--check'])
+    assert '99.99' in page.read_text()
+    assert re.search(r'^-\| plain .*99\.99', capsys.readouterr().out, re.M)
+    main([str(page), '--runs', str(runs)])
+    assert page.read_text() == text
+
+
+def test_results_of_this_project():
+    """What the docs say is what the runs give."""
+    done = run_tool('tools/analysis_tools/make_results.py', '--check', check=False)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+
+
+@pytest.mark.parametrize(
+    ('head', 'rows', 'message'),
+    [
+        ('nowhere', 'plain: x\n', 'expected one of headline'),
+        ('headline base=plain', 'plain: x\n', 'expected one of headline'),
+        ('headline', '', 'names no runs'),
+        ('headline', 'nowhere: x\n', 'no seed_*.json in'),
+        ('ablation base=better', 'plain: x\n', 'base=better is not one of its runs'),
+        ('hardest', 'plain: x\nbetter: y\n', 'expected one run'),
+        ('headline', 'plain: x\nother: y\n', 'other was measured on another val split'),
+        ('headline', 'mixed: x\n', "seeds 0 and 1 differ in ['options']"),
+        ('headline', 'broken: x\n', 'are not what run_seeds.py writes'),
+    ],
+)
+def test_clear_errors(runs, tmp_path, head, rows, message, monkeypatch):
+    for name in ('plain', 'better'):
+        (tmp_path / name).symlink_to(runs / name)
+    write(tmp_path, 'mixed', 0, 2.0)
+    write(tmp_path, 'mixed', 1, 2.0, options=['x=1'])
+    write(tmp_path, 'broken', 0, 2.0)
+    (tmp_path / 'broken/seed_0.npz').write_bytes(b'nothing')
+    monkeypatch.setattr(f'{__name__}.IMAGES', IMAGES[:30])
+    write(tmp_path, 'other', 0, 2.0)
+    with pytest.raises(SystemExit, match=re.escape(message)):
+        main([str(page_of(tmp_path, head, rows)), '--runs', str(tmp_path)])
+
+
+def test_a_block_without_an_end(runs, tmp_path):
+    page = tmp_path / 'results.md'
+    page.write_text('<!-- table: headline\nplain: plain\n-->\n')
+    with pytest.raises(SystemExit, match='has no "-->" or no "<!-- end -->"'):
+        main([str(page), '--runs', str(runs)])
