@@ -152,8 +152,9 @@ def test_unknown_views(views):
 
 def test_an_interrupted_run_goes_on(config, cache, tmp_path):
     """Killed in the middle, half of the features are there; the second start makes the rest, bit for bit."""
-    command = ['tools/cache_features.py', str(config), '--out', str(tmp_path), '--dtype', 'float32', '--batch-size', '7']
-    process = subprocess.Popen([sys.executable, *command], cwd=ROOT, env=environment(), stderr=subprocess.DEVNULL)
+    arguments = [str(config), '--out', str(tmp_path), '--dtype', 'float32', '--batch-size', '7']
+    command = [sys.executable, 'tools/cache_features.py', *arguments]
+    process = subprocess.Popen(command, cwd=ROOT, env=environment(), stderr=subprocess.DEVNULL)
     features = tmp_path / 'features.npy'
     limit = time.monotonic() + 120
     while not features.is_file() and time.monotonic() < limit:
@@ -163,11 +164,11 @@ def test_an_interrupted_run_goes_on(config, cache, tmp_path):
     assert not json.loads((tmp_path / 'meta.json').read_text()).get('complete')
     with pytest.raises(ValueError, match='not complete'):
         FeatureCache(tmp_path)
-    cache_features_main(command[1:])
+    cache_features_main(arguments)
     assert np.array_equal(np.load(features), np.load(cache / 'features.npy'))
     # a complete one is left alone
     before = features.stat().st_mtime_ns
-    cache_features_main(command[1:])
+    cache_features_main(arguments)
     assert features.stat().st_mtime_ns == before
 
 
@@ -198,12 +199,15 @@ def test_half_a_cache_is_filled_up(config, cache, tmp_path):
     ],
 )
 def test_a_config_that_does_not_fit(config, cache, options, reason):
-    cfg = Config.fromfile(config)
-    cfg.merge_from_dict(options)
-    with pytest.raises(ValueError, match=reason):
+    def build():
+        cfg = Config.fromfile(config)
+        cfg.merge_from_dict(options)
         use_feature_cache(cfg, cache)
         MODELS.build(cfg.model)
         DATASETS.build(cfg.train_dataloader.dataset)
+
+    with pytest.raises(ValueError, match=reason):
+        build()
 
 
 def test_a_cache_of_other_weights(config, cache, tmp_path):
