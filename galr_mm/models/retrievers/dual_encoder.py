@@ -134,19 +134,21 @@ class DualEncoder(BaseModel):
         """What backbone and neck make of normalized images (B, 3, H, W): maps, and an embedding if it has one."""
         images = images.contiguous(memory_format=torch.channels_last)  # a third faster on a CPU
         with autocast(self.precision, images.device):
-            embedding = None
-            if self.cached == 'pooled':
-                maps = (images,)
-            elif self.cached is not None:
-                maps = self.backbone.forward_from(images, self.cached)
-            elif isinstance(self.backbone, EmbeddingBackbone):
-                maps, embedding = self.backbone.extract_features(images)
-            else:
-                maps = _present(self.backbone, 'backbone')(images)
+            maps, embedding = self._backbone_features(images)
             maps = maps if self.neck is None else self.neck(maps)
         if self.precision != 'fp32':
             maps, embedding = [m.float() for m in maps], None if embedding is None else embedding.float()
         return BackboneFeatures(maps, embedding)
+
+    def _backbone_features(self, images: Tensor) -> BackboneFeatures:
+        """What the backbone makes of images, or of what a feature cache holds in their place."""
+        if self.cached == 'pooled':
+            return BackboneFeatures([images])
+        if isinstance(self.backbone, StagedBackbone) and isinstance(self.cached, int):
+            return BackboneFeatures(self.backbone.forward_from(images, self.cached))
+        if isinstance(self.backbone, EmbeddingBackbone):
+            return self.backbone.extract_features(images)
+        return BackboneFeatures(_present(self.backbone, 'backbone')(images))
 
     def _build_visual(self, visual: dict | nn.Module | None) -> nn.Module | None:
         """The global encoder, for the widths that the backbone has where its config lacks them."""
