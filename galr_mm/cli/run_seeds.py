@@ -105,11 +105,14 @@ def check_protocol(cfg: Config, name: str) -> None:
 
 def starting_weights(cfg: Config) -> list[str]:
     """What the weights start from: ``key path: file or name`` for each of the config, nothing where all are random."""
-    leaves = [(f'model.{path}', key, value) for path, key, value in _paths(cfg.model)]
-    leaves.append(('load_from', 'load_from', cfg.get('load_from')))
-    return [
-        f'{path}: {_portable(str(value))}' for path, key, value in leaves if key in STARTS and isinstance(value, str)
-    ]
+    found = []
+    for path, key, value in _paths(dict(model=cfg.model, load_from=cfg.get('load_from'))):
+        if key in STARTS and value is True:  # the part itself knows which
+            part = cfg.get(path.removesuffix(f'.{key}'))
+            value = ' '.join(str(part[name]) for name in ('type', 'variant', 'model_name') if name in part)
+        if key in STARTS and isinstance(value, str):
+            found.append(f'{path}: {_portable(value)}')
+    return found
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -193,6 +196,8 @@ def train(args: argparse.Namespace, seed: int, cfg: Config, work: Path, settings
     if code:
         raise SystemExit(f'seed {seed}: training ended with exit code {code}; its files are in {work}')
     (work / 'trained').touch()
+    for path in work.glob('epoch_*.pth'):  # what only resuming needs; the selected one stays
+        path.unlink()
 
 
 def learning_curve(work: Path) -> list[dict[str, float]]:
