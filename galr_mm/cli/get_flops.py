@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from galr_mm.apis import init_model
 from galr_mm.cli.common import ConfigOptions, read_config
 from galr_mm.models import DualEncoder
 from galr_mm.models.retrievers.dual_encoder import evaluating
-from galr_mm.registry import MODELS
 
 COUNTED = (
     'FLOPs are two for each multiply-add of convolutions, matrix products (those inside a GRU too) and attention; '
@@ -110,7 +110,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     missing = [name for name in ('model', 'test_dataloader') if cfg.get(name) is None]
     if missing:
         raise SystemExit(f'{args.config} has no {", ".join(missing)}')
-    model = MODELS.build(cfg.model)
+    model = init_model(cfg)
     if not isinstance(model, DualEncoder):
         raise SystemExit(f'{args.config}: the model is a {type(model).__name__}, expected a DualEncoder or a GaLR')
     measured = measure(model, cfg)

@@ -92,7 +92,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         if not page.is_file():
             raise SystemExit(f'no page at {page}')
         old = page.read_text(encoding='utf-8')
-        new = BLOCK.sub(lambda block: block[1] + make_block(block, args) + block[5], old)
+        new = BLOCK.sub(lambda block: f'{block[1]}\n{make_block(block, args)}\n{block[5]}', old)
         if old.count('<!-- table:') != len(BLOCK.findall(old)):
             raise SystemExit(f'{page}: a "<!-- table:" has no "-->" or no "<!-- end -->"')
         if args.check and old != new:

@@ -39,6 +39,7 @@ from galr_mm.cli.common import (
 )
 from galr_mm.cli.get_flops import measure
 from galr_mm.cli.test import load_weights
+from galr_mm.cli.test import parse_args as parse_test_args
 from galr_mm.evaluation import RecallAtK, RetrievalEvaluator
 from galr_mm.evaluation.rerankers import build_rerankers
 from galr_mm.evaluation.runs import save_run
@@ -105,11 +106,16 @@ def check_protocol(cfg: Config, name: str) -> None:
 
 def starting_weights(cfg: Config) -> list[str]:
     """What the weights start from: ``key path: file or name`` for each of the config, nothing where all are random."""
-    leaves = [(f'model.{path}', key, value) for path, key, value in _paths(cfg.model)]
-    leaves.append(('load_from', 'load_from', cfg.get('load_from')))
-    return [
-        f'{path}: {_portable(str(value))}' for path, key, value in leaves if key in STARTS and isinstance(value, str)
-    ]
+    found = []
+    for path, key, value in _paths(dict(model=cfg.model, load_from=cfg.get('load_from'))):
+        if key in STARTS and value is True:  # the part itself knows which
+            part: Any = cfg
+            for name in path.split('.')[:-1]:
+                part = part[int(name) if isinstance(part, list) else name]
+            value = ' '.join(str(part[name]) for name in ('type', 'variant', 'model_name') if name in part)
+        if key in STARTS and isinstance(value, str):
+            found.append(f'{path}: {_portable(value)}')
+    return found
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -193,6 +199,8 @@ def train(args: argparse.Namespace, seed: int, cfg: Config, work: Path, settings
     if code:
         raise SystemExit(f'seed {seed}: training ended with exit code {code}; its files are in {work}')
     (work / 'trained').touch()
+    for path in work.glob('epoch_*.pth'):  # what only resuming needs; the selected one stays
+        path.unlink()
 
 
 def learning_curve(work: Path) -> list[dict[str, float]]:
@@ -245,15 +253,14 @@ def evaluate(
     """Measure the selected checkpoint on the splits, from the images, and write the json and the ranks."""
     curve = learning_curve(work)
     epoch, checkpoint = best_checkpoint(work, curve)
-    common = argparse.Namespace(
-        config=args.config, cfg_options=parse_options(args.cfg_options), launcher='none', local_rank=0,
-        work_dir=str(work / 'evaluation'), no_pin_memory=False, no_persistent_workers=False,
-    )  # fmt: skip
+    words = ['--work-dir', str(work / 'evaluation')]  # without the feature cache: what is reported reads images
+    words += ['--cfg-options', *args.cfg_options] if args.cfg_options else []
+    tested = parse_test_args([args.config, str(checkpoint), *words])
     recall = RecallAtK()
     results: dict[str, RetrievalResult] = {}
     metrics: dict[str, dict[str, dict[str, float]]] = {}
     for split in splits:
-        cfg = load_config(common, ('model', 'test_cfg', 'test_evaluator'))
+        cfg = load_config(tested, ('model', 'test_cfg', 'test_evaluator'))
         cfg.test_dataloader, cfg.test_evaluator = cfg[f'{split}_dataloader'], cfg[f'{split}_evaluator']
         cfg.rerank = args.rerank or None
         ensure_rerank_hook(cfg)

