@@ -9,20 +9,22 @@ from torch import Tensor
 
 from galr_mm.functional.recall import check_finite
 
-TILE = 1 << 21  # values in a tile: 8 MiB in float32, 16 in float64, which stays near the cache of a processor
-WIDTH = 1 << 13  # columns of a tile that is made from features
+TILE = 1 << 19  # values in a tile of a given matrix: 2 MiB in float32, 4 in float64, near a processor's own cache
+FEATURE_TILE = 1 << 21  # values in a tile that is made from features
+WIDTH = 1 << 13  # its columns
 
 
 def require_finite(tile: Tensor, whole: Tensor | None = None) -> None:
     """Raise ValueError for a tile with NaN or infinity; counted in the ``whole`` matrix where there is one."""
-    if not all(edge.isfinite() for edge in tile.aminmax()):
+    if not all(edge.isfinite() for edge in (tile if tile.is_contiguous() else tile.t()).aminmax()):
         check_finite(tile if whole is None else whole)
 
 
 class MatrixTiles:
-    """Whole rows of a given matrix (Q, N) in float32 or wider, contiguous; the matrix is neither copied nor changed.
+    """Whole rows of a given matrix (Q, N) in float32 or wider; the matrix is neither copied nor changed.
 
-    Iterating gives slices of rows and of columns and the tile.
+    Iterating gives slices of rows and of columns and the tile, contiguous or, of a transposed matrix, the transpose of a
+    contiguous one.
     """
 
     def __init__(self, matrix: Tensor) -> None:
@@ -33,7 +35,8 @@ class MatrixTiles:
     def __iter__(self) -> Iterator[tuple[slice, slice, Tensor]]:
         size, columns = self.matrix.shape
         for rows in _slices(size, max(1, TILE // columns)):
-            yield rows, slice(0, columns), self.matrix[rows].to(self.dtype).contiguous()
+            tile = self.matrix[rows].to(self.dtype)
+            yield rows, slice(0, columns), tile.t().contiguous().t() if tile.stride(0) == 1 else tile.contiguous()
 
 
 class FeatureTiles:
@@ -47,7 +50,7 @@ class FeatureTiles:
         self.dtype = torch.promote_types(torch.promote_types(queries.dtype, gallery.dtype), torch.float32)
         self.device = queries.device
         self.width = min(WIDTH, len(gallery))
-        self.height = max(1, TILE // self.width)
+        self.height = max(1, FEATURE_TILE // self.width)
 
     def __len__(self) -> int:
         return -(-len(self.queries) // self.height) * -(-len(self.gallery) // self.width)
