@@ -65,7 +65,7 @@ class ColumnSums(GuardedSums):
         wide = tile.double()
         total = wide.sum(0)
         self.total[columns] += total
-        self.magnitude[columns] += total if tile.amin() >= 0 else wide.abs_().sum(0)
+        self.magnitude[columns] += total if tile.amin() >= 0 else wide.abs().sum(0)
 
 
 class FeatureColumnSums(GuardedSums):
@@ -125,4 +125,4 @@ def _blocks(feats: Tensor) -> Iterator[Tensor]:
 
 def _magnitudes(tile: Tensor) -> Tensor:
     """Sum of the magnitudes of each column of a tile (b, w), float64 (w,)."""
-    return tile.double().abs_().sum(0)  # several times as fast as vector_norm
+    return tile.double().abs().sum(0)  # several times as fast as vector_norm

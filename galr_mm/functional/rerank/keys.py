@@ -1,8 +1,8 @@
 """Whole numbers that stand in the order of a sort by group, then descending similarity, then index.
 
 Selecting the k best and counting positions both need such an order, with an exact rule for ties. Packed into one int64,
-[group | 32 bits that rise as the similarity falls | index], a plain sort of numbers gives it, which a processor does many
-at a time; groups and indices of a tile need few bits.
+[group | 32 bits that rise as the similarity falls | index], a plain sort of whole numbers gives it, which a processor
+does many at a time. A tile has few rows and columns, so groups and indices together stay below 31 bits.
 """
 
 from __future__ import annotations
@@ -58,9 +58,12 @@ def entries(tile: Tensor, chosen: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     if not tile.is_contiguous():
         columns, rows, values = entries(tile.t(), chosen.t())
         return rows, columns, values
-    if chosen.is_cuda:
-        flat = chosen.flatten().nonzero().squeeze(1)
-    else:
-        flat = torch.from_numpy(np.flatnonzero(chosen.numpy()))  # torch.nonzero takes four times as long
+    flat = _flat_nonzero(chosen)
     rows = flat // tile.shape[1]
     return rows, flat - rows * tile.shape[1], tile.flatten()[flat]
+
+
+def _flat_nonzero(mask: Tensor) -> Tensor:
+    if mask.is_cuda:
+        return mask.flatten().nonzero().squeeze(1)
+    return torch.from_numpy(np.flatnonzero(mask.numpy()))  # torch.nonzero takes four times as long

@@ -32,7 +32,7 @@ import torch
 from torch import Tensor
 
 from galr_mm.functional.rerank.candidates import Candidates
-from galr_mm.functional.rerank.tiles import TILE, MatrixTiles, _slices
+from galr_mm.functional.rerank.tiles import TILE, MatrixTiles, slices
 
 
 def scatter_scores(
@@ -91,10 +91,11 @@ def shift_below_(rows: Tensor, highest: Tensor, floor: Tensor) -> None:
     ranks = rows[early].argsort(dim=1, descending=True, stable=True).argsort(dim=1)
     # integers wrap around, so a difference too large for its type still ends at the right place
     steps = torch.where(highest < floor, 0, high - low + 1)[:, None]
-    for part in _slices(len(rows), max(1, TILE // rows.shape[1])):
+    for part in slices(len(rows), max(1, TILE // rows.shape[1])):
         if not steps[part].any():
             continue
-        if (lowest[part] > steps[part, 0].clamp(min=0)).all():  # above zero, where bits are places, before and after
+        # above zero, where bits are places, before and after; a floor above zero leaves no room to wrap around
+        if ((low[part] > 0) & (lowest[part] > steps[part, 0])).all():
             rows[part].view(low.dtype).sub_(steps[part])
         else:
             _from_ordered_int_(_to_ordered_int_(rows[part]).sub_(steps[part]))

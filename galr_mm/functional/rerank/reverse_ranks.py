@@ -1,4 +1,4 @@
-"""Where a query stands in the list of each of its candidates, without sorting a column."""
+"""Where a query stands in the list of each of its candidates, without sorting the matrix."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ class ReverseCounter:
         0.3  0.6* 0.5*       column 1: 0.7 (1), 0.6 (2)
                              column 2: 0.5 (0), 0.5 (2)    a tie, which the lower query leads
 
-    In column 0 the 0.9 of query 0 stands before the 0.8 of query 1, whose position is therefore 1; 0.3 is below the lowest
-    candidate, 0.8, and is dropped. In column 1 the 0.7 stands before the 0.6, and 0.4 is dropped. In column 2 the 0.5 of
-    query 0 stands before the equal one of query 2.
+    In column 0 the 0.9 of query 0 stands before the 0.8 of query 1, whose position is therefore 1; 0.3 is below the
+    lowest candidate, 0.8, and is dropped. In column 1 the 0.7 stands before the 0.6, and 0.4 is dropped. In column 2
+    the 0.5 of query 0 stands before the equal one of query 2.
 
     Args:
         index: (Q, k) columns of the candidates.

@@ -12,8 +12,8 @@ from galr_mm.functional.rerank.keys import descending_codes, entries, levels_of,
 def lower_bound(tile: Tensor, k: int) -> Tensor:
     """A bound (b, 1) that at least k values of each row of a tile (b, w) reach, and few more.
 
-    The columns are dealt to groups. The k-th largest of the groups' maxima is such a bound, and there are far fewer maxima
-    than values to select from.
+    The columns are dealt to groups. The k-th largest of the groups' maxima is such a bound, and there are far fewer
+    maxima than values to select from.
 
     >>> lower_bound(torch.tensor([[0.5, 1.0, 0.5, 0.25]]), 2)
     tensor([[0.5000]])
@@ -94,6 +94,6 @@ def top_k(block: Tensor, k: int) -> tuple[Tensor, Tensor]:
     >>> top_k(torch.tensor([[0.5, 1.0, 0.5, 0.5]]), 2)
     (tensor([[1.0000, 0.5000]]), tensor([[1, 0]]))
     """
-    best = RunningTopK(*block.shape, k, block.dtype, block.device)
+    best = RunningTopK(len(block), block.shape[1], k, block.dtype, block.device)
     best.update(slice(0, len(block)), slice(0, block.shape[1]), block)
     return best.value, best.index
