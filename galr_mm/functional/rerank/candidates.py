@@ -2,9 +2,9 @@
 
 Everything works on tiles, so that the memory beyond the result is a few tiles and a few values for each candidate. Two
 passes over the tiles do it: the first takes the k best of each row and the column statistics; the second counts, for
-each gallery item, the queries that are better for it than those that have it as a candidate, and sees whole columns. Only entries at or above
-the lowest such similarity of their column can matter (5 % of them with images as queries on UCM, 21 % with captions);
-one comparison drops the rest.
+each gallery item, the queries that are better for it than those that have it as a candidate, and sees whole columns.
+Only entries at or above the lowest such similarity of their column can matter (5 % of them with images as queries on
+UCM, 21 % with captions); one comparison drops the rest.
 """
 
 from __future__ import annotations
