@@ -62,9 +62,10 @@ class ColumnSums(GuardedSums):
         """Take a tile in."""
         if self.filler is not None:
             tile = tile.masked_fill(tile == self.filler, 0)
-        total = tile.sum(0, dtype=torch.float64)
+        wide = tile.double()
+        total = wide.sum(0)
         self.total[columns] += total
-        self.magnitude[columns] += _magnitudes(tile) if tile.min() < 0 else total
+        self.magnitude[columns] += total if tile.amin() >= 0 else wide.abs().sum(0)
 
 
 class FeatureColumnSums(GuardedSums):
@@ -150,4 +151,4 @@ def _sum_rows_(tile: Tensor) -> Tensor:
 
 def _magnitudes(tile: Tensor) -> Tensor:
     """Sum of the magnitudes of each column of a tile (b, w), float64 (w,)."""
-    return torch.linalg.vector_norm(tile, 1, dim=0, dtype=torch.float64)
+    return tile.double().abs().sum(0)  # several times as fast as vector_norm
