@@ -252,12 +252,12 @@ def sweep(scores: RetrievalScores, args: argparse.Namespace, options: dict[str, 
     chosen = {**ranked[0].options, **options}
     settings = ' '.join(f'rerank_cfg.{args.method}.{name}={_text(value)}' for name, value in chosen.items())
     print(f'tools/test.py:   --cfg-options rerank={args.method} {settings}')
-    flags = [] if args.method == 'mr' else ['--method', args.method]
+    words = [] if args.method == 'mr' else ['--method', args.method]
     for name, value in chosen.items():
         if name != 'bank' and value is not False:
-            flags += [f'--{name.replace("_", "-")}', *([] if value is True else _words(value))]
-    flags += ['--bank', args.bank] if args.bank else []
-    print(f'tools/rerank.py: {" ".join(flags)}')
+            words += [f'--{name.replace("_", "-")}', *([] if value is True else _words(value))]
+    words += ['--bank', args.bank] if args.bank else []
+    print(f'tools/rerank.py: {" ".join(words)}')
 
 
 def _text(value: Any) -> str:

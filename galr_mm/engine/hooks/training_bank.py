@@ -48,7 +48,7 @@ class TrainingBank:
             chosen = np.random.default_rng(seed).choice(total, images, replace=False)
             dataset.get_subset_(sorted(chosen.tolist()))
         self.description = f'{len(dataset)} of {total} images of split {dataset.split!r} of {dataset.ann_file}'
-        self.loader = DataLoader(
+        self.loader: DataLoader[Any] = DataLoader(
             dataset,
             batch_size=loop.dataloader.batch_size or 1,
             sampler=DefaultSampler(dataset, shuffle=False),
@@ -75,7 +75,7 @@ def training_set(loader: Any) -> ImageTextDataset:
     Raises:
         ValueError: when there is none, or it is of another type.
     """
-    config = loader.get('dataset') if hasattr(loader, 'get') else None
+    config: Any = loader.get('dataset') if hasattr(loader, 'get') else None
     kind = DATASETS.get(config['type']) if hasattr(config, 'get') and isinstance(config.get('type'), str) else None
     if not (isinstance(kind, type) and issubclass(kind, ImageTextDataset)):
         got = 'no train_dataloader' if loader is None else 'a train_dataloader.dataset of another type'
