@@ -10,7 +10,14 @@ default_hooks = dict(
 )
 # inert until `rerank` is set, e.g. --cfg-options rerank=mr rerank_cfg.mr.k=20
 custom_hooks = [dict(type='galr_mm.RerankHook')]
-rerank_cfg = dict(mr=dict(k=30), rr=dict(k=30), product=dict(k=30))
+rerank_cfg = dict(
+    mr=dict(k=30),
+    rr=dict(k=30),
+    product=dict(k=30),
+    dsl=dict(scale=20.0),
+    qbnorm=dict(scale=20.0, dynamic=False),
+    csls=dict(k=10),
+)
 
 env_cfg = dict(
     cudnn_benchmark=False,

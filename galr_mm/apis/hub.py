@@ -14,6 +14,7 @@ from modelindex.load_model_index import load
 from galr_mm.apis.model import init_model
 
 MIM = Path(__file__).resolve().parents[1] / '.mim'
+WEIGHTS = MIM.with_name('weights')  # <name>.safetensors of models that come with the package
 
 
 def register_models() -> frozenset[str]:
@@ -61,7 +62,8 @@ def get_model(
 
     Args:
         model: a name of :func:`list_models`, the path of a config (.py) or a config.
-        pretrained: checkpoint whose weights are loaded. True takes those published for the model.
+        pretrained: checkpoint whose weights are loaded. True takes those that come with the package
+            (:func:`pretrained_models` names the models) or are published for the model.
         device: where the model goes; None is the CPU.
         **overrides: merged into ``config.model``, such as ``fusion=dict(mode='sum')``.
 
@@ -81,15 +83,25 @@ def get_model(
         config = metainfo.config
     checkpoint = None if isinstance(pretrained, bool) else pretrained
     if pretrained is True:
-        checkpoint = metainfo.weights if metainfo else _load_from(config)
+        checkpoint = (_shipped(metainfo.name) or metainfo.weights) if metainfo else _load_from(config)
         if not checkpoint:
             raise ValueError(
                 f'no weights are published for {metainfo.name if metainfo else "this config"}; train it and give the '
-                'checkpoint as pretrained=PATH'
+                f'checkpoint as pretrained=PATH, or take one that has some: {", ".join(pretrained_models())}'
             )
     built = init_model(config, checkpoint, device or 'cpu', **overrides)
     built._metainfo = metainfo  # by which mmpretrain.inference_model finds the inferencer
     return built
+
+
+def pretrained_models() -> list[str]:
+    """Names of the models whose weights come with the package, for ``get_model(name, pretrained=True)``."""
+    return sorted(path.stem for path in WEIGHTS.glob('*.safetensors'))
+
+
+def _shipped(name: str) -> str | None:
+    path = WEIGHTS / f'{name.lower()}.safetensors'
+    return str(path) if path.is_file() else None
 
 
 def _load_from(config: str | Path | Config) -> str | None:

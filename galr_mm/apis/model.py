@@ -8,8 +8,11 @@ import torch
 from mmengine.config import Config
 from mmengine.model import BaseModel
 from mmengine.registry import DefaultScope
-from mmengine.runner import load_checkpoint
+from mmengine.runner import CheckpointLoader
+from safetensors.torch import load_file
+from torch import Tensor
 
+from galr_mm.models.text import words_of
 from galr_mm.registry import MODELS
 
 
@@ -26,7 +29,8 @@ def init_model(
 
     Args:
         config: a config or its path.
-        checkpoint: file or http(s) link of what training saved or a converter wrote; all weights must be there.
+        checkpoint: file or http(s) link of what training saved or a converter wrote, or a .safetensors file; all
+            weights must be there. A vocabulary that it carries takes the place of the config's.
         device: where the model goes.
         **overrides: merged into ``config.model``, such as ``fusion=dict(mode='sum')``.
 
@@ -44,12 +48,25 @@ def init_model(
         config.merge_from_dict(dict(model=overrides))
     cfg = copy.deepcopy(config.model)
     cfg.setdefault('data_preprocessor', config.get('data_preprocessor'))
+    weights = None if checkpoint is None else load_weights(checkpoint)
+    vocabulary = None if weights is None else words_of(weights)
+    if vocabulary is not None and 'vocabulary' in cfg.get('text_encoder', {}):
+        cfg.text_encoder.vocabulary = vocabulary
     with DefaultScope.overwrite_default_scope('mmengine'):
         model = MODELS.build(cfg)
-    if checkpoint is not None:
-        load_checkpoint(model, str(checkpoint), map_location='cpu', strict=True)
+    if weights is not None:
+        model.load_state_dict(weights, strict=True)
     model.cfg = model._config = config  # mmpretrain's inferencers look for the second
     return model.to(device).eval()
+
+
+def load_weights(checkpoint: str | Path) -> dict[str, Tensor]:
+    """Weights of a checkpoint by name: what mmengine saved, or a .safetensors file."""
+    if str(checkpoint).endswith('.safetensors'):
+        return load_file(str(checkpoint))
+    loaded = CheckpointLoader.load_checkpoint(str(checkpoint), map_location='cpu')
+    weights = loaded.get('state_dict', loaded)
+    return {name.removeprefix('module.'): value for name, value in weights.items()}
 
 
 def _require_file(path: str | Path, what: str) -> None:

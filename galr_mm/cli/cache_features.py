@@ -13,6 +13,7 @@ from pathlib import Path
 from galr_mm.cli.common import ConfigOptions, read_config
 from galr_mm.datasets.feature_cache import DTYPES
 from galr_mm.engine.feature_cache import cache_features
+from galr_mm.utils.allocator import keep_freed_memory
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -36,6 +37,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
     stage = int(args.stage) if args.stage is not None and args.stage.isdecimal() else args.stage
     cfg = read_config(args.config, args.cfg_options)
+    if args.device == 'cpu':
+        keep_freed_memory()
     try:
         meta = cache_features(
             cfg, args.out, stage, args.views, args.dtype, args.batch_size, args.num_workers, args.device

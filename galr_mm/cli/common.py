@@ -20,6 +20,7 @@ from mmengine.runner import Runner
 from galr_mm.engine.feature_cache import use_feature_cache
 from galr_mm.integrations.installation import require_working_mmcv
 from galr_mm.registry import DATASETS
+from galr_mm.utils.allocator import keep_freed_memory
 
 RERANK_HOOK = dict(type='galr_mm.RerankHook')
 # what runs read from a config besides the Runner's own arguments
@@ -117,6 +118,8 @@ def load_config(args: argparse.Namespace, needed: Sequence[str] = ()) -> Config:
             installed torch.
     """
     require_working_mmcv()
+    if not torch.cuda.is_available():
+        keep_freed_memory()
     cfg = read_config(args.config, args.cfg_options)
     missing = [name for name in needed if cfg.get(name) is None]
     if missing:

@@ -19,6 +19,7 @@ import torch
 from galr_mm.cli.common import close_processes
 from galr_mm.detection.extraction import Settings, extract_proposals
 from galr_mm.integrations.installation import REBUILD_MMCV, mmcv_ops_error, require_module
+from galr_mm.utils.allocator import keep_freed_memory
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -61,6 +62,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             raise SystemExit('--launcher pytorch: start this tool by torchrun')
         torch.distributed.init_process_group('gloo')
         device = f'cuda:{os.environ["LOCAL_RANK"]}' if device == 'cuda' else device
+    if device == 'cpu':
+        keep_freed_memory()
     settings = Settings(**{name: getattr(args, name) for name in Settings._fields})
     try:
         content = extract_proposals(

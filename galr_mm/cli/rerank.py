@@ -15,31 +15,42 @@ from torch import Tensor
 
 from galr_mm.cli.common import require_writable
 from galr_mm.evaluation import FormulaRerank, RecallAtK, build_rerankers, paired_bootstrap
-from galr_mm.evaluation.sweep import sweep_multivariate
+from galr_mm.evaluation.rerankers import Reranker
+from galr_mm.evaluation.sweep import GRIDS, sweep_multivariate, sweep_reranker
 from galr_mm.functional.rerank.checks import prepare
 from galr_mm.structures import RerankedScores, RetrievalScores
 from galr_mm.utils.io import atomic_write
 from galr_mm.visualization import draw_sweep
 
-FORMULA = ('k', 'weights', 'decay', 'reverse', 'reverse_top', 'significance', 'tail')
+OPTIONS = ('k', 'weights', 'decay', 'reverse', 'reverse_top', 'significance', 'tail', 'scale', 'dynamic')
+ARRAYS = ('i2t', 't2i', 'positives', 'bank/i2t', 'bank/t2i')
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Options of the re-rankers carry their names; those not given keep their defaults."""
     parser = argparse.ArgumentParser(description='Re-rank a similarity matrix, images in rows and captions in columns')
-    parser.add_argument('similarity', help='.npy, .npz (i2t and, if there, t2i and positives) or .pt; (I, T)')
+    parser.add_argument(
+        'similarity', help='.npy, .npz (i2t and, if there, t2i, positives, bank/i2t and bank/t2i) or .pt; (I, T)'
+    )
     parser.add_argument('--t2i', help='file of the other direction (T, I), where it is not the transpose')
     owners = parser.add_mutually_exclusive_group()
     owners.add_argument('--captions-per-image', type=int, help='captions n*i to n*i+n-1 describe image i (default 5)')
     owners.add_argument('--positives', help='json: for each image the list of its caption columns')
-    parser.add_argument('--method', default='mr', choices=['mr', 'rr', 'product'])
-    parser.add_argument('--k', type=int, help='candidates of each query')
+    parser.add_argument('--method', default='mr', choices=['mr', 'rr', 'product', 'dsl', 'qbnorm', 'csls'])
+    parser.add_argument('--k', type=int, help='candidates of each query; neighbors for csls')
     parser.add_argument('--weights', type=float, nargs=3, metavar=('SIGNIFICANCE', 'FORWARD', 'REVERSE'))
     parser.add_argument('--decay', type=float)
     parser.add_argument('--reverse', choices=['ordinal', 'absolute'])
     parser.add_argument('--reverse-top', type=int)
     parser.add_argument('--significance', choices=['ratio', 'softmax', 'off'])
     parser.add_argument('--tail', choices=['keep', 'zero'])
+    parser.add_argument('--scale', type=float, help='factor of similarities in the exponentials of dsl and qbnorm')
+    parser.add_argument('--dynamic', action='store_true', default=None, help='the dynamic variant of qbnorm')
+    parser.add_argument(
+        '--bank', metavar='BANK.npz',
+        help='similarities of training queries to the galleries, i2t (P, T) and t2i (R, I), in place of bank/i2t and '
+        'bank/t2i of the file; for qbnorm, and dsl and csls use them where this is given',
+    )  # fmt: skip
     parser.add_argument('--filler', type=float, help='value of pairs that were not scored, e.g. -100')
     parser.add_argument('--out', help='.npz for the re-ranked i2t (I, T) and t2i (T, I) scores')
     parser.add_argument('--topk', type=int, nargs='+', default=[1, 5, 10], help='k of the recalls')
@@ -47,7 +58,8 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument('--seed', type=int, default=0, help='of the bootstrap')
     parser.add_argument(
         '--sweep', nargs='?', const='rerank_sweep.png', metavar='IMAGE.png',
-        help='search k and weights of mr on a VALIDATION matrix; draws the surface (default rerank_sweep.png)',
+        help='search the parameters of mr, dsl, qbnorm or csls on a VALIDATION matrix; draws them (default '
+        'rerank_sweep.png)',
     )  # fmt: skip
     parser.add_argument('--allow-pickle', action='store_true', help='read pickled files; they can run any code')
     return parser.parse_args(argv)
@@ -73,7 +85,7 @@ def load_arrays(path: str, allow_pickle: bool) -> dict[str, Tensor]:
         if not isinstance(data, (Mapping, np.lib.npyio.NpzFile)):
             raise TypeError(f'it holds a {type(data).__name__}, expected an array or named arrays')
         names = list(data)
-        wanted = [name for name in ('i2t', 't2i', 'positives') if name in names] or names[: len(names) == 1]
+        wanted = [name for name in ARRAYS if name in names] or names[: len(names) == 1]
         arrays = {name: torch.as_tensor(data[name]) for name in wanted}
     except FileNotFoundError:
         raise SystemExit(f'no file at {path}') from None
@@ -117,6 +129,17 @@ def load_scores(args: argparse.Namespace) -> RetrievalScores:
     i2t = prepare_scores(args.similarity, arrays['i2t'])
     t2i = load_arrays(args.t2i, args.allow_pickle)['i2t'] if args.t2i else arrays.get('t2i', i2t.t())
     t2i = prepare_scores(args.t2i or args.similarity, t2i)
+    banks: dict[str, Tensor] = {}
+    if args.bank or args.method == 'qbnorm':
+        file, names = (args.bank, ('i2t', 't2i')) if args.bank else (args.similarity, ('bank/i2t', 'bank/t2i'))
+        given = load_arrays(file, args.allow_pickle) if args.bank else arrays
+        missing = [name for name in names if name not in given]
+        if missing:
+            raise SystemExit(
+                f'{file} has no {" and no ".join(missing)}: similarities of training queries to the galleries, which '
+                '`tools/test.py --out` writes with rerank=qbnorm'
+            )
+        banks = {f'bank_{name[-3:]}': prepare_scores(file, given[name]) for name in names}
     try:
         if args.positives:
             positives = read_positives(args.positives, *i2t.shape)
@@ -125,7 +148,7 @@ def load_scores(args: argparse.Namespace) -> RetrievalScores:
         else:
             count = 5 if args.captions_per_image is None else args.captions_per_image
             positives = RetrievalScores.from_matrix(i2t, count).positives
-        return RetrievalScores(i2t, t2i, positives, args.filler)
+        return RetrievalScores(i2t, t2i, positives, args.filler, **banks)
     except ValueError as error:
         raise SystemExit(
             f'{args.similarity}: {error}. Rows are images; --captions-per-image or --positives say which captions '
@@ -157,15 +180,18 @@ def read_positives(path: str, images: int, captions: int) -> Tensor:
 def main(argv: Sequence[str] | None = None) -> None:
     """Re-rank and report, or sweep."""
     args = parse_args(argv)
-    options: dict[str, Any] = {name: getattr(args, name) for name in FORMULA if getattr(args, name) is not None}
+    options: dict[str, Any] = {name: getattr(args, name) for name in OPTIONS if getattr(args, name) is not None}
     for flag, path, suffix in (('--out', args.out, '.npz'), ('--sweep', args.sweep, '.png')):
         if path and (Path(path).suffix != suffix or Path(path).is_dir()):
             raise SystemExit(f'{flag} is {path}, expected a file name that ends in {suffix}')
         if path:
             require_writable(Path(path).parent, flag)
     try:
+        if args.bank and args.method in ('dsl', 'csls'):
+            options['bank'] = True
+        elif args.bank and args.method != 'qbnorm':
+            raise SystemExit(f'--bank is for qbnorm, dsl and csls; {args.method} has no use for it')
         reranker = build_rerankers(args.method, {args.method: options})[args.method]
-        assert isinstance(reranker, FormulaRerank)  # all that --method offers are
         recall = RecallAtK(args.topk)
     except ValueError as error:
         raise SystemExit(str(error)) from error
@@ -174,12 +200,19 @@ def main(argv: Sequence[str] | None = None) -> None:
         if args.sweep:
             sweep(scores, args, options)
         else:
-            report(scores, reranker.rescore(scores), recall, args, repr(reranker))
+            report(scores, rerank(scores, reranker), recall, args, repr(reranker))
     except ValueError as error:
         raise SystemExit(f'{args.similarity}: {error}') from error
 
 
-def report(raw: RetrievalScores, new: RerankedScores, recall: RecallAtK, args: argparse.Namespace, name: str) -> None:
+def rerank(scores: RetrievalScores, reranker: Reranker) -> RerankedScores | RetrievalScores:
+    """Re-ranked scores; without matrices where that is possible."""
+    return reranker.rescore(scores) if isinstance(reranker, FormulaRerank) else reranker(scores)
+
+
+def report(
+    raw: RetrievalScores, new: RerankedScores | RetrievalScores, recall: RecallAtK, args: argparse.Namespace, name: str
+) -> None:
     """Print recalls before and after with the difference and its interval; write the scores."""
     intervals = paired_bootstrap(raw.ranks, new.ranks, raw.positives, args.topk, args.resamples, seed=args.seed)
     before, after, chance = recall(raw.ranks), recall(new.ranks), recall.chance(raw.positives)
@@ -192,32 +225,44 @@ def report(raw: RetrievalScores, new: RerankedScores, recall: RecallAtK, args: a
         )
     if args.out:
         with atomic_write(args.out) as part, part.open('wb') as file:
-            np.savez(file, i2t=new.i2t.matrix().numpy(), t2i=new.t2i.matrix().numpy())
+            matrices = new.matrices()
+            np.savez(file, i2t=matrices.i2t.numpy(), t2i=matrices.t2i.numpy())
         print(f're-ranked scores written to {args.out}')
 
 
 def sweep(scores: RetrievalScores, args: argparse.Namespace, options: dict[str, Any]) -> None:
-    """Search k and weights, draw the surface and print the best setting."""
-    if args.method != 'mr' or args.out or {'k', 'weights', 'tail'} & options.keys():
-        raise SystemExit('--sweep searches k and weights of mr; leave --method, --k, --weights, --tail and --out out')
-    raw, points = sweep_multivariate(scores, topk=args.topk, **options)
+    """Search a grid of parameters, draw it and print the best setting."""
+    if args.method != 'mr' and args.method not in GRIDS:
+        raise SystemExit(f'--sweep searches parameters of mr, {", ".join(GRIDS)}; {args.method} has no grid')
+    searched = ['k', 'weights', 'tail'] if args.method == 'mr' else list(GRIDS[args.method])
+    if args.out or set(searched) & options.keys():
+        flags = ', '.join(f'--{name}' for name in searched)
+        raise SystemExit(f'--sweep searches the parameters of {args.method}; leave {flags} and --out out')
+    if args.method == 'mr':
+        raw, points = sweep_multivariate(scores, topk=args.topk, **options)
+    else:
+        raw, points = sweep_reranker(scores, args.method, topk=args.topk, **options)
     draw_sweep(raw, points, args.sweep)
     ranked = sorted(points, key=lambda point: -point.mean_recall)
     print(f'{len(points)} settings; mR of the raw scores {raw:.2f}; the best:')
     for point in ranked[:5]:
-        print(f'  mR {point.mean_recall:6.2f} ({point.mean_recall - raw:+.2f})  k={point.k} weights={point.weights}')
-    print(f'surface drawn to {args.sweep}. Chosen on this matrix, the best looks better than it is: test it elsewhere.')
-    best = ranked[0]
-    chosen = dict(k=best.k, weights=list(best.weights), **options)
-    settings = ' '.join(f'rerank_cfg.mr.{name}={_text(value)}' for name, value in chosen.items())
-    print(f'tools/test.py:   --cfg-options rerank=mr {settings}')
-    words = ' '.join(f'--{name.replace("_", "-")} {_words(value)}' for name, value in chosen.items())
-    print(f'tools/rerank.py: {words}')
+        setting = ' '.join(f'{name}={value}' for name, value in point.options.items())
+        print(f'  mR {point.mean_recall:6.2f} ({point.mean_recall - raw:+.2f})  {setting}')
+    print(f'drawn to {args.sweep}. Chosen on this matrix, the best looks better than it is: test it elsewhere.')
+    chosen = {**ranked[0].options, **options}
+    settings = ' '.join(f'rerank_cfg.{args.method}.{name}={_text(value)}' for name, value in chosen.items())
+    print(f'tools/test.py:   --cfg-options rerank={args.method} {settings}')
+    words = [] if args.method == 'mr' else ['--method', args.method]
+    for name, value in chosen.items():
+        if name != 'bank' and value is not False:
+            words += [f'--{name.replace("_", "-")}', *([] if value is True else _words(value))]
+    words += ['--bank', args.bank] if args.bank else []
+    print(f'tools/rerank.py: {" ".join(words)}')
 
 
 def _text(value: Any) -> str:
-    return f'"[{",".join(f"{v:g}" for v in value)}]"' if isinstance(value, list) else str(value)
+    return f'"[{",".join(_words(value))}]"' if isinstance(value, tuple) else str(value)
 
 
-def _words(value: Any) -> str:
-    return ' '.join(f'{v:g}' for v in value) if isinstance(value, list) else str(value)
+def _words(value: Any) -> list[str]:
+    return [f'{v:g}' for v in value] if isinstance(value, tuple) else [str(value)]

@@ -34,6 +34,7 @@ from galr_mm.datasets.transforms import LoadCachedFeatures, PackRetrievalInputs,
 from galr_mm.datasets.transforms.symmetries import VIEWS, check_views, view_image
 from galr_mm.models import DualEncoder, EfficientNetLite, HuggingFaceTextEncoder
 from galr_mm.models.retrievers.dual_encoder import check_cached
+from galr_mm.models.visual import StagedBackbone
 from galr_mm.registry import DATASETS, MODELS
 from galr_mm.utils.io import file_lock
 from galr_mm.utils.precision import autocast
@@ -48,16 +49,18 @@ def fingerprint(weights: Mapping[str, Tensor]) -> str:
     digest = hashlib.sha256()
     for name, value in sorted(weights.items()):
         digest.update(name.encode())
-        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
 
 
 def frozen_weights(model: DualEncoder, stage: int | str) -> dict[str, Tensor]:
     """Weights of the part of the backbone that a cache of ``stage`` replaces."""
-    assert model.backbone is not None  # check_cached has looked
+    backbone = model.backbone
+    assert backbone is not None  # check_cached has looked
     if stage == 'pooled':
-        return dict(model.backbone.state_dict())
-    parts = [model.backbone.stage(index) for index in range(int(stage) + 1)]
+        return dict(backbone.state_dict())
+    assert isinstance(backbone, StagedBackbone)
+    parts = [backbone.stage(index) for index in range(int(stage) + 1)]
     return {f'{i}.{name}': value for i, part in enumerate(parts) for name, value in part.state_dict().items()}
 
 
@@ -360,6 +363,7 @@ def fill_images(
         if stage == 'pooled':
             return network.extract_maps(inputs).maps[-1].mean(dim=(2, 3), keepdim=True)
         with autocast(network.precision, inputs.device):
+            assert isinstance(network.backbone, StagedBackbone)
             return network.backbone.forward_until(inputs, stage).float()
 
     paths = [*found.training.values(), *found.others.values()]
@@ -404,6 +408,7 @@ def open_array(path: Path, shape: tuple[int, ...], dtype: type) -> np.memmap:
 def fill_captions(model: DualEncoder, captions: Sequence[str], out: Path, batch_size: int = 256) -> None:
     """Write ``captions.npz``: each caption once, in the order of their lengths, which saves padding."""
     encoder = model.text_encoder
+    assert isinstance(encoder, HuggingFaceTextEncoder)
     ordered = sorted(captions, key=len)
     for start in tqdm(range(0, len(ordered), batch_size), unit='batch', desc='captions'):
         encoder(ordered[start : start + batch_size])

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from mmengine.evaluator import Evaluator
@@ -13,7 +14,7 @@ from galr_mm.evaluation.gathering import evaluate_gathered, record_of, result_of
 from galr_mm.evaluation.metrics import RecallAtK
 from galr_mm.evaluation.rerankers import FormulaRerank, Reranker
 from galr_mm.registry import EVALUATOR, METRICS
-from galr_mm.structures import RerankedScores, RetrievalResult, RetrievalScores
+from galr_mm.structures import QueryBank, RerankedScores, RetrievalResult, RetrievalScores
 from galr_mm.utils.io import write_npz
 
 
@@ -29,7 +30,8 @@ class RetrievalEvaluator(Evaluator):
     Args:
         metrics: configs of callables that take ranks, ``dict(i2t=(I,), t2i=(T,))``, and give values by name, such as
             :class:`galr_mm.RecallAtK`.
-        out_file: .npz that keeps i2t and t2i scores, raw and re-ranked (``mr/i2t``), ids and positives.
+        out_file: .npz that keeps i2t and t2i scores, raw, of a query bank (``bank/i2t``) and re-ranked (``mr/i2t``),
+            ids and positives.
 
     Attributes:
         result: :class:`~galr_mm.structures.RetrievalResult` of the last evaluation, on the main process.
@@ -54,6 +56,7 @@ class RetrievalEvaluator(Evaluator):
         ]
         self.out_file = out_file
         self.rerankers: dict[str, Reranker] = {}  # set by RerankHook
+        self.query_bank: Callable[[], QueryBank] | None = None  # so is this, where a re-ranker wants a bank
         self.result: RetrievalResult | None = None
         self._records: list[dict] = []
 
@@ -68,10 +71,11 @@ class RetrievalEvaluator(Evaluator):
             size: images of the split; fewer that arrive are an error, more are padding.
         """
         records, self._records = self._records, []
-        return evaluate_gathered(records, size, self._measure)
+        bank = self.query_bank() if self.query_bank is not None else None  # on all processes
+        return evaluate_gathered(records, size, partial(self._measure, bank=bank))
 
-    def _measure(self, records: list[dict]) -> dict[str, float]:
-        result = result_of(records)
+    def _measure(self, records: list[dict], bank: QueryBank | None) -> dict[str, float]:
+        result = result_of(records, bank)
         reranked: dict[str, RetrievalScores | RerankedScores] = {}
         for prefix, rerank in self.rerankers.items():
             scores = rerank.rescore(result.raw) if isinstance(rerank, FormulaRerank) else rerank(result.raw)
@@ -111,12 +115,16 @@ class RetrievalEvaluator(Evaluator):
 
 
 def save(result: RetrievalResult, path: str) -> None:
-    """Write the scores of both directions, raw and re-ranked, with ids and positives to an .npz."""
+    """Write the scores of both directions, raw, of a query bank and re-ranked, with ids and positives to an .npz."""
     arrays = {
         f'{prefix}/{name}' if prefix else name: getattr(matrices, name).contiguous().numpy()
         for prefix, matrices in ((prefix, scores.matrices()) for prefix, scores in result.scores.items())
         for name in ('i2t', 't2i')
     }
+    for name in ('i2t', 't2i'):
+        bank = getattr(result.raw, f'bank_{name}')
+        if bank is not None:
+            arrays[f'bank/{name}'] = bank.numpy()
     write_npz(
         path,
         **arrays,

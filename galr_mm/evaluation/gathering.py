@@ -10,7 +10,7 @@ from mmengine.dist import all_gather_object, broadcast_object_list, is_main_proc
 from mmengine.structures import BaseDataElement
 from torch import Tensor
 
-from galr_mm.structures import RetrievalResult, RetrievalScores
+from galr_mm.structures import QueryBank, RetrievalResult, RetrievalScores
 
 
 def record_of(sample: BaseDataElement | Mapping) -> dict[str, Any]:
@@ -79,11 +79,29 @@ def evaluate_gathered(
     return result[0]
 
 
-def result_of(records: list[dict]) -> RetrievalResult:
+def bank_of(records: list[dict]) -> QueryBank:
+    """The features in the records of all processes; what arrives twice counts once.
+
+    Raises:
+        ValueError: when there are no images or no captions.
+    """
+    gathered = [record for part in all_gather_object(records) for record in part]
+    different = [record for _, record in sorted({record['image_id']: record for record in gathered}.items())]
+    image_feats = [record['image_feat'] for record in different if record['image_feat'] is not None]
+    text_feats = [record['text_feat'] for record in different if record['text_ids']]
+    if not image_feats or not text_feats:
+        raise ValueError(
+            f'a query bank needs images and captions, got features of {len(image_feats)} images, and captions of '
+            f'{len(text_feats)}'
+        )
+    return QueryBank(torch.stack(image_feats), torch.cat(text_feats))
+
+
+def result_of(records: list[dict], bank: QueryBank | None = None) -> RetrievalResult:
     """Cosine scores of the records of a split, one a row; columns are its captions in the order of their ids.
 
-    Captions with equal keys get one feature, that of the first, so that their ties are exact and the tie rule orders
-    them, not the rounding of a batch.
+    With a bank the scores hold its similarities to both galleries too. Captions with equal keys get one feature, that
+    of the first, so that their ties are exact and the tie rule orders them, not the rounding of a batch.
 
     Raises:
         ValueError: when there are no images or no captions to compare, or one id stands for two captions.
@@ -113,7 +131,7 @@ def result_of(records: list[dict]) -> RetrievalResult:
     positives[list(rows), [column[i] for i in ids]] = True
     image_feat = torch.stack([record['image_feat'] for record in records])
     return RetrievalResult(
-        scores={'': RetrievalScores.from_features(image_feat, torch.stack(text_feat), positives)},
+        scores={'': RetrievalScores.from_features(image_feat, torch.stack(text_feat), positives, bank)},
         image_ids=[record['image_id'] for record in records],
         image_paths=[record['img_path'] for record in records],
         text_ids=text_ids,

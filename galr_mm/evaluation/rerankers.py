@@ -4,12 +4,22 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
+from dataclasses import fields
 from functools import partial
 from typing import Any, ClassVar
 
 from torch import Tensor
 
-from galr_mm.functional import multivariate_scores, product_scores, rescore
+from galr_mm.functional import (
+    CSLS,
+    DualSoftmax,
+    HubCorrection,
+    QueryBankNorm,
+    correct_hubs,
+    multivariate_scores,
+    product_scores,
+    rescore,
+)
 from galr_mm.functional.rerank.checks import check_options
 from galr_mm.registry import RERANKERS
 from galr_mm.structures import RerankedScores, RetrievalScores
@@ -20,8 +30,11 @@ PRESETS = {
     'mr': 'galr_mm.MultivariateRerank',
     'rr': 'galr_mm.ReverseRankRerank',
     'product': 'galr_mm.ProductRerank',
+    'dsl': 'galr_mm.DualSoftmaxRerank',
+    'qbnorm': 'galr_mm.QueryBankRerank',
+    'csls': 'galr_mm.CSLSRerank',
 }
-RESERVED = ('raw', 'chance', 'i2t', 't2i', 'mR')  # names in the table
+RESERVED = ('raw', 'chance', 'i2t', 't2i', 'mR', 'bank')  # names in the table and in saved scores
 OFF = (None, 'none', 'None', False)
 
 
@@ -112,12 +125,107 @@ class ProductRerank(FormulaRerank):
     fixed = dict(significance='off')
 
 
+class HubRerank:
+    """Base of re-rankers that correct the hubs of both directions.
+
+    Args:
+        **options: of the correction, and ``bank``, unless the correction always needs one: whether training queries
+            stand in for the queries of the test, see :class:`galr_mm.RerankHook`.
+
+    Attributes:
+        needs_bank: whether it works only on scores with ``bank_i2t`` and ``bank_t2i``.
+    """
+
+    correction: ClassVar[type[HubCorrection]]
+
+    def __init__(self, **options: Any) -> None:
+        own = [field.name for field in fields(self.correction)]  # type: ignore[arg-type]  # all are dataclasses
+        known = own if self.correction.needs_bank else [*own, 'bank']
+        unknown = sorted(options.keys() - set(known))
+        if unknown:
+            raise ValueError(f'{type(self).__name__} got {", ".join(unknown)}, expected {", ".join(known)}')
+        bank = options.get('bank', self.correction.needs_bank)
+        if not isinstance(bank, bool):
+            raise ValueError(f'{type(self).__name__}: bank is {bank!r}, expected True or False')
+        try:
+            self._correction = self.correction(**{name: options[name] for name in own if name in options})
+        except ValueError as error:
+            raise ValueError(f'{type(self).__name__}: {error}') from error
+        self.needs_bank = bank
+        self.options = options
+
+    def __call__(self, scores: RetrievalScores) -> RetrievalScores:
+        """Correct both directions of the raw scores.
+
+        Raises:
+            ValueError: when it needs a bank and the scores have none.
+        """
+        if self.needs_bank and (scores.bank_i2t is None or scores.bank_t2i is None):
+            raise ValueError(
+                f'{self!r} needs similarities of training queries, bank_i2t and bank_t2i, and the scores have none'
+            )
+        banks = (scores.bank_i2t, scores.bank_t2i) if self.needs_bank else (None, None)
+        i2t, t2i = (
+            correct_hubs(own, self._correction, bank, scores.filler)
+            for own, bank in zip((scores.i2t, scores.t2i), banks, strict=True)
+        )
+        return RetrievalScores(i2t, t2i, scores.positives)
+
+    def __repr__(self) -> str:
+        return f'{type(self).__name__}({", ".join(f"{k}={v!r}" for k, v in self.options.items())})'
+
+
+@RERANKERS.register_module()
+class DualSoftmaxRerank(HubRerank):
+    """:func:`galr_mm.functional.dual_softmax_rerank` in both directions; ``rerank=dsl``.
+
+    Transductive: it sees the other queries of the test, unless ``bank=True`` puts training queries in their place.
+
+    Args:
+        **options: scale of that function, and bank.
+
+    Example:
+        >>> import torch
+        >>> raw = RetrievalScores.from_matrix(torch.tensor([[0.73, 0.75], [0.25, 1.0]]), captions_per_image=1)
+        >>> raw.ranks['i2t'], DualSoftmaxRerank(scale=10)(raw).ranks['i2t']
+        (tensor([1, 0]), tensor([0, 0]))
+    """
+
+    correction = DualSoftmax
+
+
+@RERANKERS.register_module()
+class QueryBankRerank(HubRerank):
+    """:func:`galr_mm.functional.querybank_rerank` in both directions; ``rerank=qbnorm``.
+
+    It sees no other query of the test: training images and captions are the bank, see :class:`galr_mm.RerankHook`.
+
+    Args:
+        **options: scale and dynamic of that function.
+    """
+
+    correction = QueryBankNorm
+
+
+@RERANKERS.register_module()
+class CSLSRerank(HubRerank):
+    """:func:`galr_mm.functional.csls_rerank` in both directions; ``rerank=csls``.
+
+    Transductive: it sees the other queries of the test, unless ``bank=True`` puts training queries in their place.
+
+    Args:
+        **options: k of that function, and bank.
+    """
+
+    correction = CSLS
+
+
 def build_rerankers(rerank: Any, rerank_cfg: Mapping[str, Mapping] | None = None) -> dict[str, Reranker]:
     """Re-rankers by the prefix their metrics get.
 
     Args:
-        rerank: None, 'none' or False: none. A preset ('mr', 'rr', 'product'), a registered name, a
-            ``dict(type=..., ...)``, or a list of these.
+        rerank: None, 'none' or False: none. A preset ('mr', 'rr', 'product', 'dsl', 'qbnorm', 'csls'), a registered
+            name, a ``dict(type=..., ...)``, or a list of these.
         rerank_cfg: parameters of presets, e.g. ``dict(mr=dict(k=20))``.
 
     Raises:

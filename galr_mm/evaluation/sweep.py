@@ -1,11 +1,12 @@
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import product
 from typing import Any, NamedTuple
 
 from torch import Tensor
 
+from galr_mm.evaluation.rerankers import build_rerankers
 from galr_mm.functional import find_candidates, multivariate_scores, recall_from_ranks, reranked_ranks
 from galr_mm.functional.rerank.checks import check_options, prepare
 from galr_mm.structures import RetrievalScores
@@ -13,14 +14,67 @@ from galr_mm.structures import RetrievalScores
 KS = (5, 10, 20, 30, 50, 100)
 SIGNIFICANCE_WEIGHTS = (0.0, 0.1, 0.3, 1.0, 3.0, 10.0)
 REVERSE_WEIGHTS = (0.0, 0.1, 0.25, 0.5, 0.75, 1.0, 1.1, 1.5, 2.0, 4.0)
+SCALES = (1.0, 2.0, 5.0, 10.0, 15.0, 20.0, 30.0, 50.0, 100.0, 200.0)
+# parameters of the re-rankers that correct hubs, by preset; the multivariate rerank has a sweep of its own
+GRIDS: dict[str, dict[str, Sequence[Any]]] = dict(
+    dsl=dict(scale=SCALES),
+    qbnorm=dict(scale=SCALES, dynamic=(False, True)),
+    csls=dict(k=(1, 2, 3, 5, 7, 10, 15, 20, 30, 50, 100)),
+)
 
 
 class SweepPoint(NamedTuple):
-    """A setting of the multivariate rerank and the mean recall it gives, in percent."""
+    """A setting of a re-ranker and the mean recall it gives, in percent."""
 
-    k: int
-    weights: tuple[float, float, float]
+    options: dict[str, Any]
     mean_recall: float
+
+
+def sweep_reranker(
+    scores: RetrievalScores,
+    method: str,
+    grid: Mapping[str, Sequence[Any]] | None = None,
+    topk: Sequence[int] = (1, 5, 10),
+    **fixed: Any,
+) -> tuple[float, list[SweepPoint]]:
+    """Mean recall of a re-ranker at all settings of a grid; each is a whole re-ranking. Use a validation split.
+
+    Args:
+        scores: raw scores, with those of a bank where the re-ranker wants one.
+        method: a preset or a registered name.
+        grid: values of its parameters by name; by default those of ``GRIDS``.
+        topk: k of the recalls whose mean is taken.
+        **fixed: parameters that are the same in all settings.
+
+    Returns:
+        The mean recall of the raw scores, and a point for each setting.
+
+    Raises:
+        ValueError: when a direction has no query with a positive, for a method without a grid or an empty one, and as
+            the re-ranker.
+
+    Example:
+        >>> import torch
+        >>> _ = torch.manual_seed(0)
+        >>> scores = RetrievalScores.from_matrix(torch.rand(8, 8), captions_per_image=1)
+        >>> raw, points = sweep_reranker(scores, 'dsl', dict(scale=(1.0, 5.0)))
+        >>> [point.options for point in points]
+        [{'scale': 1.0}, {'scale': 5.0}]
+    """
+    if grid is None:
+        if method not in GRIDS:
+            raise ValueError(f'{method!r} has no grid of its own, expected one of {", ".join(GRIDS)}, or a grid')
+        grid = {name: values for name, values in GRIDS[method].items() if name not in fixed}
+    settings = [dict(zip(grid, values, strict=True)) for values in product(*grid.values())]
+    if not settings:
+        raise ValueError(f'grid is {dict(grid)!r}, expected values for each parameter')
+    rerankers = [build_rerankers(method, {method: {**setting, **fixed}})[method] for setting in settings]
+    raw = _mean_recall(scores.ranks.values(), topk)
+    points = [
+        SweepPoint(setting, _mean_recall(rerank(scores).ranks.values(), topk))
+        for setting, rerank in zip(settings, rerankers, strict=True)
+    ]
+    return raw, points
 
 
 def sweep_multivariate(
@@ -72,7 +126,7 @@ def sweep_multivariate(
         for w_s, w_r in product(significance_weights, reverse_weights):
             weights = (w_s, 1.0, w_r)
             new = [reranked_ranks(c, multivariate_scores(c, weights, **formula), p, ranks) for c, p, ranks in cut]
-            points.append(SweepPoint(k, weights, _mean_recall(new, topk)))
+            points.append(SweepPoint(dict(k=k, weights=weights), _mean_recall(new, topk)))
     return raw, points
 
 

@@ -3,22 +3,35 @@
 from galr_mm.functional.bootstrap import Interval, bootstrap_over_seeds, mean_and_sd, paired_bootstrap
 from galr_mm.functional.recall import chance_recall_at_k, recall_at_k, recall_from_ranks, retrieval_ranks
 from galr_mm.functional.rerank.candidates import Candidates, find_candidates
+from galr_mm.functional.rerank.csls import CSLS, csls_rerank
+from galr_mm.functional.rerank.dual_softmax import DualSoftmax, dual_softmax_rerank
 from galr_mm.functional.rerank.from_features import Ranking, multivariate_rerank_from_features
+from galr_mm.functional.rerank.hubs import BankReranker, HubCorrection, correct_hubs, correct_hubs_from_features
 from galr_mm.functional.rerank.multivariate import multivariate_rerank, multivariate_scores
 from galr_mm.functional.rerank.order_preserving_shift import scatter_scores
 from galr_mm.functional.rerank.product import product_rerank, product_scores
 from galr_mm.functional.rerank.query_bank import QueryBankReranker
+from galr_mm.functional.rerank.querybank_norm import QueryBankNorm, querybank_rerank
 from galr_mm.functional.rerank.rescored import Rescored, reranked_ranks, rescore
 from galr_mm.functional.rerank.reverse_rank import reverse_rank_rerank
 
 __all__ = [
+    'CSLS',
+    'BankReranker',
     'Candidates',
+    'DualSoftmax',
+    'HubCorrection',
     'Interval',
+    'QueryBankNorm',
     'QueryBankReranker',
     'Ranking',
     'Rescored',
     'bootstrap_over_seeds',
     'chance_recall_at_k',
+    'correct_hubs',
+    'correct_hubs_from_features',
+    'csls_rerank',
+    'dual_softmax_rerank',
     'find_candidates',
     'mean_and_sd',
     'multivariate_rerank',
@@ -27,6 +40,7 @@ __all__ = [
     'paired_bootstrap',
     'product_rerank',
     'product_scores',
+    'querybank_rerank',
     'recall_at_k',
     'recall_from_ranks',
     'reranked_ranks',

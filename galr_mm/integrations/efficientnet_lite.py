@@ -19,7 +19,7 @@ VARIANTS = ('lite0', 'lite1', 'lite2')
 
 
 def build_efficientnet_lite(variant: str) -> nn.Module:
-    """Timm's ``tf_efficientnet_<variant>`` with random weights."""
+    """The network ``tf_efficientnet_<variant>`` of timm, with random weights."""
     import timm  # here, since it takes as long as everything else that a small tool imports
 
     return timm.create_model(f'tf_efficientnet_{variant}')

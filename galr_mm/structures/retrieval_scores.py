@@ -13,6 +13,19 @@ Direction = Literal['i2t', 't2i']
 
 
 @dataclass(frozen=True)
+class QueryBank:
+    """Features of training images and captions, which stand in for the queries of a test.
+
+    Shapes:
+        - image_feat: (P, D), L2-normalized
+        - text_feat: (R, D), L2-normalized
+    """
+
+    image_feat: Tensor
+    text_feat: Tensor
+
+
+@dataclass(frozen=True)
 class RetrievalScores:
     """Similarities of a whole split in both directions, with the positives.
 
@@ -24,7 +37,9 @@ class RetrievalScores:
         - t2i: (T, I), rows are caption queries
         - positives: bool (I, T), true where caption t describes image i
 
-    ``filler`` is the value, below all others, of pairs that were not scored; None where all were.
+    ``filler`` is the value, below all others, of pairs that were not scored; None where all were. ``bank_i2t`` (P, T)
+    and ``bank_t2i`` (R, I) are similarities of training images and captions to the galleries, where a re-ranker wants
+    them.
 
     Example:
         >>> scores = RetrievalScores.from_matrix(torch.tensor([[0.9, 0.5, 0.1, 0.2], [0.8, 0.3, 0.4, 0.7]]), 2)
@@ -36,6 +51,8 @@ class RetrievalScores:
     t2i: Tensor
     positives: Tensor
     filler: float | None = None
+    bank_i2t: Tensor | None = None
+    bank_t2i: Tensor | None = None
 
     def __post_init__(self) -> None:
         if self.i2t.ndim != 2 or self.t2i.shape != self.i2t.shape[::-1] or self.positives.shape != self.i2t.shape:
@@ -43,6 +60,13 @@ class RetrievalScores:
                 'expected i2t (I, T), t2i (T, I) and positives (I, T), got '
                 f'{tuple(self.i2t.shape)}, {tuple(self.t2i.shape)} and {tuple(self.positives.shape)}'
             )
+        for name in ('i2t', 't2i'):
+            bank, own = getattr(self, f'bank_{name}'), getattr(self, name)
+            if bank is not None and (bank.ndim != 2 or bank.shape[1] != own.shape[1]):
+                raise ValueError(
+                    f'expected bank_{name} (queries, {own.shape[1]}) beside {name} {tuple(own.shape)}, got '
+                    f'{tuple(bank.shape)}'
+                )
 
     @cached_property
     def ranks(self) -> dict[str, Tensor]:
@@ -61,10 +85,20 @@ class RetrievalScores:
         return self
 
     @classmethod
-    def from_features(cls, image_feat: Tensor, text_feat: Tensor, positives: Tensor) -> RetrievalScores:
-        """Cosine similarities of L2-normalized features (I, D) and (T, D)."""
+    def from_features(
+        cls, image_feat: Tensor, text_feat: Tensor, positives: Tensor, bank: QueryBank | None = None
+    ) -> RetrievalScores:
+        """Cosine similarities of L2-normalized features (I, D) and (T, D), and those of a bank to both galleries."""
         i2t = image_feat @ text_feat.t()
-        return cls(i2t, i2t.t(), positives)
+        if bank is None:
+            return cls(i2t, i2t.t(), positives)
+        return cls(
+            i2t,
+            i2t.t(),
+            positives,
+            bank_i2t=bank.image_feat @ text_feat.t(),
+            bank_t2i=bank.text_feat @ image_feat.t(),
+        )
 
     @classmethod
     def from_matrix(cls, i2t: Tensor, captions_per_image: int = 5) -> RetrievalScores:

@@ -8,7 +8,14 @@ import torch
 from PIL import Image
 
 from galr_mm.cli.rerank import main
-from galr_mm.evaluation import RecallAtK, multivariate_rerank, reverse_rank_rerank
+from galr_mm.evaluation import (
+    RecallAtK,
+    csls_rerank,
+    dual_softmax_rerank,
+    multivariate_rerank,
+    querybank_rerank,
+    reverse_rank_rerank,
+)
 from galr_mm.evaluation.sweep import sweep_multivariate
 from galr_mm.structures import RetrievalScores
 from tests.helpers import run_tool
@@ -133,7 +140,8 @@ def test_every_point_of_a_sweep_is_what_the_re_ranked_matrix_gives(filler):
     before, points = sweep_multivariate(raw, ks=(1, 4, 60), significance_weights=(0, 1), reverse_weights=(0, 1, 3))
     assert before == pytest.approx(RecallAtK()(raw.ranks)['mR'])
     assert len(points) == 18
-    for k, weights, mean_recall in points:
+    for options, mean_recall in points:
+        k, weights = options['k'], options['weights']
         new = [multivariate_rerank(a, k, weights, reverse_similarity=b, filler=filler) for a, b in ((s, t2i), (t2i, s))]
         assert mean_recall == pytest.approx(RecallAtK()(RetrievalScores(*new, raw.positives).ranks)['mR'])
 
@@ -149,6 +157,13 @@ def test_every_point_of_a_sweep_is_what_the_re_ranked_matrix_gives(filler):
         (['--sweep', 's.jpg'], 'ends in .png'),
         (['--sweep', 's.png', '--k', 3], 'leave'),
         (['--sweep', 's.png', '--out', 'o.npz'], 'leave'),
+        (['--sweep', 's.png', '--method', 'dsl', '--scale', 3], 'parameters of dsl; leave --scale and --out out'),
+        (['--sweep', 's.png', '--method', 'rr'], 'rr has no grid'),
+        (['--method', 'dsl', '--k', 3], 'DualSoftmaxRerank got k'),
+        (['--method', 'dsl', '--scale', 0], 'scale is 0'),
+        (['--method', 'qbnorm'], 'has no bank/i2t and no bank/t2i: similarities of training queries'),
+        (['--bank', 'nowhere.npz'], '--bank is for qbnorm, dsl and csls'),
+        (['--method', 'qbnorm', '--bank', 'nowhere.npz'], 'no file at nowhere.npz'),
         (['--positives', 'nowhere.json'], 'nowhere.json'),
         (['--filler', 'nan'], 'filler is nan'),
         (['--t2i', 'nowhere.npy'], 'no file at nowhere.npy'),
@@ -208,3 +223,51 @@ def test_pickles_on_request(rerank, tmp_path):
     s = similarity(12)
     np.save(tmp_path / 's.npy', np.array({'i2t': s}, dtype=object))
     assert rows_of(rerank(tmp_path / 's.npy', '--allow-pickle'))
+
+
+@pytest.fixture(scope='module')
+def banked(matrix, tmp_path_factory):
+    """The matrix with similarities of training queries, in one file and in two."""
+    rng = np.random.default_rng(1)
+    s = np.load(matrix)
+    bank = dict(
+        i2t=rng.standard_normal((12, s.shape[1])).astype(np.float32), t2i=rng.standard_normal((50, 30)).astype('f4')
+    )
+    folder = tmp_path_factory.mktemp('bank')
+    np.savez(folder / 'one.npz', i2t=s, t2i=s.T, **{f'bank/{name}': array for name, array in bank.items()})
+    np.savez(folder / 'bank.npz', **bank)
+    return folder, s, bank
+
+
+@pytest.mark.parametrize(
+    ('args', 'function', 'options', 'with_bank'),
+    [
+        (['--method', 'dsl', '--scale', 2], dual_softmax_rerank, dict(scale=2.0), False),
+        (['--method', 'csls', '--k', 3], csls_rerank, dict(k=3), False),
+        (['--method', 'qbnorm', '--scale', 2, '--dynamic'], querybank_rerank, dict(scale=2.0, dynamic=True), True),
+        (['--method', 'qbnorm', '--bank', 'BANK'], querybank_rerank, {}, True),
+        (['--method', 'csls', '--bank', 'BANK'], csls_rerank, {}, True),
+        (['--method', 'dsl', '--bank', 'BANK'], dual_softmax_rerank, {}, True),
+    ],
+)
+def test_hub_corrections(rerank, banked, tmp_path, args, function, options, with_bank):
+    folder, s, bank = banked
+    args = [folder / 'bank.npz' if a == 'BANK' else a for a in args]
+    assert rows_of(rerank(folder / 'one.npz', *args, '--out', tmp_path / 'o.npz'))
+    with np.load(tmp_path / 'o.npz') as written:
+        for name, own in (('i2t', s), ('t2i', s.T)):
+            expected = function(own, **(dict(bank=bank[name]) if with_bank else {}), **options)
+            torch.testing.assert_close(torch.from_numpy(written[name]), expected)
+
+
+@pytest.mark.parametrize('method', ['dsl', 'qbnorm', 'csls'])
+def test_sweep_of_a_hub_correction(rerank, banked, tmp_path, method):
+    folder, *_ = banked
+    image = tmp_path / 'sweep.png'
+    output = rerank(folder / 'one.npz', '--method', method, '--sweep', image)
+    assert Image.open(image).width > 300
+    assert f'rerank={method} rerank_cfg.{method}.' in output
+    words = re.search(r'tools/rerank.py: (.*)', output).group(1).split()
+    best = float(re.search(r'mR +([\d.]+) \(', output).group(1))
+    rows = rows_of(rerank(folder / 'one.npz', *words))
+    assert rows['mR'][2] == best

@@ -22,7 +22,7 @@ from galr_mm.cli.train import main as train
 from galr_mm.cli.train import merge_args as merge_train_args
 from galr_mm.cli.train import parse_args as parse_train_args
 from galr_mm.cli.verify_dataset import main as verify
-from galr_mm.evaluation import RecallAtK
+from galr_mm.evaluation import RecallAtK, csls_rerank, dual_softmax_rerank, querybank_rerank
 from galr_mm.structures import RetrievalScores
 from tests.helpers import ROOT, SMALL, environment, free_port, run_tool
 
@@ -40,7 +40,7 @@ def table_of(done):
     """The report's table, as printed by the first process."""
     lines = (done.stdout + done.stderr).splitlines()
     start = next(i for i, line in enumerate(lines) if line.strip().startswith('i2t/R@1'))
-    return [line for line in lines[start : start + 4] if re.match(r' +i2t|raw|mr|chance', line)]
+    return [line for line in lines[start : start + 5] if re.match(r' +i2t|raw|mr|qbnorm|chance', line)]
 
 
 def run_script(script, *arguments, env=None):
@@ -117,6 +117,31 @@ def test_raw_and_mr_and_outputs(mini_config, checkpoint, tmp_path):
     assert (show / 'mr_hits.png').stat().st_size > 20_000
 
 
+def test_hub_corrections_and_a_bank_of_training_queries(mini_config, checkpoint, tmp_path):
+    out = tmp_path / 'scores.npz'
+    options = ['rerank=[dsl,csls,qbnorm]', 'rerank_cfg.qbnorm.scale=10', 'rerank_cfg.csls.bank=True']
+    arguments = [mini_config, checkpoint, '--work-dir', tmp_path / 'work', '--out', out, '--cfg-options', *options]
+    done = run_tool('tools/test.py', *arguments)
+    log = done.stdout + done.stderr
+    assert f"encoding {SMALL['train']} of {SMALL['train']} images of split 'train'" in log
+    assert 'QueryBankRerank(scale=10, dynamic=False)' in log
+    assert 'DualSoftmaxRerank(scale=20.0)' in log
+    metrics = metrics_of(tmp_path / 'work')
+    with np.load(out) as saved:
+        arrays = {name: torch.from_numpy(saved[name]) for name in saved.files if saved[name].dtype.kind in 'fb'}
+    assert arrays['bank/i2t'].shape == (SMALL['train'], 5 * SMALL['test'])
+    assert arrays['bank/t2i'].shape == (5 * SMALL['train'], SMALL['test'])
+    expected = dict(
+        dsl=[dual_softmax_rerank(arrays[name]) for name in ('i2t', 't2i')],
+        csls=[csls_rerank(arrays[name], bank=arrays[f'bank/{name}']) for name in ('i2t', 't2i')],
+        qbnorm=[querybank_rerank(arrays[name], arrays[f'bank/{name}'], 10) for name in ('i2t', 't2i')],
+    )
+    for prefix, (i2t, t2i) in expected.items():
+        torch.testing.assert_close(arrays[f'{prefix}/i2t'], i2t)
+        recalls = RecallAtK()(RetrievalScores(i2t, t2i, arrays['positives']).ranks)
+        assert {name: metrics[f'{prefix}/{name}'] for name in recalls} == pytest.approx(recalls, abs=0.01)
+
+
 def test_unknown_reranker_fails_before_the_first_batch(mini_config, checkpoint, tmp_path):
     done = run_tool(
         'tools/test.py', mini_config, checkpoint, '--work-dir', tmp_path, '--cfg-options', 'rerank=foo', check=False
@@ -136,16 +161,17 @@ def test_hook_is_added_where_a_config_replaced_it(mini_config, checkpoint, tmp_p
 @pytest.mark.distributed
 def test_two_processes_give_the_numbers_of_one(mini_config, checkpoint, tmp_path):
     """11 images in two processes: one is padding."""
-    arguments = [mini_config, checkpoint, '--work-dir', tmp_path, '--cfg-options', 'rerank=mr']
+    arguments = [mini_config, checkpoint, '--work-dir', tmp_path, '--cfg-options', 'rerank=[mr,qbnorm]']
     one = run_tool('tools/test.py', *arguments, '--out', tmp_path / 'one.npz')
     two = run_script('tools/dist_test.sh', *arguments[:2], 2, *arguments[2:], '--out', tmp_path / 'two.npz')
     assert table_of(two) == table_of(one)
-    assert len(table_of(one)) == 4  # header, raw, mr, chance
+    assert len(table_of(one)) == 5  # header, raw, mr, qbnorm, chance
     with np.load(tmp_path / 'one.npz') as a, np.load(tmp_path / 'two.npz') as b:
         for name in ('text_ids', 'image_ids', 'texts', 'positives'):
             np.testing.assert_array_equal(a[name], b[name])
         positives = torch.from_numpy(a['positives'])
-        for prefix in ('', 'mr/'):
+        np.testing.assert_allclose(a['bank/t2i'], b['bank/t2i'], atol=1e-5)
+        for prefix in ('', 'mr/', 'qbnorm/'):
             recalls = [
                 RecallAtK()(
                     RetrievalScores(

@@ -4,11 +4,14 @@ import copy
 
 import numpy as np
 import pytest
+import torch
 from mmengine.config import Config
 from mmengine.runner import Runner
 
 from galr_mm.cli.common import ensure_rerank_hook
+from galr_mm.engine.hooks import RerankHook
 from galr_mm.visualization import ranked_hits
+from tests.helpers import SMALL
 
 
 @pytest.fixture
@@ -120,3 +123,65 @@ def test_hook_is_never_missing(cfg, count):
     cfg = Config(cfg)
     ensure_rerank_hook(cfg)
     assert len(cfg.get('custom_hooks', [])) == count
+
+
+def test_a_query_bank_of_some_training_images(build):
+    """What the training split gives under the test pipeline, without what the re-ranker does not want."""
+    hook = [dict(type='galr_mm.RerankHook', bank_images=7, bank_seed=1)]
+    runner = build(custom_hooks=hook, rerank='qbnorm')
+    runner.test()
+    scores = runner.test_loop.evaluator.result.raw
+    assert scores.bank_i2t.shape == (7, scores.i2t.shape[1])
+    assert scores.bank_t2i.shape == (35, scores.i2t.shape[0])
+    split = {f'test_dataloader.dataset.{name}': value for name, value in TRAIN.items()}
+    other = build(**split)
+    other.model.load_state_dict(runner.model.state_dict())
+    other.test()
+    chosen = sorted(np.random.default_rng(1).choice(SMALL['train'], 7, replace=False).tolist())
+    result = other.test_loop.evaluator.result
+    assert result.image_ids == list(range(SMALL['train']))
+    dataset = runner.test_loop.evaluator.query_bank.loader.dataset
+    assert [dataset.get_data_info(i)['img_path'] for i in range(7)] == [result.image_paths[i] for i in chosen]
+    bank = runner.test_loop.evaluator.query_bank()
+    rows = bank.image_feat @ bank.text_feat.t()
+    columns = torch.tensor([5 * i + j for i in chosen for j in range(5)])
+    torch.testing.assert_close(rows, result.raw.i2t[chosen][:, columns], atol=1e-5, rtol=1e-4)
+
+
+TRAIN = dict(split='train', proposal_file='instances_train.json')
+
+
+def test_no_bank_where_none_is_wanted(build, monkeypatch):
+    runner = build(custom_hooks=HOOK, rerank='dsl')
+    runner.test()
+    assert runner.test_loop.evaluator.query_bank is None
+    assert runner.test_loop.evaluator.result.raw.bank_i2t is None
+
+
+@pytest.mark.parametrize(
+    ('options', 'error', 'message'),
+    [
+        (
+            {'train_dataloader': None, 'train_cfg': None, 'optim_wrapper': None, 'param_scheduler': None},
+            ValueError,
+            'it has no train_dataloader',
+        ),
+        (
+            {'train_dataloader.dataset': dict(_delete_=True, type='ConcatDataset', datasets=[])},
+            ValueError,
+            'a train_dataloader.dataset of another type',
+        ),
+        ({'test_evaluator': dict(_delete_=True, type='galr_mm.RecallAtK')}, TypeError, 'rerank=qbnorm needs features'),
+    ],
+)
+def test_a_bank_that_cannot_be_made_fails_before_the_first_batch(build, monkeypatch, options, error, message):
+    runner = build(custom_hooks=HOOK, rerank='qbnorm', **options)
+    monkeypatch.setattr(runner.model, 'forward', lambda *a, **k: pytest.fail('a batch was run'))
+    with pytest.raises(error, match=message):
+        runner.test()
+
+
+@pytest.mark.parametrize('images', [0, 2.5, 'all'])
+def test_a_wrong_number_of_bank_images(images):
+    with pytest.raises(ValueError, match='bank_images is'):
+        RerankHook(bank_images=images)

@@ -2,14 +2,22 @@ import pytest
 import torch
 
 from galr_mm.evaluation import (
+    CSLSRerank,
+    DualSoftmaxRerank,
     MultivariateRerank,
     ProductRerank,
+    QueryBankRerank,
+    RecallAtK,
     ReverseRankRerank,
     build_rerankers,
+    csls_rerank,
+    dual_softmax_rerank,
     multivariate_rerank,
     product_rerank,
+    querybank_rerank,
     reverse_rank_rerank,
 )
+from galr_mm.evaluation.sweep import GRIDS, sweep_reranker
 from galr_mm.registry import RERANKERS
 from galr_mm.structures import RetrievalScores
 
@@ -111,3 +119,90 @@ def test_what_a_re_ranker_fixes_cannot_be_set(options):
 def test_parameters_of_another_kind(rerank_cfg):
     with pytest.raises(ValueError, match='rerank_cfg is'):
         build_rerankers('mr', rerank_cfg)
+
+
+def scores_with_bank(filler=None):
+    """Scores whose directions differ, with similarities of training queries."""
+    torch.manual_seed(0)
+    s, t2i = torch.rand(6, 30), torch.rand(30, 6)
+    if filler is not None:
+        s[s < 0.3], t2i[t2i < 0.1] = filler, filler
+    positives = RetrievalScores.from_matrix(s).positives
+    return RetrievalScores(s, t2i, positives, filler, bank_i2t=torch.rand(9, 30), bank_t2i=torch.rand(40, 6))
+
+
+@pytest.mark.parametrize(
+    ('reranker', 'function'),
+    [
+        (DualSoftmaxRerank(), dual_softmax_rerank),
+        (DualSoftmaxRerank(scale=5.0, bank=True), dual_softmax_rerank),
+        (QueryBankRerank(), querybank_rerank),
+        (QueryBankRerank(scale=5.0, dynamic=True), querybank_rerank),
+        (CSLSRerank(k=3), csls_rerank),
+        (CSLSRerank(k=3, bank=True), csls_rerank),
+    ],
+    ids=repr,
+)
+@pytest.mark.parametrize('filler', [None, -100.0])
+def test_hubs_of_both_directions(reranker, function, filler):
+    scores = scores_with_bank(filler)
+    out = reranker(scores)
+    options = {name: value for name, value in reranker.options.items() if name != 'bank'}
+    i2t_bank = dict(bank=scores.bank_i2t) if reranker.needs_bank else {}
+    t2i_bank = dict(bank=scores.bank_t2i) if reranker.needs_bank else {}
+    assert torch.equal(out.i2t, function(scores.i2t, **i2t_bank, filler=filler, **options))
+    assert torch.equal(out.t2i, function(scores.t2i, **t2i_bank, filler=filler, **options))
+    assert torch.equal(out.positives, scores.positives)
+
+
+def test_presets_of_hub_corrections():
+    built = build_rerankers(['dsl', 'qbnorm', 'csls'], dict(dsl=dict(scale=10), csls=dict(k=5, bank=True)))
+    assert [type(r) for r in built.values()] == [DualSoftmaxRerank, QueryBankRerank, CSLSRerank]
+    assert [r.needs_bank for r in built.values()] == [False, True, True]
+    assert repr(built['csls']) == 'CSLSRerank(k=5, bank=True)'
+
+
+def test_a_missing_bank():
+    scores = RetrievalScores.from_matrix(torch.rand(4, 20))
+    for reranker in (QueryBankRerank(), CSLSRerank(bank=True)):
+        with pytest.raises(ValueError, match=r'Rerank\(.*needs similarities of training queries'):
+            reranker(scores)
+    with pytest.raises(ValueError, match=r'bank_t2i \(queries, 4\) beside t2i \(20, 4\), got \(3, 20\)'):
+        RetrievalScores(scores.i2t, scores.t2i, scores.positives, bank_t2i=torch.rand(3, 20))
+
+
+@pytest.mark.parametrize(
+    ('name', 'options', 'message'),
+    [
+        ('dsl', dict(k=3), 'DualSoftmaxRerank got k, expected scale, bank'),
+        ('dsl', dict(scale=-1), 'DualSoftmaxRerank: scale is -1'),
+        ('dsl', dict(bank=5), 'DualSoftmaxRerank: bank is 5'),
+        ('qbnorm', dict(bank=True), 'QueryBankRerank got bank, expected scale, dynamic'),
+        ('qbnorm', dict(dynamic='yes'), "QueryBankRerank: dynamic is 'yes'"),
+        ('csls', dict(k=0), 'CSLSRerank: k is 0'),
+    ],
+)
+def test_wrong_options_of_hub_corrections(name, options, message):
+    with pytest.raises(ValueError, match=message):
+        build_rerankers(name, {name: options})
+
+
+@pytest.mark.parametrize('method', list(GRIDS))
+def test_every_point_of_a_sweep_is_its_re_ranking(method):
+    scores = scores_with_bank()
+    raw, points = sweep_reranker(scores, method)
+    assert raw == pytest.approx(RecallAtK()(scores.ranks)['mR'])
+    assert len(points) == torch.tensor([len(values) for values in GRIDS[method].values()]).prod()
+    for options, mean_recall in points[::4]:
+        new = build_rerankers(method, {method: options})[method](scores)
+        assert mean_recall == pytest.approx(RecallAtK()(new.ranks)['mR'])
+
+
+def test_sweeps_without_a_grid():
+    scores = scores_with_bank()
+    with pytest.raises(ValueError, match="'mr' has no grid of its own, expected one of dsl, qbnorm, csls"):
+        sweep_reranker(scores, 'mr')
+    with pytest.raises(ValueError, match='grid is'):
+        sweep_reranker(scores, 'dsl', dict(scale=()))
+    _, points = sweep_reranker(scores, 'rr', dict(k=(2, 5)), decay=0.1)
+    assert [point.options for point in points] == [{'k': 2}, {'k': 5}]

@@ -11,7 +11,6 @@ from galr_mm.functional import (
     reverse_rank_rerank,
 )
 from galr_mm.functional.rerank import tiles as tile_sizes
-from galr_mm.functional.rerank import top_k
 
 
 def slow_mr(
@@ -85,7 +84,7 @@ def tiles(request, monkeypatch):
     """The same input in tiles of other sizes."""
     if request.param is not None:
         monkeypatch.setattr(tile_sizes, 'TILE', request.param)
-        monkeypatch.setattr(top_k, 'TILE', request.param)
+        monkeypatch.setattr(tile_sizes, 'FEATURE_TILE', request.param)
         monkeypatch.setattr(tile_sizes, 'WIDTH', 7)
 
 
@@ -230,6 +229,28 @@ def test_numpy_and_input_is_left_alone():
     before = s.copy()
     assert torch.equal(multivariate_rerank(s, 3), multivariate_rerank(torch.from_numpy(s), 3))
     np.testing.assert_array_equal(s, before)
+
+
+@pytest.mark.parametrize('dtype', [torch.float32, torch.float64])
+@pytest.mark.parametrize('function', [multivariate_rerank, product_rerank])
+def test_tensors_are_left_alone(function, dtype):
+    s = matrix('signed', (7, 9)).to(dtype)
+    for similarity in (s, s.t()):
+        before = similarity.clone()
+        function(similarity, 3)
+        assert torch.equal(similarity, before)
+
+
+def test_equal_values_across_many_groups_and_tiles(monkeypatch):
+    """Rows wide enough for a bound from groups of columns, most of them tied at the border, in one tile and in many."""
+    g = torch.Generator().manual_seed(0)
+    s = torch.randint(4, (30, 600), generator=g).double()
+    s[::2] += torch.rand(15, 600, generator=g, dtype=torch.float64)
+    for similarity in (s, s.t(), s.float(), s.t().float()):
+        expected = slow_mr(similarity, 5)
+        for size in (1 << 19, 2000):
+            monkeypatch.setattr(tile_sizes, 'TILE', size)
+            assert_same(multivariate_rerank(similarity, 5), expected, atol=1e-6)
 
 
 @pytest.mark.filterwarnings('error')

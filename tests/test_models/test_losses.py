@@ -5,6 +5,7 @@ import torch
 
 from galr_mm.models import ContrastiveLoss, TripletLoss
 from galr_mm.models.losses import duplicate_pairs, triplet_loss
+from tests.helpers import run_tool
 
 
 def features(count=6, dim=8):
@@ -140,6 +141,21 @@ def test_several_captions_against_loops(rows, masked):
         assert value.item() == pytest.approx(expected, abs=1e-9)
         value.backward()
         assert image.grad.isfinite().all()
+
+
+@pytest.mark.distributed
+def test_two_processes_train_as_one(tmp_path):
+    """Two processes that gather their features make the step that one makes with both batches."""
+    run_tool('tests/pool_step.py', tmp_path / 'one.pth')
+    run_tool('tests/pool_step.py', tmp_path / 'two.pth', processes=2)
+    one, two = torch.load(tmp_path / 'one.pth'), torch.load(tmp_path / 'two.pth')
+    apart, together = two.pop('apart'), one.pop('apart')
+    assert not torch.allclose(apart['layer.weight'], together['layer.weight'], rtol=1e-3)
+    assert not torch.equal(one['masked']['layer.weight'], one['not masked']['layer.weight'])
+    for name in one:
+        torch.testing.assert_close(two[name], one[name], rtol=1e-9, atol=1e-12, msg=lambda m, name=name: f'{name}: {m}')
+    torch.testing.assert_close(one['micro batches'], one['masked'], rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(one['masked'], together)  # a pool of one process is its batch
 
 
 def test_captions_need_their_images():

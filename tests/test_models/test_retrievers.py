@@ -1,7 +1,9 @@
 import sys
+import weakref
 
 import pytest
 import torch
+from mmengine.optim import OptimWrapper
 from mmengine.runner.checkpoint import load_state_dict
 from mmengine.structures import InstanceData
 from mmpretrain.structures import DataSample
@@ -154,6 +156,98 @@ def test_several_captions_an_image():
     for sample in samples:
         del sample.caption_id
     assert torch.equal(pair_ids(samples)[1][:, None] == pair_ids(samples)[1], caption_ids[:, None] == caption_ids)
+
+
+def large_batch_model(dropout, **options):
+    """BatchNorm fixed, so that what a forward pass sees of the batch makes no difference."""
+    torch.manual_seed(0)
+    config = dict(
+        type='galr_mm.DualEncoder',
+        backbone=BACKBONE | dict(norm_eval=True),
+        visual=dict(type='galr_mm.GlobalPool', embed_dim=8),
+        text_encoder=TEXT | dict(embed_dim=8, dropout=dropout),
+        loss=dict(type='galr_mm.ContrastiveLoss'),
+        data_preprocessor=dict(type='mmpretrain.MultiModalDataPreprocessor'),
+    )
+    return MODELS.build(config | options).train()
+
+
+def by_parts(model, images, samples):
+    """The loss over features of parts of two images, all in one graph."""
+    parts = [model.extract_feat(images[i : i + 2], samples[i : i + 2]) for i in range(0, len(images), 2)]
+    feats = [torch.cat([part[name] for part in parts]) for name in ('image_feat', 'text_feat')]
+    return model.loss_module(*feats, *pair_ids(samples))
+
+
+def gradients(model):
+    return {name: p.grad for name, p in model.named_parameters()}
+
+
+@pytest.mark.parametrize('half', [False, True])
+def test_micro_batches_give_the_gradients_of_the_batch(half):
+    """Dropout draws the same masks in both forward passes; whole and in parts the loss is one of all pairs."""
+    images, samples = batch(count=5, texts=2, boxes=None)
+
+    def backward(model, losses):
+        torch.manual_seed(7)
+        with torch.autocast('cpu', torch.bfloat16, enabled=half):
+            loss = losses(model)['loss_contrastive']
+        loss.backward()
+        return loss.item(), gradients(model)
+
+    small = large_batch_model(0.5, micro_batch=2)
+    loss, grads = backward(small, lambda model: model(images, samples, mode='loss'))
+    after = torch.rand(())
+    expected_loss, expected = backward(large_batch_model(0.5), lambda model: by_parts(model, images, samples))
+    assert loss == expected_loss
+    torch.testing.assert_close(grads, expected)
+    assert torch.rand(()) == after  # the second pass left no trace in the random state
+    other = backward(large_batch_model(0.5, micro_batch=3), lambda model: model(images, samples, mode='loss'))[1]
+    assert not torch.allclose(other['text_encoder.gru.weight_hh_l0'], grads['text_encoder.gru.weight_hh_l0'])
+    if not half:  # without dropout nothing tells one pass over the batch from several
+        whole, parts = (
+            backward(large_batch_model(0.0, micro_batch=size), lambda model: model(images, samples, mode='loss'))
+            for size in (None, 2)
+        )
+        torch.testing.assert_close(parts, whole)
+
+
+def test_micro_batches_under_mmengine():
+    """Accumulation over two batches and clipping: the step is that of whole batches."""
+    data = []
+    for seed in (1, 2):
+        images, samples = batch(count=5, texts=2, boxes=None)
+        data.append(dict(inputs=images * seed, data_samples=samples))
+    models = [large_batch_model(0.0, micro_batch=size) for size in (None, 2)]
+    before = [p.clone() for p in models[0].parameters()]
+    for model in models:
+        optim = torch.optim.SGD(model.parameters(), lr=0.1)
+        wrapper = OptimWrapper(optim, accumulative_counts=2, clip_grad=dict(max_norm=0.5))
+        for part in data:
+            model.train_step(part, wrapper)
+    whole, parts = (list(model.parameters()) for model in models)
+    assert not torch.equal(whole[0], before[0])
+    torch.testing.assert_close(parts, whole)
+
+
+def test_micro_batches_bound_the_memory():
+    """No activation outlives the first pass, and in the backward pass those of one part are alive at a time."""
+    model, alive, most, seen = large_batch_model(0.0, micro_batch=2), [], [], []
+
+    def watch(module, inputs, output):
+        seen.append(len(inputs[0]))
+        most.append(1 + sum(reference() is not None for reference in alive))
+        alive.append(weakref.ref(output.untyped_storage()))
+
+    model.backbone.layer2[0].conv1.register_forward_hook(watch)
+    images, samples = batch(count=5, texts=2, boxes=None)
+    loss = model(images, samples, mode='loss')['loss_contrastive']
+    assert not any(reference() is not None for reference in alive)
+    loss.backward()
+    assert seen == [2, 2, 1, 1, 2, 2]
+    assert max(most) == 1
+    with pytest.raises(ValueError, match='micro_batch is 0'):
+        large_batch_model(0.0, micro_batch=0)
 
 
 def test_captions_that_do_not_fit_their_ids():

@@ -1,5 +1,5 @@
-# A plain dual encoder on EfficientNet-Lite0 with ImageNet weights, and MiniLM's sentence vectors. The last stages of the
-# backbone are trained; frozen_stages=8 trains the two small heads only.
+# A plain dual encoder on EfficientNet-Lite0 with ImageNet weights, and MiniLM's sentence vectors. The last stages of
+# the backbone are trained; frozen_stages=8 trains the two small heads only.
 model = dict(
     type='galr_mm.DualEncoder',
     backbone=dict(type='galr_mm.EfficientNetLite', variant='lite0', pretrained=True, frozen_stages=5),

@@ -3,12 +3,13 @@ from __future__ import annotations
 from typing import Any
 
 from mmengine.hooks import Hook
+from mmengine.logging import print_log
 from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 
 from galr_mm.datasets.feature_cache import FeatureCache
 from galr_mm.engine.feature_cache import caption_fingerprint, fingerprint, frozen_weights
-from galr_mm.models import DualEncoder
+from galr_mm.models import DualEncoder, HuggingFaceTextEncoder
 from galr_mm.registry import HOOKS
 
 
@@ -42,6 +43,9 @@ class FeatureCacheHook(Hook):
                 f'{self.cache.folder} was filled by a backbone of other weights than this model has; fill a new one '
                 'with tools/cache_features.py'
             )
-        captions = self.cache.captions()
-        if captions is not None and caption_fingerprint(model.text_encoder) == meta['captions']:
-            model.text_encoder.known.update(captions)
+        captions, encoder = self.cache.captions(), model.text_encoder
+        if isinstance(encoder, HuggingFaceTextEncoder) and captions is not None:
+            if caption_fingerprint(encoder) == meta['captions']:
+                encoder.known.update(captions)
+            else:
+                print_log(f'{self.cache.folder} holds captions of another text model; those are not used', 'current')

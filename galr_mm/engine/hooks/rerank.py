@@ -7,6 +7,7 @@ from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 
 from galr_mm.engine.hooks.mmpretrain_rerank import MMPretrainRerank
+from galr_mm.engine.hooks.training_bank import TrainingBank
 from galr_mm.evaluation import RetrievalEvaluator, build_rerankers
 from galr_mm.evaluation.rerankers import Reranker
 from galr_mm.registry import HOOKS
@@ -23,14 +24,23 @@ class RerankHook(Hook):
     ``RetrievalTestLoop``: there the loop's own metrics of the raw scores stay, and the same metrics of the re-ranked
     scores stand beside them, ``mr/i2t/retrieval/Recall@1``.
 
+    A re-ranker that wants a query bank (``rerank=qbnorm``, ``rerank=dsl rerank_cfg.dsl.bank=True``) gets the images of
+    ``train_dataloader`` and their captions, encoded after the test with the test pipeline, by all processes.
+
     Args:
         validation: whether to re-rank validation too.
+        bank_images: at most so many training images, with all their captions, are in a query bank; None for all.
+        bank_seed: of the choice among more.
     """
 
     priority = 'HIGHEST'  # before RuntimeInfoHook, which hands the metrics to the loggers
 
-    def __init__(self, validation: bool = False) -> None:
+    def __init__(self, validation: bool = False, bank_images: int | None = 2000, bank_seed: int = 0) -> None:
+        if bank_images is not None and (not isinstance(bank_images, int) or bank_images < 1):
+            raise ValueError(f'bank_images is {bank_images!r}, expected None or a whole number of 1 or more')
         self.validation = validation
+        self.bank_images = bank_images
+        self.bank_seed = bank_seed
         self.rerankers: dict[str, Reranker] = {}
         self.mmpretrain: MMPretrainRerank | None = None  # where the loop is one of mmpretrain's
 
@@ -68,8 +78,18 @@ class RerankHook(Hook):
                 'the two'
             )
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        wanting = [prefix for prefix, rerank in self.rerankers.items() if getattr(rerank, 'needs_bank', False)]
         if isinstance(loop.evaluator, RetrievalEvaluator):
             loop.evaluator.rerankers = self.rerankers
+            loop.evaluator.query_bank = (
+                TrainingBank(runner, loop, self.bank_images, self.bank_seed) if wanting else None
+            )
+        elif wanting:
+            raise TypeError(
+                f'rerank={wanting[0]} needs features of training queries, which only '
+                "test_evaluator=dict(type='galr_mm.RetrievalEvaluator', metrics=[...]) takes; under "
+                f'{type(loop).__name__} the evaluator is a {type(loop.evaluator).__name__}'
+            )
         elif MMPretrainRerank.fits(loop, model):
             self.mmpretrain = MMPretrainRerank(self.rerankers, loop, model)
         else:

@@ -2,9 +2,9 @@
 
 Everything works on tiles, so that the memory beyond the result is a few tiles and a few values for each candidate. Two
 passes over the tiles do it: the first takes the k best of each row and the column statistics; the second counts, for
-each gallery item, the queries that are better for it than those that have it as a candidate. Only entries at or above
-the lowest such similarity of their column can matter (5 % of them with images as queries on UCM, 21 % with captions);
-one comparison drops the rest.
+each gallery item, the queries that are better for it than those that have it as a candidate, and sees whole columns.
+Only entries at or above the lowest such similarity of their column can matter (5 % of them with images as queries on
+UCM, 21 % with captions); one comparison drops the rest.
 """
 
 from __future__ import annotations
@@ -111,11 +111,11 @@ def find_candidates(
     if filler is not None and (value == filler).any():
         valid = value != filler
         below = torch.where(valid.all(1), below, filler)
-    backward = similarity if reverse_similarity is None else reverse_similarity.t()
-    backward_tiles = MatrixTiles(backward)
-    counter = ReverseCounter(index, backward.gather(1, index).to(backward_tiles.dtype), gallery, valid)
-    for rows, columns, tile in backward_tiles:
+    lists = MatrixTiles(similarity.t() if reverse_similarity is None else reverse_similarity)
+    own = value if reverse_similarity is None else reverse_similarity.t().gather(1, index).to(lists.dtype)
+    counter = ReverseCounter(index, own, gallery, valid)
+    for columns, rows, tile in lists:
         if reverse_similarity is not None:
             require_finite(tile, reverse_similarity)
-        counter.update(rows, columns, tile)
+        counter.update(rows, columns, tile.t())
     return Candidates(index, value, statistic.significance(value, index), counter.positions(), valid), below

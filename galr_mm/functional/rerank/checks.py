@@ -95,8 +95,7 @@ def check_options(
     for name, (value, values) in known.items():
         if value not in values:
             raise ValueError(f'{name} is {value!r}, expected one of {values}')
-    if not _finite(k) or int(k) != k or k < 1:
-        raise ValueError(f'k is {k!r}, expected a whole number of 1 or more')
+    check_whole('k', k)
     if not _finite(decay) or decay < 0:
         raise ValueError(f'decay is {decay!r}, expected a finite number of 0 or more')
     given = tuple(weights) if isinstance(weights, Iterable) else ()
@@ -104,6 +103,26 @@ def check_options(
         raise ValueError(f'weights is {weights!r}, expected three values below 1e30: significance, forward, reverse')
     if reverse_top is not None and (not _finite(reverse_top) or reverse_top < 0):
         raise ValueError(f'reverse_top is {reverse_top!r}, expected None or a number of 0 or more')
+
+
+def check_whole(name: str, value: float) -> None:
+    """Refuse what is not a whole number of 1 or more.
+
+    Raises:
+        ValueError: names the option and the value.
+    """
+    if not _finite(value) or int(value) != value or value < 1:
+        raise ValueError(f'{name} is {value!r}, expected a whole number of 1 or more')
+
+
+def check_scale(scale: float) -> None:
+    """Refuse a factor of an exponent that is not a finite number above 0.
+
+    Raises:
+        ValueError: names the value.
+    """
+    if not _finite(scale) or scale <= 0:
+        raise ValueError(f'scale is {scale!r}, expected a finite number above 0')
 
 
 def _finite(value: object) -> bool:

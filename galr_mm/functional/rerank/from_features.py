@@ -139,7 +139,8 @@ def multivariate_rerank_from_features(
                 progress(done, 2 * len(tiles))
 
     for rows, columns, tile in passes():
-        require_finite(tile)
+        if not tiles.surely_finite:
+            require_finite(tile)
         for direction, view in enumerate(views(rows, columns, tile, both)):
             best[direction].update(*view)
             statistics[direction].update(*view)
@@ -158,4 +159,4 @@ def views(rows: slice, columns: slice, tile: Tensor, both: bool) -> Iterator[tup
     """A tile as it is and, for ``both``, as a tile of the other direction."""
     yield rows, columns, tile
     if both:
-        yield columns, rows, tile.t().contiguous()
+        yield columns, rows, tile.t()

@@ -78,7 +78,7 @@ def multivariate_rerank(
 ) -> Tensor:
     """Multivariate rerank (MR) of GaLR, Sec. III-F; the formula is at the top of this module.
 
-    Besides the result it needs a few tiles of 8 MiB (16 in float64) and about 100 bytes for each of the Q k candidates.
+    Besides the result it needs a few tiles of 2 MiB (4 in float64) and about 100 bytes for each of the Q k candidates.
 
     Args:
         similarity: (Q, N), rows are queries; float16 to float64, tensor on any device or array.

@@ -32,7 +32,7 @@ import torch
 from torch import Tensor
 
 from galr_mm.functional.rerank.candidates import Candidates
-from galr_mm.functional.rerank.tiles import MatrixTiles
+from galr_mm.functional.rerank.tiles import TILE, MatrixTiles, slices
 
 
 def scatter_scores(
@@ -65,16 +65,12 @@ def scatter_scores(
         if candidates.valid is not None:
             scores = scores.masked_fill(~candidates.valid, 0)
         return scores.new_zeros(similarity.shape).scatter_(1, candidates.index, scores)
-    out = scores.new_empty(similarity.shape)
+    out = scores.new_empty(similarity.shape).copy_(similarity)
     floor = scores if candidates.valid is None else scores.masked_fill(~candidates.valid, torch.inf)
-    floor = floor.amin(dim=1)
-    for rows, _, tile in tiles:
-        part, index, score = out[rows].copy_(tile), candidates.index[rows], scores[rows]
-        shift_below_(part, below[rows], floor[rows])
-        if candidates.valid is not None:
-            score = torch.where(candidates.valid[rows], score, part.gather(1, index))
-        part.scatter_(1, index, score)
-    return out
+    shift_below_(out, below, floor.amin(dim=1))
+    if candidates.valid is not None:
+        scores = torch.where(candidates.valid, scores, out.gather(1, candidates.index))
+    return out.scatter_(1, candidates.index, scores)
 
 
 def shift_below_(rows: Tensor, highest: Tensor, floor: Tensor) -> None:
@@ -88,16 +84,21 @@ def shift_below_(rows: Tensor, highest: Tensor, floor: Tensor) -> None:
     >>> (rows[0, 1] < 0.5).item(), (rows[0, 2] < rows[0, 1]).item()
     (True, True)
     """
-    lowest_there_is = torch.full_like(floor, -torch.finfo(floor.dtype).max)
-    high, low, end = (_to_ordered_int_(numbers.clone()) for numbers in (highest, floor, lowest_there_is))
-    lowest = rows.amin(dim=1)
+    high, low, lowest = (_to_ordered_int_(numbers) for numbers in (highest.clone(), floor.clone(), rows.amin(dim=1)))
+    end = _to_ordered_int_(torch.full_like(floor, -torch.finfo(floor.dtype).max)).double()
     far = high.double() - low.double()
-    early = ((far >= 0) & (_to_ordered_int_(lowest).double() - far < 0.999 * end.double())).nonzero().squeeze(1)
+    early = ((far >= 0) & (lowest.double() - far < 0.999 * end)).nonzero().squeeze(1)
     ranks = rows[early].argsort(dim=1, descending=True, stable=True).argsort(dim=1)
     # integers wrap around, so a difference too large for its type still ends at the right place
-    steps = torch.where(highest < floor, 0, high - low + 1)
-    if steps.any():
-        _from_ordered_int_(_to_ordered_int_(rows).sub_(steps[:, None]))
+    steps = torch.where(highest < floor, 0, high - low + 1)[:, None]
+    for part in slices(len(rows), max(1, TILE // rows.shape[1])):
+        if not steps[part].any():
+            continue
+        # above zero, where bits are places, before and after; a floor above zero leaves no room to wrap around
+        if ((low[part] > 0) & (lowest[part] > steps[part, 0])).all():
+            rows[part].view(low.dtype).sub_(steps[part])
+        else:
+            _from_ordered_int_(_to_ordered_int_(rows[part]).sub_(steps[part]))
     rows[early] = _from_ordered_int_(low[early, None] - 1 - ranks.to(low.dtype))
 
 

@@ -1,29 +1,30 @@
-"""Where a query stands in the list of each of its candidates, without sorting a column."""
+"""Where a query stands in the list of each of its candidates, without sorting the matrix."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
+from galr_mm.functional.rerank.keys import descending_codes, entries, levels_of, pack, sort_
+
 
 class ReverseCounter:
     """Counts, for each candidate, the queries that stand before its own query in the candidate's list.
 
-    A query stands before another if its similarity is larger, or equal and its index lower. Candidates are kept ordered
-    by column, then as their queries stand in the list; an entry of a tile then counts for all candidates of its column
-    from the first that it stands before, which binary search finds.
+    A query stands before another if its similarity is larger, or equal and its index lower. Of a tile, one comparison
+    drops the entries below the lowest candidate of their column; the others are sorted by column, then as their queries
+    stand in the list, and binary search finds how many of them come before each candidate.
 
     An example with 3 queries (rows), 3 gallery items (columns) and the 2 best of each row as candidates, marked::
 
-        0.9* 0.4  0.5*     candidates by column, each as value (query):
+        0.9* 0.4  0.5*     entries that are left by column, each as value (query):
         0.8* 0.7* 0.1        column 0: 0.9 (0), 0.8 (1)
         0.3  0.6* 0.5*       column 1: 0.7 (1), 0.6 (2)
                              column 2: 0.5 (0), 0.5 (2)    a tie, which the lower query leads
 
-    An entry counts for the candidates behind it in its column. In column 0 the 0.9 of query 0 counts for the 0.8 of
-    query 1, whose position is therefore 1; 0.3 is below the lowest candidate, 0.8, and is dropped by one comparison. In
-    column 1 the 0.7 counts for the 0.6, and 0.4 is dropped. In column 2 the 0.5 of query 0 counts for the equal one of
-    query 2, but not the other way round.
+    In column 0 the 0.9 of query 0 stands before the 0.8 of query 1, whose position is therefore 1; 0.3 is below the
+    lowest candidate, 0.8, and is dropped. In column 1 the 0.7 stands before the 0.6, and 0.4 is dropped. In column 2
+    the 0.5 of query 0 stands before the equal one of query 2.
 
     Args:
         index: (Q, k) columns of the candidates.
@@ -32,7 +33,8 @@ class ReverseCounter:
         valid: bool (Q, k), candidates that count; None for all.
 
     Shapes, with P candidates that count:
-        - order: (P,), where each stands in the flattened (Q, k); column, query, key, group, group_key, count: (P,)
+        - order: (P,), where each stands in the flattened (Q, k); column, code, query, count: (P,), by column, then as
+          the queries stand in the list
         - start: (N + 1,), first candidate of each column; lowest: (N,), its lowest similarity, inf without candidates
 
     Example:
@@ -48,49 +50,38 @@ class ReverseCounter:
 
     def __init__(self, index: Tensor, similarity: Tensor, columns: int, valid: Tensor | None = None) -> None:
         self.shape, device = index.shape, index.device
-        query = torch.arange(len(index), device=device)[:, None].expand_as(index).flatten()
         column, value = index.flatten(), similarity.flatten()
-        order = torch.arange(len(column), device=device) if valid is None else valid.flatten().nonzero().squeeze(1)
-        # by column, then descending value, then query; the queries rise already
-        order = order[value[order].argsort(descending=True, stable=True)]
-        self.order = order[column[order].argsort(stable=True)]
-        column, value, self.query = column[self.order], value[self.order], query[self.order]
-        self.start = torch.searchsorted(column, torch.arange(columns + 1, device=device))  # first of each column
-        self.lowest = value.new_full((columns,), torch.inf).scatter_reduce_(0, column, value, 'amin')
-        self.levels = value.unique()
-        self.key = self._key(column, value)
-        # candidates of one column and one value share a group, ordered by query
-        self.group = torch.cat([self.key.new_zeros(len(column[:1])), self.key.diff() != 0]).cumsum(0)
-        self.group_key = self.group * self.shape[0] + self.query
-        self.column = column
-        self.count = torch.zeros_like(column)
-
-    def _key(self, column: Tensor, value: Tensor) -> Tensor:
-        """Keys that rise with the column and fall with the value; values between two levels fall between them."""
-        level = torch.searchsorted(self.levels, value)
-        exact = self.levels[level.clamp(max=len(self.levels) - 1)] == value
-        return column * (2 * len(self.levels) + 1) + 2 * (len(self.levels) - level) - exact.long()
+        counts = torch.arange(len(column), device=device) if valid is None else valid.flatten().nonzero().squeeze(1)
+        column, value = column[counts], value[counts]
+        self.levels = levels_of(value)
+        code = descending_codes(value, self.levels)
+        order = ((column << 32) + code).argsort(stable=True)  # the queries rise already
+        self.order, self.column, self.code = counts[order], column[order], code[order]
+        self.query = self.order // self.shape[1]
+        self.start = torch.searchsorted(self.column, torch.arange(columns + 1, device=device))
+        self.lowest = value.new_full((columns,), torch.inf)
+        last = self.start.diff().nonzero().squeeze(1)  # columns with candidates
+        self.lowest[last] = value[order[self.start[last + 1] - 1]]
+        self.count = torch.zeros_like(self.column)
 
     def update(self, rows: slice, columns: slice, tile: Tensor) -> None:
         """Count a tile's entries."""
         first, last = self.start[columns.start].item(), self.start[columns.stop].item()
-        if first == last:
+        query, column, value = entries(tile, tile >= self.lowest[columns])
+        if first == last or not len(query):
             return
-        query, column = (tile >= self.lowest[columns]).nonzero(as_tuple=True)
-        value, query, column = tile[query, column], query + rows.start, column + columns.start
-        key = self._key(column, value)
-        place = torch.searchsorted(self.key[first:last], key) + first
-        # an entry that equals a candidate stands before those of higher queries only, maybe before none of its column
-        equal = (self.key[place] == key).nonzero().squeeze(1)
-        group_key = self.group[place[equal]] * self.shape[0] + query[equal]
-        after = torch.searchsorted(self.group_key[first:last], group_key, right=True) + first
-        none = self.column[after.clamp(max=last - 1)] != column[equal]
-        place[equal] = after.masked_fill_(none, last)
-        self.count[first:last] += torch.bincount(place - first, minlength=int(last - first))[: last - first]
+        size, width = tile.shape
+        bits = size.bit_length()
+        keys = sort_(pack(column, descending_codes(value, self.levels), query, bits))
+        column = self.column[first:last] - columns.start
+        # of equal entries, those of lower queries stand before the candidate; they may be all of this tile, or none
+        query = (self.query[first:last] - rows.start).clamp_(0, size)
+        before = torch.searchsorted(keys, pack(column, self.code[first:last], query, bits))
+        lists = torch.searchsorted(keys, torch.arange(width, device=tile.device) << (32 + bits))
+        self.count[first:last] += before - lists[column]
 
     def positions(self) -> Tensor:
         """0-based position of the query in each candidate's list, int64 (Q, k); Q where it is not valid."""
-        until = torch.cat([self.count.new_zeros(1), self.count.cumsum(0)])
         position = torch.full((self.shape[0] * self.shape[1],), self.shape[0], device=self.count.device)
-        position[self.order] = until[1:] - until[self.start[self.column]]
+        position[self.order] = self.count
         return position.view(self.shape)

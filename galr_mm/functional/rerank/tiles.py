@@ -9,55 +9,72 @@ from torch import Tensor
 
 from galr_mm.functional.recall import check_finite
 
-TILE = 1 << 21  # values in a tile: 8 MiB in float32, 16 in float64, which stays near the cache of a processor
-WIDTH = 1 << 13  # columns of a tile that is made from features
+TILE = 1 << 19  # values in a tile of a given matrix: 2 MiB in float32, 4 in float64, near a processor's own cache
+FEATURE_TILE = 1 << 21  # values in a tile that is made from features
+WIDTH = 1 << 12  # its columns
+
+
+def is_finite(tile: Tensor) -> bool:
+    """Whether there is neither NaN nor infinity in a tile, which is contiguous or the transpose of a contiguous one."""
+    return all(edge.isfinite() for edge in (tile if tile.is_contiguous() else tile.t()).aminmax())
 
 
 def require_finite(tile: Tensor, whole: Tensor | None = None) -> None:
     """Raise ValueError for a tile with NaN or infinity; counted in the ``whole`` matrix where there is one."""
-    if not all(edge.isfinite() for edge in tile.aminmax()):
+    if not is_finite(tile):
         check_finite(tile if whole is None else whole)
 
 
 class MatrixTiles:
-    """Whole rows of a given matrix (Q, N) in float32 or wider, contiguous; the matrix is neither copied nor changed.
+    """Whole rows of a given matrix (Q, N) in float32 or wider; the matrix is neither copied nor changed.
 
-    Iterating gives slices of rows and of columns and the tile.
+    Iterating gives slices of rows and of columns and the tile: contiguous or, of a transposed matrix, the transpose of
+    a contiguous one.
     """
 
     def __init__(self, matrix: Tensor) -> None:
         self.matrix = matrix
+        self.shape = (len(matrix), matrix.shape[1])
         self.dtype = torch.promote_types(matrix.dtype, torch.float32)
         self.device = matrix.device
 
     def __iter__(self) -> Iterator[tuple[slice, slice, Tensor]]:
         size, columns = self.matrix.shape
-        for rows in _slices(size, max(1, TILE // columns)):
-            yield rows, slice(0, columns), self.matrix[rows].to(self.dtype).contiguous()
+        for rows in slices(size, max(1, TILE // columns)):
+            tile = self.matrix[rows].to(self.dtype)
+            yield rows, slice(0, columns), tile.t().contiguous().t() if tile.stride(0) == 1 else tile.contiguous()
 
 
 class FeatureTiles:
     """Products of features (Q, D) and (N, D), made anew in each pass; two passes give the same values.
 
     Iterating gives slices of rows and of columns, rows outermost, and the tile.
+
+    Attributes:
+        surely_finite: the features are too small for a product that overflows.
     """
 
     def __init__(self, queries: Tensor, gallery: Tensor) -> None:
         self.queries, self.gallery = queries, gallery
+        self.shape = (len(queries), len(gallery))
         self.dtype = torch.promote_types(torch.promote_types(queries.dtype, gallery.dtype), torch.float32)
         self.device = queries.device
         self.width = min(WIDTH, len(gallery))
-        self.height = max(1, TILE // self.width)
+        self.height = max(1, FEATURE_TILE // self.width)
+        # no sum of D products can be larger
+        largest = [max(map(abs, torch.stack(feats.aminmax()).tolist())) for feats in (queries, gallery)]
+        self.surely_finite = queries.shape[1] * largest[0] * largest[1] < torch.finfo(self.dtype).max / 2
 
     def __len__(self) -> int:
         return -(-len(self.queries) // self.height) * -(-len(self.gallery) // self.width)
 
     def __iter__(self) -> Iterator[tuple[slice, slice, Tensor]]:
-        for rows in _slices(len(self.queries), self.height):
+        for rows in slices(len(self.queries), self.height):
             queries = self.queries[rows].to(self.dtype)
-            for part in _slices(len(self.gallery), self.width):
+            for part in slices(len(self.gallery), self.width):
                 yield rows, part, queries @ self.gallery[part].to(self.dtype).t()
 
 
-def _slices(size: int, step: int) -> Iterator[slice]:
+def slices(size: int, step: int) -> Iterator[slice]:
+    """Slices of ``step``, the last maybe shorter, that cover ``size``."""
     return (slice(start, min(start + step, size)) for start in range(0, size, step))

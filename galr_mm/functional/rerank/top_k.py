@@ -2,45 +2,38 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from galr_mm.functional.rerank.tiles import TILE
+from galr_mm.functional.rerank.keys import descending_codes, entries, levels_of, pack, sort_
 
 
-def top_k(block: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """The k largest of each row of a block (b, w), best first, equal ones by lower index.
+def lower_bound(tile: Tensor, k: int) -> Tensor:
+    """A bound (b, 1) that at least k values of each row of a tile (b, w) reach, and few more.
 
-    ``torch.topk`` picks any of several equal values; the rows where that matters are repaired here.
+    The columns are dealt to groups. The k-th largest of the groups' maxima is such a bound, and there are far fewer
+    maxima than values to select from.
 
-    Returns:
-        Values and int64 indices, both (b, min(k, w)).
-
-    >>> top_k(torch.tensor([[0.5, 1.0, 0.5, 0.5]]), 2)
-    (tensor([[1.0000, 0.5000]]), tensor([[1, 0]]))
+    >>> lower_bound(torch.tensor([[0.5, 1.0, 0.5, 0.25]]), 2)
+    tensor([[0.5000]])
     """
-    k = min(k, block.shape[1])
-    value, index = block.topk(min(k + 1, block.shape[1]), dim=1)
-    if value.shape[1] > k:
-        rows = (value[:, k] == value[:, k - 1]).nonzero().squeeze(1)  # equal values on both sides of the border
-        value, index = value[:, :k].contiguous(), index[:, :k].contiguous()
-        for part in rows.split(max(1, TILE // 4 // block.shape[1])):
-            sub, border = block[part], value[part, -1:]
-            above, equal = sub > border, sub == border
-            room = k - above.sum(1, keepdim=True)
-            chosen = above | (equal & (equal.cumsum(1, dtype=torch.int32) <= room))
-            index[part] = chosen.nonzero()[:, 1].view(-1, k)
-            value[part] = sub.gather(1, index[part])
-    rows = (value[:, 1:] >= value[:, :-1]).any(dim=1).nonzero().squeeze(1)  # equal values inside, or repaired just now
-    if len(rows):
-        by_index = index[rows].sort(dim=1).values
-        value[rows], order = block[rows[:, None], by_index].sort(dim=1, descending=True, stable=True)
-        index[rows] = by_index.gather(1, order)
-    return value, index
+    width = tile.shape[1]
+    if k >= width:
+        return tile.new_full((len(tile), 1), -torch.inf)
+    deals = min(max(1, width // (8 * k)), 16)
+    groups = width // deals
+    if tile.is_contiguous():
+        maxima = tile[:, : deals * groups].unflatten(1, (deals, groups)).amax(dim=1)
+    else:  # the same for the transpose of a contiguous one, in the order of its memory
+        maxima = tile.t()[: deals * groups].unflatten(0, (deals, groups)).amax(dim=0).t().contiguous()
+    if maxima.is_cuda:
+        return maxima.topk(k, dim=1).values[:, -1:]
+    return torch.from_numpy(np.partition(maxima.numpy(), groups - k, axis=1)[:, groups - k, None])
 
 
 class RunningTopK:
-    """The k best of each row over tiles that come in the order of their columns.
+    """The k best of each row over tiles that come in the order of their columns, best first, equal ones by lower index.
 
     Args:
         rows: Q.
@@ -51,6 +44,13 @@ class RunningTopK:
 
     Attributes:
         value, index: (Q, min(k, columns seen so far)), best first
+
+    Example:
+        >>> best = RunningTopK(1, 4, 3, torch.float32, torch.device('cpu'))
+        >>> best.update(slice(0, 1), slice(0, 2), torch.tensor([[0.5, 1.0]]))
+        >>> best.update(slice(0, 1), slice(2, 4), torch.tensor([[0.5, 0.75]]))
+        >>> best.value, best.index
+        (tensor([[1.0000, 0.7500, 0.5000]]), tensor([[1, 3, 0]]))
     """
 
     def __init__(self, rows: int, columns: int, k: int, dtype: torch.dtype, device: torch.device) -> None:
@@ -59,13 +59,41 @@ class RunningTopK:
         self.index = torch.zeros((rows, self.k), dtype=torch.int64, device=device)
 
     def update(self, rows: slice, columns: slice, tile: Tensor) -> None:
-        """Take a tile in."""
-        value, index = top_k(tile, self.k)
-        if columns.start:  # what is there already has lower indices and stands first, as a stable sort keeps it
-            seen = min(self.k, columns.start)
-            value = torch.cat([self.value[rows, :seen], value], dim=1)
-            index = torch.cat([self.index[rows, :seen], index + columns.start], dim=1)
-            value, order = value.sort(dim=1, descending=True, stable=True)
-            index = index.gather(1, order)
-        width = min(self.k, value.shape[1])
-        self.value[rows, :width], self.index[rows, :width] = value[:, :width], index[:, :width]
+        """Take a tile (b, w) in; the sort is of what may be among the k best only."""
+        seen, size = min(self.k, columns.start), len(tile)
+        value, index = self.value[rows, :seen], self.index[rows, :seen]
+        if seen < self.k:
+            row, place, new = entries(tile, tile >= lower_bound(tile, self.k))
+        else:  # an equal one of a higher index does not displace what is there
+            row, place, new = entries(tile, tile > value[:, -1:])
+        if seen:  # what is there already has lower indices
+            old = torch.arange(size * seen, device=tile.device)
+            row, place = torch.cat([old // seen, row]), torch.cat([old % seen, place.add_(seen)])
+            new = torch.cat([value.flatten(), new])
+        bits = (seen + tile.shape[1]).bit_length()
+        keys = sort_(pack(row, descending_codes(new, levels_of(new)), place, bits))
+        start = torch.bincount(row, minlength=size).cumsum(0)
+        width = min(self.k, columns.stop)
+        start = torch.cat([start.new_zeros(1), start[:-1]])
+        place = keys[start[:, None] + torch.arange(width, device=tile.device)] & ((1 << bits) - 1)
+        from_tile = (place - seen).clamp_(min=0)
+        new, position = tile.gather(1, from_tile), from_tile + columns.start
+        if seen:
+            kept, before = place < seen, place.clamp(max=seen - 1)
+            new = torch.where(kept, value.gather(1, before), new)
+            position = torch.where(kept, index.gather(1, before), position)
+        self.value[rows, :width], self.index[rows, :width] = new, position
+
+
+def top_k(block: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """The k largest of each row of a block (b, w), best first, equal ones by lower index.
+
+    Returns:
+        Values and int64 indices, both (b, min(k, w)).
+
+    >>> top_k(torch.tensor([[0.5, 1.0, 0.5, 0.5]]), 2)
+    (tensor([[1.0000, 0.5000]]), tensor([[1, 0]]))
+    """
+    best = RunningTopK(len(block), block.shape[1], k, block.dtype, block.device)
+    best.update(slice(0, len(block)), slice(0, block.shape[1]), block)
+    return best.value, best.index

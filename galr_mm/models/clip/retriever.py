@@ -27,6 +27,7 @@ class OpenCLIPRetriever(DualEncoder):
         lock_text_unlocked_layers: how many layers stay trainable.
         grad_checkpointing: compute activations anew in the backward pass, for less memory.
         precision: of the image tower, see :class:`galr_mm.DualEncoder`.
+        micro_batch: images a forward pass in training, see :class:`galr_mm.DualEncoder`.
         loss: by default :class:`galr_mm.ContrastiveLoss` that starts from the model's own temperature.
 
     Raises:
@@ -46,6 +47,7 @@ class OpenCLIPRetriever(DualEncoder):
         precision: str = 'fp32',
         loss: dict | nn.Module | None = None,
         data_preprocessor: dict | nn.Module | None = None,
+        micro_batch: int | None = None,
         init_cfg: dict | None = None,
     ) -> None:
         clip = load_clip(model_name, pretrained)
@@ -70,6 +72,7 @@ class OpenCLIPRetriever(DualEncoder):
             ContrastiveLoss(temperature=text.temperature) if loss is None else loss,
             precision=precision,
             data_preprocessor=data_preprocessor,
+            micro_batch=micro_batch,
             init_cfg=init_cfg,
         )
         # a subclass may add parts of its own, and says so itself

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from galr_mm.models.losses.pairs import duplicate_pairs, own_pairs, owner_of_each
+from galr_mm.models.losses.pairs import PairScores
 from galr_mm.registry import MODELS
 
 
@@ -33,14 +33,23 @@ def contrastive_loss(logits: Tensor, ignore: Tensor | None = None, owner: Tensor
         >>> round(contrastive_loss(torch.eye(4) / 0.5).item(), 4)
         0.3408
     """
-    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))  # as cross_entropy does under autocast
-    owner = owner_of_each(owner, logits, logits.t())
-    skip = own_pairs(owner, len(logits))
-    own = logits[owner, torch.arange(len(owner), device=owner.device)]
-    negatives = logits.masked_fill(skip if ignore is None else skip | ignore, torch.finfo(logits.dtype).min)
-    images = F.softplus(negatives.logsumexp(0) - own)  # -log(e^own / (e^own + sum of e^negatives))
-    captions = F.softplus(negatives.logsumexp(1)[owner] - own)
-    return (images.mean() + captions.mean()) / 2
+    return _contrastive(PairScores.of_similarity(logits, ignore, owner))
+
+
+def _contrastive(scores: PairScores) -> Tensor:
+    """:func:`contrastive_loss`; over processes, this one's part, whose mean over processes is the whole."""
+    images = _log_softmax_of_own(scores.own, scores.images, scores.skip_images)
+    captions = _log_softmax_of_own(scores.own, scores.captions, scores.skip_captions, scores.rows)
+    fraction = len(scores.own) / scores.captions.shape[1]  # of all captions, those of this process
+    return -(images.mean() + captions.mean()) / 2 * (fraction * scores.processes)
+
+
+def _log_softmax_of_own(own: Tensor, others: Tensor, skip: Tensor, rows: Tensor | None = None) -> Tensor:
+    """log(e^own / (e^own + sum of e^others)), (T,); row ``rows[c]`` of ``others`` stands against ``own[c]``."""
+    # in single precision under autocast, as cross_entropy is
+    others = others.to(torch.promote_types(others.dtype, torch.float32))
+    against = others.masked_fill(skip, torch.finfo(others.dtype).min).logsumexp(1)
+    return F.logsigmoid(own - (against if rows is None else against[rows]))
 
 
 @MODELS.register_module()
@@ -52,6 +61,11 @@ class ContrastiveLoss(nn.Module):
         max_scale: upper bound of 1 / temperature; the lower one is 1.
         mask_duplicates: leave pairs of the same image or of equal captions out of the negatives,
             :func:`duplicate_pairs`. Captions that came with one row never are negatives of it.
+        gather: compare with the images and captions of all processes instead of this one's. Each computes the loss of
+            its own queries, and gradients go back to all features, so that under DistributedDataParallel N processes
+            with batches of B give the gradients of one process with a batch of N * B (open_clip's ``--local-loss
+            --gather-with-grad``), but for BatchNorm and dropout. Ids must mean the same on all processes; those of
+            :class:`galr_mm.DualEncoder` do.
 
     Shapes:
         - image_feat: (B, D), L2-normalized
@@ -71,11 +85,14 @@ class ContrastiveLoss(nn.Module):
         0.3408
     """
 
-    def __init__(self, temperature: float = 0.07, max_scale: float = 100.0, mask_duplicates: bool = True) -> None:
+    def __init__(
+        self, temperature: float = 0.07, max_scale: float = 100.0, mask_duplicates: bool = True, gather: bool = False
+    ) -> None:
         super().__init__()
         self.log_scale = nn.Parameter(torch.tensor(math.log(1 / temperature)))
         self.max_scale = max_scale
         self.mask_duplicates = mask_duplicates
+        self.gather = gather
 
     def forward(
         self,
@@ -89,6 +106,7 @@ class ContrastiveLoss(nn.Module):
         with torch.no_grad():  # as CLIP does: the parameter itself is kept in range, so its gradient never dies
             self.log_scale.clamp_(0, math.log(self.max_scale))
         scale = self.log_scale.exp()
-        ignore = duplicate_pairs(image_ids, caption_ids, owner) if self.mask_duplicates else None
-        loss = contrastive_loss(scale * image_feat @ text_feat.t(), ignore, owner)
-        return {'loss_contrastive': loss, 'temperature': 1 / scale.detach()}
+        scores = PairScores.of_features(
+            image_feat, text_feat, image_ids, caption_ids, owner, scale, self.mask_duplicates, self.gather
+        )
+        return {'loss_contrastive': _contrastive(scores), 'temperature': 1 / scale.detach()}

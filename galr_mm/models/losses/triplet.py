@@ -1,9 +1,8 @@
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 
-from galr_mm.models.losses.pairs import duplicate_pairs, own_pairs, owner_of_each
+from galr_mm.models.losses.pairs import PairScores
 from galr_mm.registry import MODELS
 
 NEGATIVES = ('all', 'hardest')
@@ -35,19 +34,23 @@ def triplet_loss(
         - output: scalar
 
     Example:
+        >>> import torch
         >>> round(triplet_loss(torch.tensor([[0.9, 0.8], [0.1, 0.7]]), margin=0.2).item(), 4)
         0.4
     """
-    owner = owner_of_each(owner, similarity, similarity.t())
-    own = similarity[owner, torch.arange(len(owner), device=owner.device)]
-    skip = own_pairs(owner, len(similarity))
-    if ignore is not None:
-        skip = skip | ignore
-    text_cost = (margin + similarity[owner] - own[:, None]).clamp(min=0).masked_fill(skip[owner], 0)  # (T, T)
-    image_cost = (margin + similarity - own).clamp(min=0).masked_fill(skip, 0)  # (B, T)
+    return _triplet(PairScores.of_similarity(similarity, ignore, owner), margin, negatives)
+
+
+def _triplet(scores: PairScores, margin: float, negatives: str) -> Tensor:
+    """:func:`triplet_loss`; over processes, this one's part, whose mean over processes is the whole."""
+    others = scores.images, scores.captions[scores.rows]  # (T, B'), (T, T')
+    skip = scores.skip_images, scores.skip_captions[scores.rows]
+    costs = [
+        (margin + s - scores.own[:, None]).clamp(min=0).masked_fill(m, 0) for s, m in zip(others, skip, strict=True)
+    ]
     if negatives == 'hardest':
-        return text_cost.amax(1).sum() + image_cost.amax(0).sum()
-    return text_cost.sum() + image_cost.sum()
+        costs = [cost.amax(1) for cost in costs]
+    return (costs[0].sum() + costs[1].sum()) * scores.processes
 
 
 @MODELS.register_module()
@@ -59,6 +62,8 @@ class TripletLoss(nn.Module):
         negatives: 'all' violating ones, or the 'hardest' of each caption in both directions.
         mask_duplicates: do not count pairs of the same image or of equal captions as negatives,
             :func:`duplicate_pairs`; the released code did. Captions that came with one row never are negatives of it.
+        gather: compare with the images and captions of all processes, see :class:`ContrastiveLoss`. Each process then
+            gives its own terms times the number of processes, so that their mean is the sum over all.
 
     Shapes:
         - image_feat: (B, D), L2-normalized
@@ -72,18 +77,22 @@ class TripletLoss(nn.Module):
         ValueError: for unknown ``negatives``, or when T is not B and there is no ``owner``.
 
     Example:
+        >>> import torch
         >>> pairs, ids = torch.eye(4), torch.arange(4)
         >>> TripletLoss(margin=0.2)(pairs, pairs, ids, ids)['loss_triplet'].item()
         0.0
     """
 
-    def __init__(self, margin: float = 0.2, negatives: str = 'all', mask_duplicates: bool = True) -> None:
+    def __init__(
+        self, margin: float = 0.2, negatives: str = 'all', mask_duplicates: bool = True, gather: bool = False
+    ) -> None:
         super().__init__()
         if negatives not in NEGATIVES:
             raise ValueError(f'negatives is {negatives!r}, expected one of {NEGATIVES}')
         self.margin = margin
         self.negatives = negatives
         self.mask_duplicates = mask_duplicates
+        self.gather = gather
 
     def forward(
         self,
@@ -94,6 +103,13 @@ class TripletLoss(nn.Module):
         owner: Tensor | None = None,
     ) -> dict[str, Tensor]:
         """Loss of a batch of images with their captions."""
-        ignore = duplicate_pairs(image_ids, caption_ids, owner) if self.mask_duplicates else None
-        loss = triplet_loss(image_feat @ text_feat.t(), self.margin, self.negatives, ignore, owner)
-        return {'loss_triplet': loss}
+        scores = PairScores.of_features(
+            image_feat,
+            text_feat,
+            image_ids,
+            caption_ids,
+            owner,
+            mask_duplicates=self.mask_duplicates,
+            gather=self.gather,
+        )
+        return {'loss_triplet': _triplet(scores, self.margin, self.negatives)}

@@ -3,14 +3,17 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from hashlib import blake2b
+from numbers import Integral
 from typing import Any, overload
 
 import torch
-from mmengine.dist import all_gather_object, get_world_size
+from mmengine.dist import all_gather_object, get_rank, get_world_size
 from mmengine.model import BaseModel
 from mmpretrain.structures import DataSample
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from galr_mm.models.text import TokenizedTextEncoder
 from galr_mm.models.visual import BackboneFeatures, EmbeddingBackbone, GlobalPool, StagedBackbone
@@ -55,14 +58,20 @@ class DualEncoder(BaseModel):
         cached: what comes in place of images, from a feature cache (``tools/cache_features.py``): the maps after a
             stage of a :class:`~galr_mm.models.visual.StagedBackbone` (its index), or 'pooled', the mean (B, C, 1, 1) of
             the backbone's last map. None takes images.
+        micro_batch: images a forward pass in training, so that a batch of any size takes the memory of these: features
+            of all come first, without activations, then one loss over the batch, and in the backward pass each part is
+            encoded again with the random numbers it had (GradCache, Gao et al. 2021; open_clip's ``--accum-freq``). It
+            costs one more forward pass. Gradients are those of one pass over the batch but for BatchNorm in training
+            mode, which sees a part at a time, twice. Accumulation, clipping, mixed precision, several processes and
+            ``gather`` of the loss work with it; random draws that are not torch's, inside the model, do not.
 
     Attributes:
         weights_from_files: every weight came from files that the config names, so the model means something without a
             checkpoint.
 
     Raises:
-        ValueError: for an unknown precision, one of backbone and visual without the other, or a backbone whose outputs
-            are not maps.
+        ValueError: for an unknown precision, a micro_batch below 1, one of backbone and visual without the other, or a
+            backbone whose outputs are not maps.
     """
 
     weights_from_files: bool = False
@@ -77,9 +86,12 @@ class DualEncoder(BaseModel):
         precision: str = 'fp32',
         data_preprocessor: dict | nn.Module | None = None,
         cached: int | str | None = None,
+        micro_batch: int | None = None,
         init_cfg: dict | None = None,
     ) -> None:
         check_precision(precision)
+        if micro_batch is not None and micro_batch < 1:
+            raise ValueError(f'micro_batch is {micro_batch}, expected 1 image or more, or None for the whole batch')
         without = [name for name, part in (('backbone', backbone), ('visual', visual)) if part is None]
         if len(without) == 1 or (without and neck is not None):
             raise ValueError(f'{without[0]} is None, but not all of backbone, visual and neck are; give them or none')
@@ -93,6 +105,7 @@ class DualEncoder(BaseModel):
         self.neck = build(neck)
         self.cached: int | str | None = None
         self.precision = precision
+        self.micro_batch = micro_batch
         self.visual = self._build_visual(visual)
         self.text_encoder = build(text_encoder)
         self.loss_module = build(loss)
@@ -121,19 +134,21 @@ class DualEncoder(BaseModel):
         """What backbone and neck make of normalized images (B, 3, H, W): maps, and an embedding if it has one."""
         images = images.contiguous(memory_format=torch.channels_last)  # a third faster on a CPU
         with autocast(self.precision, images.device):
-            embedding = None
-            if self.cached == 'pooled':
-                maps = (images,)
-            elif self.cached is not None:
-                maps = self.backbone.forward_from(images, self.cached)
-            elif isinstance(self.backbone, EmbeddingBackbone):
-                maps, embedding = self.backbone.extract_features(images)
-            else:
-                maps = _present(self.backbone, 'backbone')(images)
+            maps, embedding = self._backbone_features(images)
             maps = maps if self.neck is None else self.neck(maps)
         if self.precision != 'fp32':
             maps, embedding = [m.float() for m in maps], None if embedding is None else embedding.float()
         return BackboneFeatures(maps, embedding)
+
+    def _backbone_features(self, images: Tensor) -> BackboneFeatures:
+        """What the backbone makes of images, or of what a feature cache holds in their place."""
+        if self.cached == 'pooled':
+            return BackboneFeatures([images])
+        if isinstance(self.backbone, StagedBackbone) and isinstance(self.cached, int):
+            return BackboneFeatures(self.backbone.forward_from(images, self.cached))
+        if isinstance(self.backbone, EmbeddingBackbone):
+            return self.backbone.extract_features(images)
+        return BackboneFeatures(_present(self.backbone, 'backbone')(images))
 
     def _build_visual(self, visual: dict | nn.Module | None) -> nn.Module | None:
         """The global encoder, for the widths that the backbone has where its config lacks them."""
@@ -204,6 +219,17 @@ class DualEncoder(BaseModel):
             raise ValueError(f'the two towers give vectors of different widths, {widths}; set embed_dim of one of them')
         return feats
 
+    def _extract_in_parts(self, images: Tensor, data_samples: list[DataSample]) -> dict[str, Tensor]:
+        """Features of a training batch, of which the graph keeps the activations of ``micro_batch`` images at most."""
+        size = len(images) if self.micro_batch is None else self.micro_batch
+        if size >= len(images):
+            return self.extract_feat(images, data_samples)
+        parts = [
+            checkpoint(self.extract_feat, images[i : i + size], data_samples[i : i + size], use_reentrant=False)
+            for i in range(0, len(images), size)
+        ]
+        return {name: torch.cat([feats[name] for feats in parts]) for name in parts[0]}
+
     def loss(self, images: Tensor | None, data_samples: list[DataSample]) -> dict[str, Tensor]:
         """Losses of a batch of images, each with one caption or more."""
         if self.loss_module is None:
@@ -211,7 +237,7 @@ class DualEncoder(BaseModel):
         if images is None:
             raise ValueError('training needs images')
         ids = pair_ids(data_samples)
-        feats = self.extract_feat(images, data_samples)
+        feats = self._extract_in_parts(images, data_samples)
         image_feat, text_feat = feats['image_feat'], feats['text_feat']
         image_ids, caption_ids, owner = (i.to(image_feat.device) for i in ids)
         if len(text_feat) == len(image_feat):  # one caption an image: a loss that knows nothing else will do
@@ -344,8 +370,9 @@ def texts_of(sample: DataSample) -> list:
 def pair_ids(data_samples: list[DataSample]) -> tuple[Tensor, Tensor, Tensor]:
     """Ids of the B images and T captions of a batch, equal for equal ones, and the row of each caption's image.
 
-    Samples of a foreign data set may lack ``image_id`` (each then counts as an image of its own) or ``caption_id``
-    (then the words decide).
+    They mean the same on all processes: those of the data set. Samples of a foreign data set may lack ``image_id``
+    (each then counts as an image of its own) or ``caption_id`` (then the words decide, and what is not words counts as
+    a caption of its own).
 
     Shapes:
         - output: int64 (B,), (T,) and (T,)
@@ -353,14 +380,13 @@ def pair_ids(data_samples: list[DataSample]) -> tuple[Tensor, Tensor, Tensor]:
     Raises:
         ValueError: when a sample has no caption, or another count of caption ids than of captions.
     """
-    known: dict[Any, int] = {}
     images: list[int] = []
     captions: list[int] = []
     owner: list[int] = []
     for position, sample in enumerate(data_samples):
         image = sample.get('image_id')
         image = image.item() if isinstance(image, Tensor) else image
-        images.append(known.setdefault(('image', position if image is None else image, image is None), len(known)))
+        images.append(_id_of(('row', get_rank(), position) if image is None else image))
         texts = texts_of(sample)
         ids = sample.get('caption_id')
         ids = ids.tolist() if isinstance(ids, Tensor) else ids
@@ -372,10 +398,17 @@ def pair_ids(data_samples: list[DataSample]) -> tuple[Tensor, Tensor, Tensor]:
             )
         for text, caption in zip(texts, ids, strict=True):
             if caption is None:
-                caption = caption_key(text) if isinstance(text, str) else (position, len(captions))
-            captions.append(known.setdefault(('caption', caption), len(known)))
+                caption = caption_key(text) if isinstance(text, str) else ('row', get_rank(), len(captions))
+            captions.append(_id_of(caption))
             owner.append(position)
     return torch.tensor(images), torch.tensor(captions), torch.tensor(owner)
+
+
+def _id_of(key: Any) -> int:
+    """An int64 of a key, the same on all processes: a number is its own, any other becomes a negative one."""
+    if isinstance(key, Integral):
+        return int(key)
+    return ~(int.from_bytes(blake2b(repr(key).encode(), digest_size=8).digest(), 'big') >> 1)
 
 
 def gather_rows(rows: Tensor) -> Tensor:

@@ -26,7 +26,7 @@ class GaLR(DualEncoder):
         text_encoder: :class:`galr_mm.BiGRUEncoder` or another.
         local: :class:`galr_mm.LocalBranch`; its widths follow from ``visual``.
         fusion: :class:`galr_mm.MIDF`; its widths follow from ``visual`` and ``local``.
-        loss, neck, precision, data_preprocessor, cached: see :class:`galr_mm.DualEncoder`.
+        loss, neck, precision, data_preprocessor, cached, micro_batch: see :class:`galr_mm.DualEncoder`.
 
     Shapes:
         - input: normalized images (B, 3, H, W) and their :class:`ObjectGraph`
@@ -48,6 +48,7 @@ class GaLR(DualEncoder):
         precision: str = 'fp32',
         data_preprocessor: dict[str, Any] | nn.Module | None = None,
         cached: int | str | None = None,
+        micro_batch: int | None = None,
         init_cfg: dict[str, Any] | None = None,
     ) -> None:
         if (backbone is None) != (visual is None):
@@ -66,6 +67,7 @@ class GaLR(DualEncoder):
             precision=precision,
             data_preprocessor=data_preprocessor,
             cached=cached,
+            micro_batch=micro_batch,
             init_cfg=init_cfg,
         )
         follows: dict[str, Any] = {}

