@@ -68,7 +68,7 @@ def test_numbers_are_those_of_the_results(index):
 
 def test_list_models():
     assert list_models('galr_ucm') == ['galr_ucm', 'galr_ucm_128px']
-    assert list_models('*nwpu') == ['faster-rcnn_r18_nwpu', 'rtmdet-tiny_nwpu']
+    assert list_models('*nwpu') == ['faster-rcnn_r18_nwpu', 'rtmdet-lite0_nwpu', 'rtmdet-tiny_nwpu']
     assert list_models('resnet') == []
     detectors = sorted(name for name, path in CONFIGS.items() if path.parent.name == 'detection')
     assert list_models(task='Object Detection') == detectors

@@ -47,9 +47,13 @@ class StagedBackbone(BaseModule):
         """The module that makes the map of a stage from that of the one before."""
 
     def freeze(self) -> None:
-        """Leave the frozen stages out of training; a subclass calls it when its stages are built."""
-        for index in range(self.frozen_stages + 1):
-            self.stage(index).requires_grad_(False)
+        """Leave the frozen stages out of training, and those after ``out_indices``, which no loss would reach.
+
+        A subclass calls it when its stages are built.
+        """
+        for index in range(self.num_stages):
+            if index <= self.frozen_stages or index > self.out_indices[-1]:
+                self.stage(index).requires_grad_(False)
         self.train(self.training)
 
     def train(self, mode: bool = True) -> StagedBackbone:
