@@ -212,7 +212,10 @@ class DualEncoder(BaseModel):
         feats = {}
         if images is not None:
             feats['image_feat'] = self.encode_image(images, self.build_graph(images, data_samples))
-        if len(texts):
+        if isinstance(texts, Tensor) and len(texts):  # a caption that occurs more than once is encoded once
+            distinct, index = texts.unique(dim=0, return_inverse=True)
+            feats['text_feat'] = self.encode_text(distinct)[index]
+        elif len(texts):
             feats['text_feat'] = self.encode_text(texts)
         widths = {name: feat.shape[1] for name, feat in feats.items()}
         if len(set(widths.values())) > 1:
