@@ -250,11 +250,14 @@ class DualEncoder(BaseModel):
         They are ``image_feat`` (D,), ``text_feat`` (n, D) of its n captions, and ``text_key``, a list of n hashables
         that are equal where the text encoder cannot tell captions apart; encoders without token ids give none.
         """
-        texts = self._tokenize(data_samples)
-        feats = self._extract(images, data_samples, texts)
-        keys = None
+        texts, keys = self._tokenize(data_samples), None
         if isinstance(texts, Tensor) and isinstance(self.text_encoder, TokenizedTextEncoder):
             keys = self.text_encoder.text_keys(texts)
+            distinct, index = texts.unique(dim=0, return_inverse=True)  # 377 of UCM's 1,050 test captions
+            feats = self._extract(images, data_samples, distinct)
+            feats['text_feat'] = feats['text_feat'][index]
+        else:
+            feats = self._extract(images, data_samples, texts)
         start = 0
         for index, sample in enumerate(data_samples):
             if 'image_feat' in feats:
