@@ -15,7 +15,7 @@ class StagedBackbone(BaseModule):
 
     Args:
         num_stages: the stem counts as stage 0.
-        out_indices: stages whose maps are given, from fine to coarse.
+        out_indices: stages whose maps are given, from fine to coarse; stages after the last are not trained.
         frozen_stages: stages 0 to N are not trained; -1 trains all, ``num_stages - 1`` none.
         norm_eval: keep the running statistics of all BatchNorm layers, also of those that are trained.
 
