@@ -103,6 +103,8 @@ class PlainData(Dataset):
 
     def __getitem__(self, index: int) -> tuple[np.ndarray, Tensor, Tensor]:
         image = cv2.imread(self.paths[index])
+        if image is None:
+            raise OSError(f'cannot read the image {self.paths[index]}')
         ratio = np.random.uniform(*self.ratio_range)
         image = cv2.resize(image, tuple(int(side * ratio) for side in self.scale))
         height, width = self.size

@@ -489,6 +489,27 @@ def test_predict_gives_each_sample_its_own():
     assert [keys.index(key) for key in keys] == [0, 1, 1, 3, 3, 5]
 
 
+def test_predict_encodes_equal_captions_once(monkeypatch):
+    model = galr().eval()
+    seen, encode = [], model.text_encoder.encode_ids
+    monkeypatch.setattr(model.text_encoder, 'encode_ids', lambda ids: seen.append(len(ids)) or encode(ids))
+    images, samples = batch(texts=2)
+    model(images, samples, mode='predict')
+    assert seen == [4]  # of 6
+    assert torch.equal(samples[0].text_feat[1], samples[1].text_feat[0])
+
+
+def test_initial_weights_lie_as_the_images_do():
+    plain, ours = dual_encoder(), dual_encoder()
+    torch.manual_seed(0)
+    super(DualEncoder, plain).init_weights()
+    torch.manual_seed(0)
+    ours.init_weights()
+    assert ours.backbone.layer1[0].conv1.weight.is_contiguous(memory_format=torch.channels_last)
+    for name, value in plain.backbone.state_dict().items():
+        torch.testing.assert_close(ours.backbone.state_dict()[name], value, rtol=0, atol=0)
+
+
 def test_text_encoders_without_ids_give_no_keys():
     model = MODELS.build(
         dict(type='galr_mm.DualEncoder', backbone=BACKBONE, visual=dict(type='galr_mm.GlobalPool', embed_dim=8),

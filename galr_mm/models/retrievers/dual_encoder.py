@@ -13,6 +13,7 @@ from mmengine.model import BaseModel
 from mmpretrain.structures import DataSample
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.utils import convert_conv2d_weight_memory_format
 from torch.utils.checkpoint import checkpoint
 
 from galr_mm.models.text import TokenizedTextEncoder
@@ -124,6 +125,15 @@ class DualEncoder(BaseModel):
         if mode == 'predict':
             return self.predict(images, data_samples)
         raise RuntimeError(f"mode is {mode!r}, expected 'tensor', 'loss' or 'predict'")
+
+    def init_weights(self) -> None:
+        """Initialize as the config says; then the backbone's weights lie in memory as its images do.
+
+        Only then, because random values are drawn in the order of the memory.
+        """
+        super().init_weights()
+        if self.backbone is not None:
+            convert_conv2d_weight_memory_format(self.backbone, torch.channels_last)
 
     def encode_image(self, images: Tensor, graph: ObjectGraph | None = None) -> Tensor:
         """L2-normalized features (B, D) of normalized images (B, 3, H, W); ``graph`` has no part in this model."""
