@@ -144,6 +144,7 @@ def test_mim_trains_and_tests_a_config(installed, mini_config, tmp_path):
     assert 'Testing finished successfully' in log
 
 
+@pytest.mark.slow
 def test_mim_finds_a_shipped_config_by_its_name(installed, mini, tmp_path):
     pytest.importorskip('mim')
     (tmp_path / 'data').mkdir()

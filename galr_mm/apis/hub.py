@@ -87,7 +87,7 @@ def get_model(
         if not checkpoint:
             raise ValueError(
                 f'no weights are published for {metainfo.name if metainfo else "this config"}; train it and give the '
-                f'checkpoint as pretrained=PATH, or take one that has some: {", ".join(pretrained_models())}'
+                'checkpoint as pretrained=PATH'
             )
     built = init_model(config, checkpoint, device or 'cpu', **overrides)
     built._metainfo = metainfo  # by which mmpretrain.inference_model finds the inferencer

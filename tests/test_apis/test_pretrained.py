@@ -34,8 +34,7 @@ def name(request):
     return request.param
 
 
-def test_there_are_one_or_two():
-    assert 1 <= len(pretrained_models()) <= 2
+def test_they_are_models_of_the_list():
     assert set(pretrained_models()) <= set(list_models())
 
 

@@ -53,6 +53,7 @@ def test_a_training_step(name, scope):
     assert sum(grad.abs().sum() for grad in grads) > 0
 
 
+@pytest.mark.slow
 @pytest.mark.pretrained
 def test_imagenet_weights_train(mini, tmp_path):
     """A detector on EfficientNet-Lite0 starts from the package's weights, keeps what is frozen, and learns."""

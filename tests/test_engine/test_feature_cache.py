@@ -150,6 +150,7 @@ def test_unknown_views(views):
         RandomD4(views)
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_goes_on(config, cache, tmp_path):
     """Killed in the middle, half of the features are there; the second start makes the rest, bit for bit."""
     arguments = [str(config), '--out', str(tmp_path), '--dtype', 'float32', '--batch-size', '7']
