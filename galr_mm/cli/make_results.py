@@ -158,8 +158,8 @@ def check_alike(rows: Mapping[str, Row]) -> None:
     """
     first = next(iter(rows.values()))
     for name, row in rows.items():
-        for split in first.first.splits.keys() & row.first.splits.keys():
-            one, two = first.first.splits[split], row.first.splits[split]
+        for split, one in first.first.splits.items():
+            two = row.first.splits.get(split, one)
             if one.images != two.images or one.owner.tolist() != two.owner.tolist():
                 raise ValueError(f'{name} was measured on another {split} split than {first.label}')
 

