@@ -141,7 +141,7 @@ def scores_with_bank(filler=None):
         (CSLSRerank(k=3), csls_rerank),
         (CSLSRerank(k=3, bank=True), csls_rerank),
     ],
-    ids=repr,
+    ids=lambda value: getattr(value, '__name__', repr(value)),
 )
 @pytest.mark.parametrize('filler', [None, -100.0])
 def test_hubs_of_both_directions(reranker, function, filler):
