@@ -51,9 +51,6 @@ class FeatureCache:
     def _features(self) -> np.ndarray:
         return np.load(self.folder / 'features.npy', mmap_mode='r')
 
-    def __contains__(self, name: str) -> bool:
-        return name in self._index
-
     def get(self, name: str, view: str = 'identity') -> Tensor:
         """Features (C, H, W) of a view of an image, in the type they are stored in.
 

