@@ -1,5 +1,15 @@
+from galr_mm.apis.archive import ArchiveIndexer, ArchiveSearcher
 from galr_mm.apis.encode import encode_images, encode_texts
 from galr_mm.apis.hub import get_model, list_models, pretrained_models
 from galr_mm.apis.model import init_model
 
-__all__ = ['encode_images', 'encode_texts', 'get_model', 'init_model', 'list_models', 'pretrained_models']
+__all__ = [
+    'ArchiveIndexer',
+    'ArchiveSearcher',
+    'encode_images',
+    'encode_texts',
+    'get_model',
+    'init_model',
+    'list_models',
+    'pretrained_models',
+]

@@ -19,7 +19,7 @@ from urllib.parse import quote
 import numpy as np
 
 from galr_mm.archive.filters import Where
-from galr_mm.archive.records import Box, Bounds, Description, Entry, FileState, part_of, tile_id
+from galr_mm.archive.records import Bounds, Box, Description, Entry, FileState, part_of, tile_id
 from galr_mm.imagery import Window
 
 FORMAT = '1'
@@ -90,11 +90,10 @@ class Catalog:
         self.path = Path(folder, NAME)
         if not self.path.is_file():
             raise FileNotFoundError(f'no archive index at {folder}: it has no {NAME}')
-        self.db = _connect(self.path, 'rw' if write else 'ro')
         try:
+            self.db = _connect(self.path, 'rw' if write else 'ro')
             found = self.meta().get('format')
         except sqlite3.DatabaseError as error:
-            self.db.close()
             raise ValueError(f'{self.path} cannot be read as the catalogue of an archive: {error}') from error
         if found != FORMAT:
             self.db.close()

@@ -49,8 +49,9 @@ class Where:
         for name, value in self.metadata.items():
             if not isinstance(name, str) or not (isinstance(value, (str, bool)) or _is_number(value)):
                 raise ValueError(f'metadata is {name!r}: {value!r}, expected a text, a number or a truth value by name')
-        for text in (*self._platforms, *self.metadata, *filter(_is_text, self.metadata.values())):
-            if not _is_text(text) or not _is_unicode(text):
+        texts = [value for value in self.metadata.values() if not isinstance(value, (bool, float, int))]
+        for text in (*self._platforms, *self.metadata, *texts):
+            if not isinstance(text, str) or not _is_unicode(text):
                 raise ValueError(f'{text!r} in a filter is not text')
         start, end = self._period
         if start is not None and end is not None and start > end:
@@ -74,7 +75,8 @@ class Where:
 
     def condition(self) -> tuple[str, list[Any]]:
         """SQL over ``tile`` and ``source``, and the values of its parameters; the text holds nothing of the user's."""
-        parts, values = ['1'], []
+        parts: list[str] = ['1']
+        values: list[Any] = []
         if self.bbox is not None:
             west, south, east, north = self.bbox
             boxes = [(west, east)] if west <= east else [(west, 180.0), (-180.0, east)]
@@ -146,10 +148,6 @@ def milliseconds(moment: Moment, name: str, last: bool = False) -> int:
 
 def _is_number(value: object) -> bool:
     return isinstance(value, Real) and not isinstance(value, bool) and isfinite(value)
-
-
-def _is_text(value: object) -> bool:
-    return isinstance(value, str)
 
 
 def _is_unicode(text: str) -> bool:

@@ -9,7 +9,18 @@ from pathlib import Path
 import mmcv
 import numpy as np
 
-from galr_mm.archive import ArchiveIndex, Box, Cut, Encoded, Entry, FileState, ModelId, Tile, open_writer, update_archive
+from galr_mm.archive import (
+    ArchiveIndex,
+    Box,
+    Cut,
+    Encoded,
+    Entry,
+    FileState,
+    ModelId,
+    Tile,
+    open_writer,
+    update_archive,
+)
 from galr_mm.archive.hits import Hit
 from galr_mm.archive.search import nearest
 from galr_mm.imagery import Window

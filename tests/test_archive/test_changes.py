@@ -238,7 +238,14 @@ def test_an_error_of_the_model_is_not_a_skipped_file(tmp_path, archive):
     assert update(tmp_path / 'index', archive).added == 7
 
 
-NAMES = [b'with space.png', b"quo'te\".png", b'new\nline.png', b'caf\xc3\xa9.png', b'not utf8 \xff\xfe.png', b'100%; DROP.png']
+NAMES = [
+    b'with space.png',
+    b'quo\'te".png',
+    b'new\nline.png',
+    b'caf\xc3\xa9.png',
+    b'not utf8 \xff\xfe.png',
+    b'100%; DROP.png',
+]
 
 
 def test_odd_names(tmp_path):

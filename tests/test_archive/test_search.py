@@ -238,6 +238,7 @@ def test_days_are_whole(tmp_path):
         (known,) = writer.catalog.sources().values()
         writer.catalog.describe(known.id, Description(time=1622584799999))  # 2021-06-01T21:59:59.999Z
     with reading(tmp_path / 'index') as (opened, _):
+
         def found(**options):
             return len(opened.catalog.rows_where(Where(**options)))
 
