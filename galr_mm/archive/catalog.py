@@ -226,14 +226,17 @@ class Catalog:
             ' reason = excluded.reason, height = excluded.height, width = excluded.width',
             values,
         )
-        (source,) = self.db.execute('SELECT id FROM source WHERE path = ?', [entry.path]).fetchone()
+        source, placed = self.db.execute(
+            'SELECT id, described != ? FROM source WHERE path = ?', [unknown, entry.path]
+        ).fetchone()
         for row, tile in enumerate(entry.tiles, first_row):
             self.db.execute(
                 'INSERT INTO tile (row, tile_id, source, left, top, right, bottom, valid, boxes, state)'
                 ' VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)',
                 [row, tile_id(entry.path, tile.window), source, *tile.window, tile.valid, json.dumps(tile.boxes), LIVE],
             )
-        self._place_tiles(source)
+        if placed:
+            self._place_tiles(source)
 
     def describe(self, source: int, description: Description) -> None:
         """Write what is known of a file besides its pixels, and where its tiles lie."""

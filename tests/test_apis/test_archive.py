@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import mmcv
 import numpy as np
@@ -11,7 +12,7 @@ from mmengine.config import Config
 from PIL import Image
 
 from galr_mm.apis import ArchiveIndexer, ArchiveSearcher, encode_images, encode_texts, init_model
-from galr_mm.apis.archive_model import ArchiveModel
+from galr_mm.apis.archive_model import ArchiveModel, fingerprint
 from galr_mm.archive import ArchiveIndex, Where, check_index
 from galr_mm.archive.bank import Bank, CandidateReranker
 from galr_mm.cli.archive import main
@@ -187,25 +188,28 @@ def identity(model):
     return ArchiveModel(model).id.fingerprint
 
 
-def test_what_the_fingerprint_depends_on(mini_config, model, tmp_path):
-    torch.save({'state_dict': model.state_dict()}, tmp_path / 'weights.pth')
-
-    def built(change=None):
+def test_what_the_fingerprint_depends_on(mini_config, model):
+    def with_config(change):
         cfg = Config.fromfile(mini_config)
-        if change:
-            change(cfg)
-        return identity(init_model(cfg, tmp_path / 'weights.pth'))
+        change(cfg)
+        return fingerprint(model, cfg)
 
     expected = identity(model)
-    assert built() == expected
-    assert built(lambda cfg: cfg.test_dataloader.dataset.update(data_root='/elsewhere/')) == expected
-    assert built(lambda cfg: cfg.model.loss.update(margin=0.7)) == expected
-    assert built(lambda cfg: cfg.test_dataloader.dataset.pipeline[1].update(scale=(96, 96))) != expected
-    assert built(lambda cfg: cfg.model.update(precision='amp_bf16')) != expected
-    changed = init_model(mini_config, tmp_path / 'weights.pth')
-    with torch.no_grad():
-        next(changed.text_encoder.parameters())[0, 0] += 1e-3
-    assert identity(changed) != expected
+    assert with_config(lambda cfg: None) == expected
+    assert with_config(lambda cfg: cfg.model.text_encoder.update(vocabulary='/elsewhere/v.json')) == expected
+    assert with_config(lambda cfg: cfg.test_dataloader.dataset.update(data_root='/elsewhere/')) == expected
+    assert with_config(lambda cfg: cfg.model.loss.update(gather=True)) == expected
+    assert with_config(lambda cfg: cfg.test_dataloader.dataset.pipeline[1].update(scale=(96, 96))) != expected
+    assert with_config(lambda cfg: cfg.model.update(precision='amp_bf16')) != expected
+    assert with_config(lambda cfg: cfg.data_preprocessor.update(to_rgb=False)) != expected
+    for part in (model.local.gcn, model.text_encoder):
+        weight = next(part.parameters())
+        kept = weight.detach().clone()
+        with torch.no_grad():
+            weight.view(-1)[0] += 1e-3
+            assert identity(model) != expected
+            weight.copy_(kept)
+    assert identity(model) == expected
 
 
 @pytest.mark.text
@@ -244,10 +248,12 @@ def test_hits_of_a_model_with_a_detector_have_boxes(mini_config, detector, archi
     torch.manual_seed(0)
     built = init_model(cfg)
     before = identity(built)
-    report = ArchiveIndexer(built, tmp_path / 'index').update(archive, batch_size=4, show_progress=False)
+    files = [Path(shutil.copy(path, tmp_path)) for path in good_files(archive)[:3]]
+    shutil.copy(archive / 'broken.jpg', tmp_path)
+    report = ArchiveIndexer(built, tmp_path / 'index').update(tmp_path, batch_size=4, show_progress=False)
     assert [name for name, _ in report.skipped] == ['broken.jpg']
     hits = ArchiveSearcher(built, tmp_path / 'index')('two ships', topk=20)[0]
-    files = good_files(archive)
+    assert len(hits) == 3
     expected = dict(zip(map(str, files), built.local.detector(files), strict=True))
     assert sum(len(hit.boxes) for hit in hits)
     for hit in hits:
@@ -256,8 +262,7 @@ def test_hits_of_a_model_with_a_detector_have_boxes(mini_config, detector, archi
         np.testing.assert_allclose([box[:4] for box in hit.boxes], found.boxes.reshape(-1, 4)[: len(found)], atol=0.02)
         assert {box.label for box in hit.boxes} <= set(built.local.detector.classes)
     cfg.model.local.detector.score_thr = 0.4
-    torch.manual_seed(0)
-    assert identity(init_model(cfg)) != before
+    assert fingerprint(built, cfg) != before
 
 
 def test_models_without_weights(mini_config, index, monkeypatch):
