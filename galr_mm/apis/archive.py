@@ -19,7 +19,7 @@ from galr_mm.archive import (
     Hit,
     Report,
     Where,
-    export,
+    export_hits,
     nearest,
     open_writer,
     read_metadata,
@@ -190,7 +190,7 @@ class ArchiveSearcher:
             vectors, are_images = self.model.encode_queries(queries[start : start + QUERIES], batch_size)
             hits += self._search(vectors, are_images, topk, where, reranker)
         if show_dir is not None:
-            export(list(zip(map(words_of, queries), hits, strict=True)), Path(show_dir, SHEET))
+            export_hits(list(zip(map(words_of, queries), hits, strict=True)), Path(show_dir, SHEET))
         return hits
 
     def _search(

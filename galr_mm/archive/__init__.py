@@ -6,7 +6,7 @@
 from galr_mm.archive.catalog import Catalog
 from galr_mm.archive.changes import Cut, Encoded, Piece, Report, update_archive
 from galr_mm.archive.checks import CheckReport, check_index
-from galr_mm.archive.export import export
+from galr_mm.archive.export import export_hits
 from galr_mm.archive.filters import Where
 from galr_mm.archive.hits import Hit
 from galr_mm.archive.metadata import read_metadata
@@ -33,7 +33,7 @@ __all__ = [
     'Tile',
     'Where',
     'check_index',
-    'export',
+    'export_hits',
     'nearest',
     'open_writer',
     'read_metadata',

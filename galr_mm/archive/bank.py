@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from galr_mm.functional import CSLS, BankReranker, DualSoftmax, QueryBankNorm, QueryBankReranker
+from galr_mm.functional import CSLS, BankReranker, DualSoftmax, QueryBankNorm, rerank_candidates
 from galr_mm.functional.rerank.checks import check_whole
 from galr_mm.utils.io import write_npz
 
@@ -47,6 +47,8 @@ class Bank(NamedTuple):
                 text, image, theirs = arrays['text'], arrays['image'], str(arrays['fingerprint'])
         except Exception as error:  # a broken file makes its reader raise anything
             raise ValueError(f'{path} is not a query bank: {type(error).__name__}: {error}') from error
+        if not (np.isfinite(text).all() and np.isfinite(image).all()):
+            raise ValueError(f'{path} holds NaN or infinity')
         if theirs != fingerprint:
             raise ValueError(
                 f'{path} is a query bank of another model, fingerprint {theirs[:12]}, expected {fingerprint[:12]}'
@@ -59,7 +61,7 @@ class CandidateReranker:
 
     Args:
         rerank: 'mr', 'rr', 'dsl', 'qbnorm', 'csls', or ``dict(type=..., k=30, ...)`` with ``k``, how many candidates
-            are re-ranked, and the options of :class:`galr_mm.functional.QueryBankReranker` or of the correction.
+            are re-ranked, and the options of :func:`galr_mm.functional.rerank_candidates` or of the correction.
 
     Raises:
         ValueError: for another name or an option that it does not take.
@@ -93,6 +95,5 @@ class CandidateReranker:
             correction = CORRECTIONS[self.method](**self.options)
             ranking = BankReranker(bank, vectors, correction, len(vectors))(query)
         else:
-            options = FIXED[self.method] | self.options
-            ranking = QueryBankReranker(bank, vectors, len(vectors), **options)(query)
+            ranking = rerank_candidates(bank, query, vectors, **FIXED[self.method] | self.options)
         return ranking.indices.numpy(), ranking.scores.double().numpy()

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
@@ -76,8 +77,11 @@ class Cut:
         """
         height, width = image_size(path)
         whole = self.tile is None or max(height, width) <= self.tile
-        if whole and height * width > MAX_PIXELS:
-            raise ValueError(f'{width} x {height} pixels, more than the {MAX_PIXELS} that are decoded at a time')
+        if height * width > MAX_PIXELS and (whole or not _is_stored_in_tiles(path)):
+            raise ValueError(
+                f'{width} x {height} pixels, more than the {MAX_PIXELS} that are decoded at a time; cut, a TIFF that is '
+                'stored in tiles is read by windows'
+            )
         if whole:
             return (height, width), iter([Piece(Window(0, 0, width, height), path)])
         return (height, width), self._windows(path, height, width)
@@ -341,6 +345,15 @@ class _Update:
             )
         if prune:
             self.report.pruned = len(deleted)
+
+
+def _is_stored_in_tiles(path: Path) -> bool:
+    if path.suffix.lower() not in ('.tif', '.tiff') or find_spec('tifffile') is None:
+        return False
+    import tifffile
+
+    with tifffile.TiffFile(path) as file:
+        return bool(file.pages[0].is_tiled)
 
 
 def digest_of(path: str | Path) -> bytes:

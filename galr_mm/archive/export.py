@@ -26,7 +26,7 @@ FORMULAS = ('=', '+', '-', '@', '\t', '\r')  # a table program runs text that be
 Results = Sequence[tuple[str, Sequence[Hit]]]  # each query in words, with its hits
 
 
-def export(results: Results, path: str | Path) -> None:
+def export_hits(results: Results, path: str | Path) -> None:
     """Write hits to a file of the kind that its name says.
 
     Args:

@@ -24,7 +24,7 @@ from pathlib import Path
 
 from galr_mm.apis import ArchiveIndexer, ArchiveSearcher, pretrained_models
 from galr_mm.apis.archive import words_of
-from galr_mm.archive import ArchiveIndex, Hit, Where, check_index, export, open_writer
+from galr_mm.archive import ArchiveIndex, Hit, Where, check_index, export_hits, open_writer
 from galr_mm.archive.bank import METHODS
 from galr_mm.archive.export import WRITERS
 from galr_mm.archive.records import printable
@@ -74,7 +74,7 @@ def search(args: argparse.Namespace) -> None:
         for rank, hit in enumerate(hits, start=1):
             print(f'{rank:4d}  {line_of(hit)}')
     for path in args.out:
-        export([(words_of(query), hits) for query, hits in zip(queries, found, strict=True)], path)
+        export_hits([(words_of(query), hits) for query, hits in zip(queries, found, strict=True)], path)
         print(f'written to {path}')
 
 
@@ -116,7 +116,7 @@ def export_all(args: argparse.Namespace) -> None:
         tiles = opened.catalog.tiles(opened.catalog.rows_where(where_of(args)).tolist())
         hits = [Hit.of(tiles[row], opened.archive) for row in sorted(tiles)]
     for path in args.out:
-        export([('all', hits)], path)
+        export_hits([('all', hits)], path)
         print(f'{len(hits)} tiles written to {path}')
 
 

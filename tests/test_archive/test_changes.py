@@ -179,13 +179,14 @@ def test_skipped_files_are_listed_with_their_reason(tmp_path):
     assert 'text.png' not in files(tmp_path / 'index')
 
 
-def test_a_bomb_is_named_and_left_out(tmp_path, monkeypatch):
+@pytest.mark.parametrize('cut', [Cut(), Cut(64)], ids=str)
+def test_a_bomb_is_named_and_left_out(tmp_path, cut):
     """A small file of very many pixels."""
     archive = tmp_path / 'archive'
     draw(archive / 'good.png')
     Image.new('1', (30000, 20000)).save(archive / 'bomb.png')
     encode = Encoder()
-    report = update(tmp_path / 'index', archive, encode)
+    report = update(tmp_path / 'index', archive, encode, cut)
     assert report.added == 1
     assert encode.seen == 1
     ((name, reason),) = report.skipped

@@ -7,7 +7,7 @@ import re
 
 import pytest
 
-from galr_mm.archive import Box, Hit, export
+from galr_mm.archive import Box, Hit, export_hits
 from galr_mm.archive.hits import footprint_of
 from galr_mm.imagery import Window
 from tests.test_archive.helpers import draw
@@ -28,7 +28,7 @@ def hits(tmp_path):
 
 
 def test_geojson(hits, tmp_path):
-    export(hits, tmp_path / 'hits.geojson')
+    export_hits(hits, tmp_path / 'hits.geojson')
     content = json.loads((tmp_path / 'hits.geojson').read_text(encoding='utf-8'))
     assert content['type'] == 'FeatureCollection'
     first, second, odd = content['features']
@@ -48,7 +48,7 @@ def test_geojson(hits, tmp_path):
 
 
 def test_csv(hits, tmp_path):
-    export(hits, tmp_path / 'hits.csv')
+    export_hits(hits, tmp_path / 'hits.csv')
     rows = list(csv.DictReader((tmp_path / 'hits.csv').open(encoding='utf-8', newline='')))
     assert [row['rank'] for row in rows] == ['1', '2', '1']
     assert json.loads(rows[1]['window']) == [2, 1, 8, 5]
@@ -58,7 +58,7 @@ def test_csv(hits, tmp_path):
 
 
 def test_html(hits, tmp_path):
-    export(hits, tmp_path / 'hits.html')
+    export_hits(hits, tmp_path / 'hits.html')
     page = (tmp_path / 'hits.html').read_text(encoding='utf-8')
     assert page.count('data:image/jpeg;base64') == 2
     assert '<script>' not in page
@@ -71,11 +71,11 @@ def test_html(hits, tmp_path):
 
 def test_a_file_that_has_another_size_now(hits, tmp_path):
     draw(tmp_path / 'a <b> "c".png', 1, size=(3, 3))
-    export(hits, tmp_path / 'hits.html')
+    export_hits(hits, tmp_path / 'hits.html')
     page = (tmp_path / 'hits.html').read_text(encoding='utf-8')
     assert page.count('has another size now') == 2
 
 
 def test_another_kind_of_file(hits, tmp_path):
     with pytest.raises(ValueError, match=r'hits.shp: expected a name that ends in .geojson, .csv, .html'):
-        export(hits, tmp_path / 'hits.shp')
+        export_hits(hits, tmp_path / 'hits.shp')
