@@ -114,7 +114,11 @@ class ArchiveModel:
             return ()
         boxes = detections.boxes.double().round(decimals=2).tolist()
         rows = zip(boxes, detections.scores.tolist(), detections.labels.tolist(), strict=True)
-        return tuple(Box(*box, round(score, 5), self.detector.classes[label]) for (*box,), score, label in rows)
+        classes = self.detector.classes
+        return tuple(
+            Box(left, top, right, bottom, round(score, 5), classes[label])
+            for (left, top, right, bottom), score, label in rows
+        )
 
     def encode_queries(self, queries: Sequence[Query], batch_size: int = 8) -> tuple[np.ndarray, list[bool]]:
         """Vectors (n, D) of sentences and images, and which of them are images.

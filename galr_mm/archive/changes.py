@@ -79,8 +79,8 @@ class Cut:
         whole = self.tile is None or max(height, width) <= self.tile
         if height * width > MAX_PIXELS and (whole or not _is_stored_in_tiles(path)):
             raise ValueError(
-                f'{width} x {height} pixels, more than the {MAX_PIXELS} that are decoded at a time; cut, a TIFF that is '
-                'stored in tiles is read by windows'
+                f'{width} x {height} pixels, more than the {MAX_PIXELS} that are decoded at a time; only a TIFF '
+                'that is stored in tiles is read by windows, where images are cut'
             )
         if whole:
             return (height, width), iter([Piece(Window(0, 0, width, height), path)])
