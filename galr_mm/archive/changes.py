@@ -175,6 +175,7 @@ class _Update:
 
     def __init__(self, writer: ArchiveWriter, archive: Path, encode: Encoder, cut: Cut, batch_size: int) -> None:
         self.writer, self.catalog, self.archive = writer, writer.catalog, archive
+        self.root = os.fsencode(archive)
         self.encode, self.cut, self.batch_size = encode, cut, batch_size
         self.report = Report()
         self.known = self.catalog.sources()
@@ -220,7 +221,11 @@ class _Update:
     def _is_kept(self, path: bytes) -> bool:
         file = self.known.get(path)
         try:
-            kept = file is not None and file.status != 'unreadable' and FileState.of(self._full(path)) == file.state
+            kept = (
+                file is not None
+                and file.status != 'unreadable'
+                and FileState.of(os.path.join(self.root, path)) == file.state
+            )
         except OSError:  # removed since the folder was listed, or not to be looked at
             return False
         if kept and file is not None:

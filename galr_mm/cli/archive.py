@@ -65,7 +65,9 @@ def search(args: argparse.Namespace) -> None:
     """Search by sentences and images, print hits and write them to files."""
     queries: list[str | Path] = [*args.sentence, *map(Path, args.image)]
     if not queries:
-        raise ValueError('nothing to search for; give a sentence, or --image FILE')
+        raise ValueError(
+            'nothing to search for; give a sentence, before options that take several values, or --image FILE'
+        )
     check_outputs(args.out)
     searcher = ArchiveSearcher(args.model, args.index, args.checkpoint or True, args.device, args.bank)
     found = searcher(queries, args.topk, where_of(args), args.rerank)
@@ -157,7 +159,9 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     find.set_defaults(command=search)
     find.add_argument('index', type=Path, help='folder of the index')
     find.add_argument('sentence', nargs='*', help='what to look for')
-    find.add_argument('--image', nargs='+', default=[], metavar='FILE', help='look for images like these')
+    find.add_argument(
+        '--image', nargs='+', action='extend', default=[], metavar='FILE', help='look for images like these'
+    )
     add_model(find)
     find.add_argument('--topk', type=int, default=10, help='hits of each query (default 10)')
     find.add_argument('--min-score', type=float, help='leave out hits with a lower cosine')
@@ -194,7 +198,12 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     fill.add_argument('--img-root', type=Path, help='take the images of this folder too, for queries by images')
     fill.add_argument('--max', type=int, default=5000, help='at most so many captions, and images (default 5000)')
     add_model(fill)
-    return parser.parse_args(argv)
+    args, rest = parser.parse_known_args(argv)
+    if args.command is search and not any(word.startswith('-') for word in rest):
+        args.sentence += rest  # those behind options, which argparse leaves over
+    elif rest:
+        parser.error(f'unrecognized arguments: {" ".join(rest)}')
+    return args
 
 
 def add_model(parser: argparse.ArgumentParser) -> None:
@@ -214,14 +223,16 @@ def add_filter(parser: argparse.ArgumentParser) -> None:
         help='degrees; W > E crosses the antimeridian',
     )  # fmt: skip
     parser.add_argument('--date', metavar='A/B', help='from A to B, either may be left out: 2021-06-01/2021-06-30')
-    parser.add_argument('--platform', nargs='+', help='one of these')
-    parser.add_argument('--where', nargs='+', default=[], metavar='KEY=VALUE', help='fields of the metadata')
+    parser.add_argument('--platform', nargs='+', action='extend', help='one of these')
+    parser.add_argument('--where', nargs='+', action='extend', default=[], metavar='KEY=VALUE', help='fields')
 
 
 def add_out(parser: argparse.ArgumentParser, required: bool = False) -> None:
     """Flag of the files to write."""
     kinds = ', '.join(WRITERS)
-    parser.add_argument('--out', nargs='+', type=Path, default=[], required=required, help=f'files that end in {kinds}')
+    parser.add_argument(
+        '--out', nargs='+', action='extend', type=Path, default=[], required=required, help=f'files that end in {kinds}'
+    )
 
 
 def where_of(args: argparse.Namespace) -> Where:

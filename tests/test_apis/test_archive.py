@@ -368,6 +368,8 @@ def test_the_command_line(cli, archive, capsys, searcher):
     assert len(outputs[1].read_text().splitlines()) == 9
     main(['search', index, '--image', str(good_files(archive)[1]), *flags, '--topk', '1'])
     assert good_files(archive)[1].name in capsys.readouterr().out.splitlines()[1]
+    main(['search', index, *flags, '--topk', '1', 'two ships', 'a vehicle'])
+    assert capsys.readouterr().out.count(': 1 hits') == 2
     main(['search', index, 'two ships', *flags, '--min-score', '1'])
     assert 'two ships: nothing was found' in capsys.readouterr().out
     main(['check', index])
@@ -400,6 +402,7 @@ def test_the_command_line_makes_a_bank(cli, mini, capsys):
         ('index ARCHIVE --index INDEX --batch-size 0', 'batch_size is 0'),
         ('index ARCHIVE --index INDEX --metadata nowhere.csv', 'no metadata table at nowhere.csv'),
         ('search INDEX', 'nothing to search for'),
+        ('search INDEX --platform GF-2 ship', 'nothing to search for; give a sentence, before options'),
         ('search nowhere ship', 'no archive index at nowhere'),
         (
             'search INDEX ship --out hits.txt',
