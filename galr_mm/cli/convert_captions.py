@@ -32,7 +32,7 @@ def convert(source: Path, images: Path | None, out: Path, fraction: float, seed:
     if images:
         changed = match_files(records, images)
         if changed:
-            print(f'{changed} names matched to the file types in {images}')
+            print(f'{changed} names matched to those in {images}')
     # sentence ids stay those of the source, so that vectors made for it still fit
     if any(s.get('sentid') is None for record in records for s in record['sentences']):
         number_records(records)

@@ -14,10 +14,10 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
+from galr_mm.imagery.files import HOW_TO_GET_DATA
 from galr_mm.text import caption_words
 
 SPLITS = ('train', 'val', 'test')
-HOW_TO_GET_DATA = 'docs/datasets.md says where each data set comes from and how its folder is laid out'
 
 
 class CleanRecords(NamedTuple):

@@ -8,12 +8,12 @@ import numpy as np
 from mmengine.dataset import BaseDataset
 from mmengine.logging import print_log
 
-from galr_mm.datasets.captions import HOW_TO_GET_DATA, SPLITS, clean_split, load_karpathy
+from galr_mm.datasets.captions import SPLITS, clean_split, load_karpathy
 from galr_mm.detection import ProposalSet
+from galr_mm.imagery.files import ImageFolder, listed_names
 from galr_mm.registry import DATASETS
 from galr_mm.structures import Detections
 from galr_mm.text import caption_key
-from galr_mm.utils.io import missing_files
 
 CAPTIONS = ('each', 'all')
 
@@ -80,26 +80,21 @@ class ImageTextDataset(BaseDataset):
         if 'img_path' not in self.data_prefix:
             raise ValueError(f'data_prefix is {dict(self.data_prefix)}, expected dict(img_path=...)')
         folder = self.data_prefix['img_path']
-        missing = missing_files([record['filename'] for record in clean.records], folder)
-        if missing:
-            raise FileNotFoundError(
-                f'{len(missing)} of {len(clean.records)} {self.split} images of {self.ann_file} are not in {folder}: '
-                f'{", ".join(missing[:5])}{", ..." if len(missing) > 5 else ""}. {HOW_TO_GET_DATA}; '
-                'tools/dataset_converters/convert_captions.py --images fixes names of another file type'
-            )
-        self._load_proposals([record['filename'] for record in clean.records])
+        listed = list(map(listed_names, clean.records))
+        names = ImageFolder(folder).locate(listed, f'{self.split} images of {self.ann_file}')
+        self._load_proposals(names)
         vectors = self._load_vectors(clean.records)
 
         samples: list[dict[str, object]] = []
         text_id = 0
         captions: dict[str, int] = {}
-        for image_id, record in enumerate(clean.records):
+        for image_id, (name, record) in enumerate(zip(names, clean.records, strict=True)):
             sentences = record['sentences']
             text_ids = list(range(text_id, text_id + len(sentences)))
             text_id += len(sentences)
             texts = [s['raw'] if vectors is None else vectors[s['sentid']] for s in sentences]
             caption_ids = [captions.setdefault(caption_key(s['raw']), len(captions)) for s in sentences]
-            image = dict(img_path=os.path.join(folder, record['filename']), file_name=record['filename'])
+            image = dict(img_path=os.path.join(folder, name), file_name=name)
             if self.test_mode or self.captions == 'all':
                 samples.append(
                     dict(
