@@ -43,11 +43,11 @@ def listed_names(entry: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 class ImageFolder:
-    """The image files of a folder and its sub-folders; symbolic links are followed.
+    r"""The image files of a folder and its sub-folders; symbolic links are followed.
 
     A list and a disk may write a name in different ways: with another file type (``1.tif`` for ``1.jpg`` or ``1.JPG``)
-    or none (``S2.v1`` for ``S2.v1.jpg``), in another Unicode form, or as
-    Windows does (``sub\\\\1.jpg``). A file of exactly the listed name comes first.
+    or none (``S2.v1`` for ``S2.v1.jpg``), in another Unicode form, or as Windows does (``sub\1.jpg``). A file of
+    exactly the listed name comes first.
 
     Args:
         root: the folder. A sub-folder is read once, when it is first needed.
