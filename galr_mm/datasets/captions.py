@@ -53,7 +53,8 @@ def load_karpathy(path: str | Path) -> list[dict]:
     path = Path(path)
     if not path.exists():
         raise FileNotFoundError(f'no caption file at {path}; {HOW_TO_GET_DATA}')
-    kind, content = 'a folder' if path.is_dir() else KIND_OF_SUFFIX.get(path.suffix.lower()), None
+    content: Any = None
+    kind = 'a folder' if path.is_dir() else KIND_OF_SUFFIX.get(path.suffix.lower())
     if kind is None:
         content = read_caption_json(path)
         kind = json_kind(content)

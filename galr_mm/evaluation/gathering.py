@@ -98,16 +98,16 @@ def in_order(parts: list[list[dict]]) -> list[dict]:
         ValueError: when one id stands for two images.
     """
     different: dict[ImageId, dict] = {}
-    for record in (record for turn in zip_longest(*parts) for record in turn if record is not None):
+    for record in (record for turn in zip_longest(*parts, fillvalue={}) for record in turn if record):
         other = different.get(record['image_id'], record)
         if (other['img_path'], other['text_ids']) != (record['img_path'], record['text_ids']):
             raise ValueError(
-                f'image id {record["image_id"].index} stands for two images, {other["img_path"]} and '
+                f'image id {record["image_id"].row} stands for two images, {other["img_path"]} and '
                 f'{record["img_path"]}; data sets whose ids are bare numbers cannot be concatenated'
             )
         different[record['image_id']] = record
-    rows = {source: row for row, source in enumerate(dict.fromkeys(image_id.source for image_id in different))}
-    return [different[key] for key in sorted(different, key=lambda key: (rows[key.source], key.index))]
+    order = {source: place for place, source in enumerate(dict.fromkeys(image_id.source for image_id in different))}
+    return [different[key] for key in sorted(different, key=lambda key: (order[key.source], key.row))]
 
 
 def bank_of(records: list[dict]) -> QueryBank:
@@ -148,7 +148,7 @@ def result_of(records: list[dict], bank: QueryBank | None = None) -> RetrievalRe
         if record['image_id'].source != source:
             source = record['image_id'].source
             first_image, first_text = max(image_ids) + 1, max(captions, default=-1) + 1
-        image_ids.append(first_image + record['image_id'].index)
+        image_ids.append(first_image + record['image_id'].row)
         for position, text_id in enumerate(first_text + text_id for text_id in record['text_ids']):
             text, key = record['texts'][position], record['text_keys'][position]
             _, other, _ = captions.setdefault(text_id, (record['text_feat'][position], text, key))

@@ -11,7 +11,7 @@ class ImageId(NamedTuple):
 
     Args:
         source: the data set, in words: its split, captions and images.
-        index: of the image in it.
+        row: of the image in it.
         file: the image's file, equal where data sets share it; '' where it is not known.
 
     Example:
@@ -20,7 +20,7 @@ class ImageId(NamedTuple):
     """
 
     source: str
-    index: int
+    row: int
     file: str = ''
 
 

@@ -1,6 +1,7 @@
 """Caption lists of other projects: what becomes of each, and what is said of one that is given as it is."""
 
 import json
+import re
 
 import pytest
 
@@ -8,6 +9,7 @@ from galr_mm.cli import build_vocabulary, convert_captions, verify_dataset
 from galr_mm.datasets import ImageTextDataset
 from galr_mm.datasets.caption_formats import read_captions
 from galr_mm.datasets.captions import load_karpathy
+from tests.helpers import ROOT
 
 FILES = {
     # images with all their captions in lists, as PIR and HarMA ship val and test, and with one each in theirs of train
@@ -171,3 +173,13 @@ def test_one_image_in_two_lists(lists):
         read_captions(['rows_train.json', 'a_val.csv'])
     with pytest.raises(FileNotFoundError, match='no caption list at none.csv'):
         read_captions(['train=none.csv'])
+
+
+def test_the_json_that_the_docs_show(tmp_path):
+    (shown,) = re.findall(r'```json\n(.*?)```', (ROOT / 'docs/datasets.md').read_text(), re.DOTALL)
+    (tmp_path / 'dataset.json').write_text(shown)
+    records = load_karpathy(tmp_path / 'dataset.json')
+    assert [(record['filename'], len(record['sentences'])) for record in records] == [
+        ('airport_1.jpg', 2),
+        ('river/river_7.jpg', 1),
+    ]

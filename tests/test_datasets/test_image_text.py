@@ -38,7 +38,7 @@ def test_train_samples(mini):
         5 * SMALL['train'],
     )
     sample = dataset[7]
-    assert (sample['image_id'].index, sample['text_id']) == (1, 7)
+    assert (sample['image_id'].row, sample['text_id']) == (1, 7)
     assert isinstance(sample['text'], str)
     assert 'detections' not in sample
 
@@ -55,7 +55,7 @@ def test_training_on_all_captions_of_an_image(mini):
     as_tested = build(mini, test_mode=True)
     assert [dataset[i] for i in range(len(dataset))] == [as_tested[i] for i in range(len(dataset))]
     data = build(mini, captions='all', pipeline=pack)[2]['data_samples']
-    assert data.image_id.index == 2
+    assert data.image_id.row == 2
     assert data.text == [build(mini)[i]['text'] for i in range(10, 15)]
     assert data.text_id == [10, 11, 12, 13, 14]
     assert data.caption_id == [build(mini)[i]['caption_id'] for i in range(10, 15)]

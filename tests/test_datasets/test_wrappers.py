@@ -165,7 +165,7 @@ def test_bare_numbers_collide(sets):
     samples = samples_of(concatenated(sets, 'test'))
     foreign = []
     for sample in samples:
-        other = DataSample(metainfo=dict(image_id=sample.image_id.index, img_path=sample.img_path), text=sample.text)
+        other = DataSample(metainfo=dict(image_id=sample.image_id.row, img_path=sample.img_path), text=sample.text)
         other.text_id = sample.text_id
         foreign.append(other)
     with pytest.raises(ValueError, match=r'image id 0 stands for two images, .*city/test_0.jpg and .*land/test_0.jpg'):
