@@ -20,8 +20,8 @@ from galr_mm.cli.common import LOADERS, ConfigOptions, read_config
 from galr_mm.datasets.captions import clean_split, load_karpathy
 from galr_mm.datasets.transforms import LoadImageWithProposals
 from galr_mm.detection import ProposalSet
+from galr_mm.imagery.files import ImageFolder, listed_names
 from galr_mm.text import Vocabulary
-from galr_mm.utils.io import missing_files
 
 LOAD = LoadImageWithProposals()
 
@@ -39,11 +39,19 @@ def decode(path: str) -> str:
     return ''
 
 
-def innermost(config: dict[str, Any]) -> dict[str, Any]:
-    """The data set inside wrappers such as RepeatDataset."""
-    while 'dataset' in config:
-        config = config['dataset']
-    return config
+def innermost(config: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """The data sets inside wrappers such as RepeatDataset and ConcatDataset."""
+    inner = config.get('dataset') or config.get('datasets')
+    if inner is None:
+        yield config
+    else:
+        for child in inner if isinstance(inner, (list, tuple)) else [inner]:
+            yield from innermost(child)
+
+
+def folder_of(config: dict[str, Any]) -> str:
+    """Where the images of a data set lie."""
+    return os.path.join(config.get('data_root') or '', config.get('data_prefix', {}).get('img_path', 'images'))
 
 
 class Expected(NamedTuple):
@@ -62,13 +70,14 @@ def check_split(config: dict[str, Any], expected: Expected) -> Iterator[str]:
     except (OSError, ValueError) as error:
         yield str(error)
         return
-    names = [record['filename'] for record in clean.records]
     captions = [s['raw'] for record in clean.records for s in record['sentences']]
-    print(f'{split}: {len(names)} images, {len(captions)} captions in {ann_file}. {clean.summary()}')
+    print(f'{split}: {len(clean.records)} images, {len(captions)} captions in {ann_file}. {clean.summary()}')
+    names, problems = look_up(clean.records, folder_of(config), split)
+    yield from problems
     doubled = len(names) - len(set(names))
     if doubled:
         yield f'{ann_file}: {doubled} images are listed more than once in {split}'
-    yield from check_images(names, os.path.join(root, config.get('data_prefix', {}).get('img_path', 'images')), split)
+    yield from check_images(sorted(set(names)), folder_of(config), split)
     if expected.vocabulary is not None:
         unknown = expected.vocabulary.unknown_words(captions)
         print(f'{split}: {len(unknown)} words are not in the vocabulary, {unknown.total()} times')
@@ -80,15 +89,30 @@ def check_split(config: dict[str, Any], expected: Expected) -> Iterator[str]:
         yield from check_proposals(names, path, split, expected.num_classes)
 
 
-def check_images(names: list[str], folder: str, split: str) -> Iterator[str]:
-    """Images that are missing or cannot be decoded."""
+def look_up(records: list[dict[str, Any]], folder: str, split: str) -> tuple[list[str], list[str]]:
+    """Names that the images have in ``folder``, and which are missing or could be more than one file."""
+    names, problems = [], []
     try:
-        missing = set(missing_files(names, folder))
+        images = ImageFolder(folder)
     except OSError as error:
-        yield str(error)
-        return
-    yield from (f'{split}: missing {os.path.join(folder, name)}' for name in names if name in missing)
-    present = [os.path.join(folder, name) for name in names if name not in missing]
+        return [], [str(error)]
+    for record in records:
+        listed = listed_names(record)
+        try:
+            name = images.find(*listed)
+        except ValueError as error:
+            problems.append(f'{split}: {error}')
+            continue
+        if name is None:
+            problems.append(f'{split}: missing {os.path.join(folder, listed[0])}')
+        else:
+            names.append(name)
+    return names, problems
+
+
+def check_images(names: list[str], folder: str, split: str) -> Iterator[str]:
+    """Images that cannot be decoded."""
+    present = [os.path.join(folder, name) for name in names]
     with ThreadPool(os.cpu_count()) as pool:
         decoded = tqdm(pool.imap(decode, present), total=len(present), desc=f'{split}: decoding', unit='image')
         yield from (f'{split}: unreadable {problem}' for problem in decoded if problem)
@@ -105,7 +129,7 @@ def check_proposals(names: list[str], path: Path, split: str, num_classes: int |
     print(f'{split}: {path} covers {len(names) - len(absent)} of {len(names)} images, {len(proposals.classes)} classes')
     if num_classes not in (None, len(proposals.classes)):
         yield f'{path} has {len(proposals.classes)} classes, but the num_classes of the model is {num_classes}'
-    if len(absent) == len(names):
+    if absent and len(absent) == len(names):
         yield f'{path} knows none of the {split} images'
 
 
@@ -119,9 +143,10 @@ def check_overlap(datasets: list[dict[str, Any]]) -> Iterator[str]:
             continue  # reported by check_split
         for record in records:
             if record['split'] == config['split']:
-                other = images.setdefault(record['filename'], config['split'])
+                path = os.path.normpath(os.path.join(folder_of(config), listed_names(record)[0]))
+                other = images.setdefault(path, config['split'])
                 if other != config['split']:
-                    yield f'{record["filename"]} is in {other} and in {config["split"]}'
+                    yield f'{path} is in {other} and in {config["split"]}'
 
 
 def num_classes_of(model: Mapping[str, Any]) -> int | None:
@@ -145,10 +170,10 @@ def check(cfg: Config) -> list[str]:
     for name in LOADERS:
         if cfg.get(name) is None:
             continue
-        config = innermost(cfg[name].dataset)
-        if 'ann_file' not in config or 'split' not in config:
-            raise SystemExit(f'{name} holds {config.get("type")!r}, expected an ImageTextDataset')
-        datasets.append(config)
+        for config in innermost(cfg[name].dataset):
+            if 'ann_file' not in config or 'split' not in config:
+                raise SystemExit(f'{name} holds {config.get("type")!r}, expected an ImageTextDataset')
+            datasets.append(config)
     if not datasets:
         raise SystemExit(f'the config has no data set to verify: none of {", ".join(LOADERS)}')
     for config in datasets:

@@ -12,12 +12,16 @@ import json
 import random
 from collections.abc import Iterable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+from galr_mm.imagery.files import HOW_TO_GET_DATA
 from galr_mm.text import caption_words
 
 SPLITS = ('train', 'val', 'test')
-HOW_TO_GET_DATA = 'docs/datasets.md says where each data set comes from and how its folder is laid out'
+KARPATHY, COCO = 'a Karpathy-style json', 'a json of COCO captions'
+ROWS, NWPU = 'a list of images with captions', 'a json of classes with their images, as NWPU-Captions has it'
+TABLE, LINES = 'a table', 'a list of images with captions, one a line'
+KIND_OF_SUFFIX = {'.csv': TABLE, '.tsv': TABLE, '.txt': TABLE, '.jsonl': LINES}
 
 
 class CleanRecords(NamedTuple):
@@ -43,23 +47,65 @@ def load_karpathy(path: str | Path) -> list[dict]:
 
     Raises:
         FileNotFoundError: when there is no such file.
-        ValueError: when it is not json, or a record lacks a field or holds a value of the wrong kind.
+        ValueError: when it is something else, with the command that converts other lists, or a record lacks a field or
+            holds a value of the wrong kind.
     """
     path = Path(path)
-    if not path.is_file():
+    if not path.exists():
         raise FileNotFoundError(f'no caption file at {path}; {HOW_TO_GET_DATA}')
+    content: Any = None
+    kind = 'a folder' if path.is_dir() else KIND_OF_SUFFIX.get(path.suffix.lower())
+    if kind is None:
+        content = read_caption_json(path)
+        kind = json_kind(content)
+    if kind != KARPATHY:
+        raise ValueError(f'{path} is {kind}, not {KARPATHY}. {_how_to_convert(path)}')
     try:
-        content = json.loads(path.read_text(encoding='utf-8-sig'))
         records = content['images']
         if not isinstance(records, list):
             raise TypeError(f"'images' is a {type(records).__name__}")
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} is not a Karpathy-style json with a list 'images': {error!r}") from error
+    except (KeyError, TypeError) as error:
+        raise ValueError(
+            f"{path} is not {KARPATHY} with a list 'images': {error!r}. {_how_to_convert(path)}"
+        ) from error
     for index, record in enumerate(records):
         problem = _record_problem(record)
         if problem:
             raise ValueError(f'{path}: images[{index}] {problem}')
     return records
+
+
+def read_caption_json(path: Path) -> Any:
+    """What a json of captions holds.
+
+    Raises:
+        ValueError: when it is not json.
+    """
+    try:
+        return json.loads(path.read_text(encoding='utf-8-sig'))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f'{path} is not {KARPATHY}: {error!r}') from error
+
+
+def json_kind(content: object) -> str:
+    """Which kind of caption list a json holds: KARPATHY, also for what is none of them, ROWS, COCO or NWPU."""
+    if isinstance(content, list):
+        return ROWS
+    if not isinstance(content, dict):
+        return KARPATHY
+    notes = content.get('annotations')
+    if isinstance(notes, list) and any(isinstance(note, dict) and 'caption' in note for note in notes):
+        return COCO
+    lists = [*content.values()]
+    classes = 'images' not in content and any(lists) and all(isinstance(x, list) for x in lists)
+    return NWPU if classes and all(isinstance(entry, dict) for entries in lists for entry in entries) else KARPATHY
+
+
+def _how_to_convert(path: Path) -> str:
+    return (
+        f'`python tools/dataset_converters/convert_captions.py {path} --images IMAGES --out DATASET.json` makes one of '
+        'other caption lists'
+    )
 
 
 def _record_problem(record: object) -> str:
@@ -76,6 +122,8 @@ def _record_problem(record: object) -> str:
         isinstance(s, dict) and isinstance(s.get('raw'), str) for s in record['sentences']
     ):
         return f"({record['filename']}) needs sentences=[{{'raw': str, ...}}, ...]"
+    if not isinstance(record.get('filepath', ''), str):
+        return f'({record["filename"]}) has the filepath {record["filepath"]!r}, expected a folder'
     return ''
 
 
@@ -99,7 +147,7 @@ def read_precomp(folder: str | Path) -> list[dict]:
         for path in (names_path, caps_path):
             if not path.is_file():
                 raise FileNotFoundError(f'{path} is missing; {HOW_TO_GET_DATA}')
-        names, captions = _lines(names_path), _lines(caps_path)
+        names, captions = read_lines(names_path), read_lines(caps_path)
         grouped = _group(names, captions, names_path, caps_path)
         records += [_record(name, split, texts) for name, texts in grouped.items()]
         each[split] = {len(texts) for texts in grouped.values()}
@@ -111,7 +159,12 @@ def read_precomp(folder: str | Path) -> list[dict]:
     return number_records(records)
 
 
-def _lines(path: Path) -> list[str]:
+def read_lines(path: Path) -> list[str]:
+    """Lines of a UTF-8 text file.
+
+    Raises:
+        ValueError: when it is not UTF-8; names it.
+    """
     # split by hand: a blank caption line counts, and some lists hold characters str.splitlines would break at
     try:
         text = path.read_text(encoding='utf-8-sig')
@@ -153,6 +206,27 @@ def number_records(records: list[dict]) -> list[dict]:
             sentid += 1
         record['sentids'] = [sentence['sentid'] for sentence in record['sentences']]
     return records
+
+
+def sentid_problem(records: list[dict]) -> str:
+    """Why the ``sentid`` of sentences do not tell them apart; empty where they do.
+
+    >>> sentid_problem([{'filename': name, 'sentences': [{'raw': 'a river', 'sentid': 0}]} for name in 'ab'])
+    'a and b both have the sentid 0, so they restart; expected one of its own for each sentence of the file'
+    """
+    owners: dict[int, str] = {}
+    for record in records:
+        for sentence in record['sentences']:
+            sentid = sentence.get('sentid')
+            if not isinstance(sentid, int) or isinstance(sentid, bool) or sentid < 0:
+                return f'{record["filename"]} has the sentid {sentid!r}, expected 0 or more'
+            if sentid in owners:
+                return (
+                    f'{owners[sentid]} and {record["filename"]} both have the sentid {sentid}, so they restart; '
+                    'expected one of its own for each sentence of the file'
+                )
+            owners[sentid] = record['filename']
+    return ''
 
 
 def clean_split(records: list[dict], split: str, source: str | Path) -> CleanRecords:

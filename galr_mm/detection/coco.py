@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from mmengine.logging import print_log
 
+from galr_mm.imagery.files import name_key
 from galr_mm.structures import Detections
 from galr_mm.utils.io import write_text
 
@@ -140,17 +141,17 @@ class ProposalSet:
         except ValueError as error:
             raise ValueError(f'{path} is not a COCO json: {error!r}') from error
         self.classes, found = parse_coco(content, self.path)
-        self._detections = {name: detections.top(max_per_image) for name, detections in found.items()}
+        self._detections = {name_key(name): detections.top(max_per_image) for name, detections in found.items()}
 
     def __len__(self) -> int:
         return len(self._detections)
 
     def __contains__(self, file_name: str) -> bool:
-        return file_name in self._detections
+        return name_key(file_name) in self._detections
 
     def get(self, file_name: str) -> Detections | None:
         """Objects of an image; None when the file says nothing of it."""
-        return self._detections.get(file_name)
+        return self._detections.get(name_key(file_name))
 
 
 def _number(value: object) -> float:

@@ -71,23 +71,3 @@ def write_npz(path: str | Path, **arrays: npt.ArrayLike) -> None:
     save: Callable[..., None] = np.savez_compressed  # typed with an option that older versions do not have
     with atomic_write(path) as part, part.open('wb') as file:
         save(file, **arrays)
-
-
-def missing_files(names: list[str], folder: str) -> list[str]:
-    """Names that are not in ``folder``; one listing a sub-folder, not one look-up an image.
-
-    Raises:
-        FileNotFoundError: when the folder is not there.
-    """
-    if not os.path.isdir(folder):
-        raise FileNotFoundError(f'no image folder at {folder}; docs/datasets.md says how a data set is laid out')
-    listings: dict[str, set[str]] = {}
-    missing = []
-    for name in names:
-        parent, base = os.path.split(name)
-        if parent not in listings:
-            path = os.path.join(folder, parent)
-            listings[parent] = set(os.listdir(path)) if os.path.isdir(path) else set()
-        if base not in listings[parent]:
-            missing.append(name)
-    return missing

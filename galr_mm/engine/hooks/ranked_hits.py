@@ -51,7 +51,7 @@ class RankedHitsHook(Hook):
                         result.image_paths[image],
                         value,
                         bool(result.positives[image, query]),
-                        found.get(result.image_ids[image]),
+                        found.get(result.image_paths[image]),
                     )
                     for image, value in zip(images, values, strict=True)
                 ]
@@ -61,18 +61,10 @@ class RankedHitsHook(Hook):
             print_log(f'ranked hits drawn to {path}', 'current')
 
 
-def proposals_of(dataset: Any) -> dict[int, np.ndarray]:
-    """Relative boxes (n, 4) of the data set's images by their ``image_id``, for those that have proposals."""
-    proposals = getattr(dataset, 'proposals', None)
-    if proposals is None:
-        return {}
-    boxes = {}
-    for row in range(len(dataset)):
-        info = dataset.get_data_info(row)
-        found = proposals.get(info['file_name'])
-        if found is not None:
-            boxes[info['image_id']] = relative_boxes(found)
-    return boxes
+def proposals_of(dataset: Any) -> dict[str | None, np.ndarray]:
+    """Relative boxes (n, 4) of a data set's images by their path, for those that have proposals."""
+    infos = map(dataset.get_data_info, range(len(dataset))) if hasattr(dataset, 'get_data_info') else ()
+    return {info['img_path']: relative_boxes(info['detections']) for info in infos if 'detections' in info}
 
 
 def relative_boxes(found: Detections, score_thr: float = 0.3) -> np.ndarray:
