@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from galr_mm.detection.coco import write_coco
 from galr_mm.detection.detector import MMDetDetector
-from galr_mm.imagery import image_size, list_images
+from galr_mm.imagery import image_size, list_images, read_image
 from galr_mm.structures import Detections
 from galr_mm.utils.io import file_lock, write_text
 
@@ -45,7 +45,7 @@ class DetectorInputs(Dataset[dict[str, Any]]):
         try:
             if self.tile and max(image_size(self.root / name)) > self.tile:
                 return {'name': name}
-            return {'name': name, 'data': self.pipeline(dict(img_path=str(self.root / name), img_id=index))}
+            return {'name': name, 'data': self.pipeline(dict(img=read_image(self.root / name), img_id=index))}
         except Exception as error:  # whatever a decoder raises on a broken file; it is listed in the result
             return {'name': name, 'error': _reason(error)}
 
@@ -91,7 +91,7 @@ def detect(
     num_workers: int = 2,
 ) -> Iterator[tuple[str, Detections | str]]:
     """Yield the name of each image, in order, with its objects, or with why it cannot be read."""
-    images = DetectorInputs(root, names, detector.for_files, settings.tile)
+    images = DetectorInputs(root, names, detector.pipeline, settings.tile)
     for items in DataLoader(images, batch_size, num_workers=num_workers, collate_fn=list):
         results = iter(detector.detect_prepared([item['data'] for item in items if 'data' in item]))
         for item in items:
