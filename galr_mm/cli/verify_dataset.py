@@ -21,6 +21,7 @@ from galr_mm.cli.common import LOADERS, ConfigOptions, read_config
 from galr_mm.datasets.captions import clean_split, load_karpathy
 from galr_mm.datasets.transforms.loading import fit_of_sizes
 from galr_mm.detection import ProposalSet
+from galr_mm.detection.coco import describe_dropped
 from galr_mm.imagery.header import Header, open_with_pillow, read_header
 from galr_mm.imagery.pixels import decode_file
 from galr_mm.text import Vocabulary
@@ -136,6 +137,8 @@ def check_proposals(
     absent = [name for name in headers if name not in proposals]
     covered = len(headers) - len(absent)
     print(f'{split}: {path} covers {covered} of {len(headers)} images, {len(proposals.classes)} classes')
+    if proposals.dropped:
+        print(f'{split}: {path}: {describe_dropped(proposals.dropped)}')
     notes: dict[str, list[str]] = {}
     for name, header in headers.items():
         found = proposals.get(name)
