@@ -112,7 +112,7 @@ def first_page(source: str | Path | BinaryIO) -> Iterator[TiffPage]:
     import tifffile
 
     with tifffile.TiffFile(source) as file:
-        yield file.pages[0]  # type: ignore[misc]  # a frame stands for later pages only
+        yield file.pages[0]
 
 
 def decode_with_tifffile(content: bytes) -> tuple[np.ndarray, str | None]:
