@@ -17,6 +17,7 @@ from pickle import UnpicklingError
 import torch
 
 from galr_mm.cli.common import close_processes
+from galr_mm.detection.coco import describe_dropped
 from galr_mm.detection.extraction import Settings, extract_proposals
 from galr_mm.integrations.installation import REBUILD_MMCV, mmcv_ops_error, require_module
 from galr_mm.utils.allocator import keep_freed_memory
@@ -89,7 +90,7 @@ def report(content: dict, out: Path) -> None:
     empty = len(content['images']) - len({a['image_id'] for a in content['annotations']})
     print(
         f'{len(content["annotations"])} objects in {len(content["images"])} images ({empty} without any) '
-        f'written to {out}'
+        f'written to {out}; {describe_dropped(content["info"]["dropped"])}'
     )
     unreadable = content['info']['unreadable']
     for name, reason in unreadable.items():

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import mmcv
 import numpy as np
 
+from galr_mm.imagery import read_image
 from galr_mm.utils.io import atomic_write
 
 POSITIVE, NEGATIVE, BOX = '#1a9641', '#bbbbbb', '#ffd92f'
@@ -48,7 +48,7 @@ def draw_ranked_hits(rows: Sequence[tuple[str, Sequence[Hit]]], path: str | Path
             0, 0.5, textwrap.fill(caption, 26), va='center', fontsize=9, transform=line[0].transAxes, parse_math=False
         )
         for rank, (hit, axis) in enumerate(zip(hits, line[1:], strict=False), start=1):
-            img = mmcv.imread(hit.img_path, channel_order='rgb')
+            img = read_image(hit.img_path)[..., ::-1]
             axis.imshow(img)
             size = np.tile(img.shape[1::-1], 2)
             for x1, y1, x2, y2 in hit.boxes * size if hit.boxes is not None else ():

@@ -100,7 +100,9 @@ def test_from_file_to_embedding(name, weights, images):
 
     theirs, file = weights[name]
     preprocess = image_transform_v2(PreprocessCfg(**theirs.visual.preprocess_cfg), is_train=False)
-    expected = theirs.encode_image(torch.stack([preprocess(Image.open(p)) for p in images]), normalize=True)
+    expected = theirs.encode_image(
+        torch.stack([preprocess(Image.open(p).convert('RGB')) for p in images]), normalize=True
+    )
     ours = build('OpenCLIPRetriever', model_name=name, pretrained=file).eval()
     pipeline = Compose(
         [dict(type='galr_mm.OpenCLIPPreprocess', model_name=name), dict(type='galr_mm.PackRetrievalInputs')]
