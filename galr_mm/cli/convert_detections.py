@@ -8,13 +8,14 @@ objects.
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
 from galr_mm.detection import parse_coco, write_coco
 from galr_mm.detection.coco import CocoContent
 from galr_mm.detection.extraction import Settings
+from galr_mm.messages import shorten
+from galr_mm.utils.io import read_json
 
 
 def convert(results: object, images: object, score_thr: float, max_per_image: int, source: Path) -> CocoContent:
@@ -30,7 +31,7 @@ def convert(results: object, images: object, score_thr: float, max_per_image: in
     for index, result in enumerate(results):
         missing = [key for key in ('image_id', 'category_id', 'bbox', 'score') if key not in result]
         if missing:
-            raise ValueError(f'result {index} has no {", ".join(missing)}: {result}')
+            raise ValueError(f'result {index} has no {", ".join(missing)}: {shorten(result)}')
     content = parse_coco(images | dict(annotations=results), source)
     filtered = {name: found.filtered(score_thr, max_per_image) for name, found in content.detections.items()}
     return content._replace(detections=filtered)
@@ -49,9 +50,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.out.exists() and not args.overwrite:
         raise SystemExit(f'{args.out} exists; --overwrite replaces it')
     try:
-        results, images = (json.loads(path.read_text(encoding='utf-8')) for path in (args.results, args.images))
+        results, images = (read_json(path) for path in (args.results, args.images))
+    except (OSError, ValueError) as error:
+        raise SystemExit(str(error)) from error
+    try:
         classes, detections = convert(results, images, args.score_thr, args.max_per_image, args.results)
-    except (OSError, ValueError, TypeError) as error:
+    except (ValueError, TypeError) as error:
         raise SystemExit(f'{args.results}: {error}') from error
     try:
         write_coco(args.out, detections.items(), classes)

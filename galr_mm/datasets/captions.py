@@ -8,13 +8,14 @@ Everything is held as Karpathy records, one an image::
 
 from __future__ import annotations
 
-import json
 import random
 from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
+from galr_mm.messages import reason, shorten
 from galr_mm.text import caption_words
+from galr_mm.utils.io import read_json
 
 SPLITS = ('train', 'val', 'test')
 HOW_TO_GET_DATA = 'docs/datasets.md says where each data set comes from and how its folder is laid out'
@@ -48,13 +49,14 @@ def load_karpathy(path: str | Path) -> list[dict]:
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f'no caption file at {path}; {HOW_TO_GET_DATA}')
+    kind = "a Karpathy-style json with a list 'images'"
+    content = read_json(path, kind)
     try:
-        content = json.loads(path.read_text(encoding='utf-8-sig'))
         records = content['images']
         if not isinstance(records, list):
             raise TypeError(f"'images' is a {type(records).__name__}")
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} is not a Karpathy-style json with a list 'images': {error!r}") from error
+    except (KeyError, TypeError) as error:
+        raise ValueError(f'{path} is not {kind}: {reason(error)}') from error
     for index, record in enumerate(records):
         problem = _record_problem(record)
         if problem:
@@ -64,18 +66,19 @@ def load_karpathy(path: str | Path) -> list[dict]:
 
 def _record_problem(record: object) -> str:
     if not isinstance(record, dict):
-        return f'is {record!r}, expected a dict'
+        return f'is {shorten(record)}, expected a dict'
     for key in ('filename', 'split', 'sentences'):
         if key not in record:
-            return f"({record.get('filename', 'no filename')}) has no '{key}'"
+            return f"({shorten(record.get('filename', 'no filename'))}) has no '{key}'"
     if not isinstance(record['filename'], str) or not record['filename']:
-        return f'has the filename {record["filename"]!r}, expected a name'
+        return f'has the filename {shorten(record["filename"])}, expected a name'
     if record['split'] not in (*SPLITS, 'restval'):
-        return f"({record['filename']}) has split {record['split']!r}, expected one of {SPLITS} or 'restval'"
+        split = shorten(record['split'])
+        return f"({shorten(record['filename'])}) has split {split}, expected one of {SPLITS} or 'restval'"
     if not isinstance(record['sentences'], list) or not all(
         isinstance(s, dict) and isinstance(s.get('raw'), str) for s in record['sentences']
     ):
-        return f"({record['filename']}) needs sentences=[{{'raw': str, ...}}, ...]"
+        return f"({shorten(record['filename'])}) needs sentences=[{{'raw': str, ...}}, ...]"
     return ''
 
 

@@ -11,8 +11,9 @@ from typing import Any, NamedTuple
 
 from mmengine.logging import print_log
 
+from galr_mm.messages import reason, shorten
 from galr_mm.structures import Detections
-from galr_mm.utils.io import write_text
+from galr_mm.utils.io import read_json, write_text
 
 
 class CocoContent(NamedTuple):
@@ -39,18 +40,18 @@ def parse_coco(content: Mapping[str, Any], source: str | Path) -> CocoContent:
     try:
         for entry in content['images']:
             if not all(1 <= _number(entry[side]) < math.inf for side in ('width', 'height')):
-                raise ValueError(f'image {entry["file_name"]} has no size')
+                raise ValueError(f'image {shorten(entry["file_name"])} has no size')
         for key, field in (('images', 'id'), ('images', 'file_name'), ('categories', 'id'), ('categories', 'name')):
             counts = Counter(entry[field] for entry in content[key])
             twice = [value for value, count in counts.items() if count > 1]
             if twice:
-                raise ValueError(f'{key} have the {field} {twice[0]!r} more than once')
+                raise ValueError(f'{key} have the {field} {shorten(twice[0])} more than once')
         if not isinstance(content['annotations'], list):
             raise TypeError('annotations is not a list')
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(
             f'{source} is not a COCO json with images (id, file_name, width, height), categories (id, name) and '
-            f'annotations: {error!r}'
+            f'annotations: {reason(error)}'
         ) from error
     label_of = {category['id']: label for label, category in enumerate(content['categories'])}
     sizes = {image['id']: (int(image['height']), int(image['width'])) for image in content['images']}
@@ -63,8 +64,8 @@ def parse_coco(content: Mapping[str, Any], source: str | Path) -> CocoContent:
             (height, width), image_rows = sizes[annotation['image_id']], rows[annotation['image_id']]
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(
-                f'{source}: annotation {annotation} needs bbox=[x, y, w, h], and an image_id and category_id '
-                f'that are listed in the file ({error!r})'
+                f'{source}: annotation {shorten(annotation)} needs bbox=[x, y, w, h], and an image_id and category_id '
+                f'that are listed in the file ({reason(error)})'
             ) from error
         visible = min(w, h) > 0 and min(x + w, y + h) > 0 and x < width and y < height
         if all(map(math.isfinite, row)) and visible:
@@ -135,11 +136,7 @@ class ProposalSet:
                 f'no proposals at {path}; make them with '
                 f'`python tools/extract_proposals.py DET_CONFIG DET_CKPT IMAGES --out {path}`'
             )
-        try:
-            content = json.loads(self.path.read_text(encoding='utf-8'))
-        except ValueError as error:
-            raise ValueError(f'{path} is not a COCO json: {error!r}') from error
-        self.classes, found = parse_coco(content, self.path)
+        self.classes, found = parse_coco(read_json(self.path, 'a COCO json'), self.path)
         self._detections = {name: detections.top(max_per_image) for name, detections in found.items()}
 
     def __len__(self) -> int:
@@ -155,5 +152,5 @@ class ProposalSet:
 
 def _number(value: object) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise TypeError(f'{value!r} is not a number')
+        raise TypeError(f'{shorten(value)} is not a number')
     return float(value)

@@ -30,7 +30,10 @@ def record_of(sample: BaseDataElement | Mapping) -> dict[str, Any]:
             'and with text_id and text_feat (n, D) for n captions, under ValLoop or TestLoop; got '
             f'{type(sample).__name__} without image_id'
         )
-    text_ids = [int(i) for i in _listed(sample.get('gt_text_id', sample.get('text_id')))]
+    text_ids = sample.get('gt_text_id', sample.get('text_id'))
+    if isinstance(text_ids, Tensor) or hasattr(text_ids, '__array__'):  # of a foreign data set
+        text_ids = text_ids.tolist()
+    text_ids = [int(i) for i in _listed(text_ids)]
     texts = _listed(sample.get('text'))
     keys = sample.get('text_key')
     # captions that are not strings, vectors for instance, have no key: each is one of its own

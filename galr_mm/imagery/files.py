@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
-from galr_mm.utils.io import missing_files
+from galr_mm.messages import reason
+from galr_mm.utils.io import missing_files, read_json
 
 SUFFIXES = {'.jpg', '.jpeg', '.png', '.tif', '.tiff', '.bmp', '.webp'}
 
@@ -29,11 +29,12 @@ def list_images(source: str | Path, img_root: str | Path | None = None) -> tuple
         return source, names
     if not source.is_file():
         raise FileNotFoundError(f'{source} is neither a folder nor a file')
+    content = read_json(source, 'a Karpathy-style or COCO json, nor a folder')
     try:
-        images = json.loads(source.read_text(encoding='utf-8'))['images']
+        images = content['images']
         names = list(dict.fromkeys(image.get('filename') or image['file_name'] for image in images))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f'{source} is neither a Karpathy-style nor a COCO json: {error!r}') from error
+        raise ValueError(f'{source} is neither a Karpathy-style nor a COCO json: {reason(error)}') from error
     if not names:
         raise ValueError(f'{source} lists no images')
     root = Path(img_root) if img_root else source.parent / 'images'
