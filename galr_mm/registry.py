@@ -2,7 +2,7 @@
 
 ``locations`` make every scoped name (``type='galr_mm.GaLR'``) importable by itself, from any OpenMMLab config and under
 any default scope: no ``custom_imports`` and no ``register_all_modules`` are needed. Once this module is imported,
-mmengine also finds our configs by ``_base_ = 'galr_mm::galr_ucm.py'`` and ``mmengine.hub.get_config('galr_mm::galr_ucm.py')``.
+mmengine finds our configs: ``_base_ = 'galr_mm::galr_ucm.py'``, ``mmengine.hub.get_config('galr_mm::galr_ucm.py')``.
 """
 
 from mmengine.config.utils import MODULE2PACKAGE

@@ -166,11 +166,11 @@ def check_start(cfg: Config, checkpoint: str | None) -> None:
         if not isinstance(path, str) or Path(path).is_file():
             return
         vocabulary = words_of(weights) or Vocabulary.load(path)
-        encoder.vocabulary = str(Path(cfg.work_dir) / 'vocabulary.json')
-        vocabulary.save(encoder.vocabulary)
+        encoder['vocabulary'] = str(Path(cfg.work_dir) / 'vocabulary.json')
+        vocabulary.save(encoder['vocabulary'])
     except (OSError, ValueError) as error:
         raise SystemExit(str(error)) from error
-    print_log(f'no vocabulary at {path}; the words are those of {checkpoint}, see {encoder.vocabulary}', 'current')
+    print_log(f'no vocabulary at {path}; the words are those of {checkpoint}, in {encoder["vocabulary"]}', 'current')
 
 
 def set_loaders(cfg: Config, no_pin_memory: bool, no_persistent_workers: bool) -> None:

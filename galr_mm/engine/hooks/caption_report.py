@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from collections.abc import Sized
+
 from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
@@ -34,7 +36,7 @@ class CaptionReportHook(Hook):
         encoder, dataset = getattr(model, 'text_encoder', None), loader.dataset
         if not is_main_process() or not isinstance(encoder, TokenizedTextEncoder):
             return
-        if not hasattr(dataset, 'get_data_info'):  # not of mmengine
+        if not hasattr(dataset, 'get_data_info') or not isinstance(dataset, Sized):  # not of mmengine
             return
         texts: dict[str, None] = {}  # different ones, in their order
         for index in range(len(dataset)):
