@@ -2,7 +2,7 @@
 
 ``locations`` make every scoped name (``type='galr_mm.GaLR'``) importable by itself, from any OpenMMLab config and under
 any default scope: no ``custom_imports`` and no ``register_all_modules`` are needed. Once this module is imported,
-mmengine finds our configs: ``_base_ = 'galr_mm::galr_ucm.py'``, ``mmengine.hub.get_config('galr_mm::galr_ucm.py')``.
+mmengine finds our configs by ``galr_mm::<folder>/<name>.py``, in ``_base_`` and in ``mmengine.hub.get_config``.
 """
 
 from mmengine.config.utils import MODULE2PACKAGE
