@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-from galr_mm.messages import reason, shorten
+from galr_mm.messages import clip, reason, shorten
 from galr_mm.text import caption_words
 from galr_mm.utils.io import read_json
 
@@ -178,7 +178,7 @@ def clean_split(records: list[dict], split: str, source: str | Path) -> CleanRec
             dropped.append(record['filename'])
     if dropped and split != 'train':
         raise ValueError(
-            f'{source}: {len(dropped)} {split} images have no caption that holds a word: {", ".join(dropped[:10])}; '
+            f'{source}: {len(dropped)} {split} images have no caption that holds a word: {clip(", ".join(dropped[:10]))}; '
             'evaluation would no longer be on the published split'
         )
     if not kept:

@@ -10,6 +10,7 @@ from mmengine.logging import print_log
 
 from galr_mm.datasets.captions import HOW_TO_GET_DATA, SPLITS, clean_split, load_karpathy
 from galr_mm.detection import ProposalSet
+from galr_mm.messages import clip, shorten
 from galr_mm.registry import DATASETS
 from galr_mm.structures import Detections
 from galr_mm.text import caption_key
@@ -84,7 +85,7 @@ class ImageTextDataset(BaseDataset):
         if missing:
             raise FileNotFoundError(
                 f'{len(missing)} of {len(clean.records)} {self.split} images of {self.ann_file} are not in {folder}: '
-                f'{", ".join(missing[:5])}{", ..." if len(missing) > 5 else ""}. {HOW_TO_GET_DATA}; '
+                f'{clip(", ".join(missing[:5]))}{", ..." if len(missing) > 5 else ""}. {HOW_TO_GET_DATA}; '
                 'tools/dataset_converters/convert_captions.py --images fixes names of another file type'
             )
         self._load_proposals([record['filename'] for record in clean.records])
@@ -138,7 +139,7 @@ class ImageTextDataset(BaseDataset):
         self.proposals = ProposalSet(path, self.max_proposals)
         absent = sum(name not in self.proposals for name in file_names)
         if absent == len(file_names):
-            raise ValueError(f'{path} knows none of the {absent} {self.split} images, such as {file_names[0]!r}')
+            raise ValueError(f'{path} knows none of the {absent} {self.split} images, such as {shorten(file_names[0])}')
         print_log(f'{self.split}: proposals from {path}; {absent} of {len(file_names)} images are not in it', 'current')
         self._metainfo['proposal_classes'] = self.proposals.classes
 

@@ -10,6 +10,7 @@ from mmengine.dist import all_gather_object, broadcast_object_list, is_main_proc
 from mmengine.structures import BaseDataElement
 from torch import Tensor
 
+from galr_mm.messages import shorten
 from galr_mm.structures import QueryBank, RetrievalResult, RetrievalScores
 
 
@@ -116,7 +117,7 @@ def result_of(records: list[dict], bank: QueryBank | None = None) -> RetrievalRe
             text, key = record['texts'][position], record['text_keys'][position]
             _, other, _ = captions.setdefault(text_id, (record['text_feat'][position], text, key))
             if isinstance(text, str) and text != other:
-                raise ValueError(f'text id {text_id} stands for two captions, {other!r} and {text!r}')
+                raise ValueError(f'text id {text_id} stands for two captions, {shorten(other)} and {shorten(text)}')
             owners.append((row, text_id))
     if not captions or any(record['image_feat'] is None for record in records):
         raise ValueError(

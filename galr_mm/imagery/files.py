@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from galr_mm.messages import reason
+from galr_mm.messages import clip, reason
 from galr_mm.utils.io import missing_files, read_json
 
 SUFFIXES = {'.jpg', '.jpeg', '.png', '.tif', '.tiff', '.bmp', '.webp'}
@@ -29,7 +29,7 @@ def list_images(source: str | Path, img_root: str | Path | None = None) -> tuple
         return source, names
     if not source.is_file():
         raise FileNotFoundError(f'{source} is neither a folder nor a file')
-    content = read_json(source, 'a Karpathy-style or COCO json, nor a folder')
+    content = read_json(source, 'a Karpathy-style or COCO json')
     try:
         images = content['images']
         names = list(dict.fromkeys(image.get('filename') or image['file_name'] for image in images))
@@ -40,5 +40,5 @@ def list_images(source: str | Path, img_root: str | Path | None = None) -> tuple
     root = Path(img_root) if img_root else source.parent / 'images'
     missing = missing_files(names, str(root))
     if missing:
-        raise FileNotFoundError(f'{len(missing)} images of {source} are not in {root}, such as {missing[0]}')
+        raise FileNotFoundError(f'{len(missing)} images of {source} are not in {root}, such as {clip(missing[0])}')
     return root, names

@@ -526,7 +526,7 @@ def test_what_a_run_cannot_start_from(mini_config, tmp_path, name, message, kind
         'resume': (train, ['--resume', path]),
     }[kind]
     with pytest.raises(SystemExit, match=message) as error:
-        tool([str(mini_config), '--work-dir', str(tmp_path / 'work'), *options])
+        tool([str(mini_config), *options, '--work-dir', str(tmp_path / 'work')])
     assert len(str(error.value)) < 1000
 
 
