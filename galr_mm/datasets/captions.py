@@ -178,8 +178,8 @@ def clean_split(records: list[dict], split: str, source: str | Path) -> CleanRec
             dropped.append(record['filename'])
     if dropped and split != 'train':
         raise ValueError(
-            f'{source}: {len(dropped)} {split} images have no caption that holds a word: {clip(", ".join(dropped[:10]))}; '
-            'evaluation would no longer be on the published split'
+            f'{source}: {len(dropped)} {split} images have no caption that holds a word: '
+            f'{clip(", ".join(dropped[:10]))}; evaluation would no longer be on the published split'
         )
     if not kept:
         splits = sorted({record['split'] for record in records})

@@ -78,8 +78,8 @@ config=FILE instead
     for name in _types(config):
         if isinstance(name, str) and '.' in name and not _is_class_of(name, packages):
             raise ValueError(
-                f'the config inside {source} has type={shorten(name)}, which is not a class of a package of models; give '
-                'config=FILE instead'
+                f'the config inside {source} has type={shorten(name)}, which is not a class of a package of models; '
+                'give config=FILE instead'
             )
 
 
