@@ -15,11 +15,16 @@ import numpy as np
 import torch
 from mmengine.config import Config, DictAction
 from mmengine.dataset import BaseDataset
+from mmengine.logging import print_log
 from mmengine.runner import Runner
 
 from galr_mm.engine.feature_cache import use_feature_cache
+from galr_mm.integrations.checkpoints import read_weights
 from galr_mm.integrations.installation import require_working_mmcv
+from galr_mm.messages import reason
+from galr_mm.models.text import words_of
 from galr_mm.registry import DATASETS
+from galr_mm.text import Vocabulary
 from galr_mm.utils.allocator import keep_freed_memory
 
 RERANK_HOOK = dict(type='galr_mm.RerankHook')
@@ -99,7 +104,7 @@ def read_config(path: str, options: dict[str, Any] | None) -> Config:
     except ImportError:
         raise  # of a module of the user's, which the traceback names
     except Exception as error:  # a config is Python: it raises anything
-        raise SystemExit(f'{path} cannot be read as a config: {type(error).__name__}: {error}') from error
+        raise SystemExit(f'{path} cannot be read as a config: {reason(error, 1500)}') from error
     if options:
         check_options(cfg, options, shipped=is_shipped(path))
         cfg.merge_from_dict(options)
@@ -143,6 +148,29 @@ def load_config(args: argparse.Namespace, needed: Sequence[str] = ()) -> Config:
     if args.launcher == 'pytorch' and not torch.cuda.is_available():
         prepare_cpu_processes(cfg)
     return cfg
+
+
+def check_start(cfg: Config, checkpoint: str | None) -> None:
+    """Look at what a run starts from before anything is built: the checkpoint, and the vocabulary of the config.
+
+    Where the file of the vocabulary is missing, the words that the checkpoint carries are written to the work
+    directory and take its place.
+
+    Raises:
+        SystemExit: when the checkpoint cannot be read, or the vocabulary is missing there too.
+    """
+    try:
+        weights = {} if checkpoint is None else read_weights(checkpoint)
+        encoder = cfg.model.get('text_encoder') or {}
+        path = encoder.get('vocabulary')
+        if not isinstance(path, str) or Path(path).is_file():
+            return
+        vocabulary = words_of(weights) or Vocabulary.load(path)
+        encoder['vocabulary'] = str(Path(cfg.work_dir) / 'vocabulary.json')
+        vocabulary.save(encoder['vocabulary'])
+    except (OSError, ValueError) as error:
+        raise SystemExit(str(error)) from error
+    print_log(f'no vocabulary at {path}; the words are those of {checkpoint}, in {encoder["vocabulary"]}', 'current')
 
 
 def set_loaders(cfg: Config, no_pin_memory: bool, no_persistent_workers: bool) -> None:

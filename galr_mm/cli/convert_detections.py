@@ -9,14 +9,14 @@ objects.
 from __future__ import annotations
 
 import argparse
-import json
-import reprlib
 from collections.abc import Sequence
 from pathlib import Path
 
 from galr_mm.detection import parse_coco, write_coco
 from galr_mm.detection.coco import CocoContent, describe_dropped
 from galr_mm.detection.extraction import Settings
+from galr_mm.messages import shorten
+from galr_mm.utils.io import read_json
 
 
 def convert(results: object, images: object, score_thr: float, max_per_image: int, source: Path) -> CocoContent:
@@ -33,7 +33,7 @@ def convert(results: object, images: object, score_thr: float, max_per_image: in
         fields = ('image_id', 'category_id', 'bbox', 'score')
         missing = [key for key in fields if not isinstance(result, dict) or key not in result]
         if missing:
-            raise ValueError(f'result {index} has no {", ".join(missing)}: {reprlib.repr(result)}')
+            raise ValueError(f'result {index} has no {", ".join(missing)}: {shorten(result)}')
     content = parse_coco(images | dict(annotations=results), source, kind='result')
     dropped, filtered = content.dropped.copy(), {}
     for name, found in content.detections.items():
@@ -55,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.out.exists() and not args.overwrite:
         raise SystemExit(f'{args.out} exists; --overwrite replaces it')
     try:
-        results, images = (json.loads(path.read_text(encoding='utf-8')) for path in (args.results, args.images))
+        results, images = (read_json(path) for path in (args.results, args.images))
         content = convert(results, images, args.score_thr, args.max_per_image, args.results)
     except (OSError, ValueError, TypeError) as error:
         raise SystemExit(str(error) if str(args.results) in str(error) else f'{args.results}: {error}') from error

@@ -45,7 +45,7 @@ from galr_mm.evaluation.rerankers import build_rerankers
 from galr_mm.evaluation.runs import save_run
 from galr_mm.registry import DATASETS
 from galr_mm.structures import RetrievalResult
-from galr_mm.utils.io import atomic_write, file_lock, write_text
+from galr_mm.utils.io import atomic_write, file_lock, read_json, write_text
 
 STARTS = ('pretrained', 'checkpoint', 'name_or_path', 'load_from')  # keys of a config that name ready weights
 HARDEST = 12
@@ -155,7 +155,7 @@ def run_seed(args: argparse.Namespace, seed: int) -> None:
     settings = dict(config=_portable(args.config), options=[_portable(word) for word in args.cfg_options])
     asked = {**settings, 'rerank': {name: repr(reranker) for name, reranker in rerankers.items()}}
     if out.is_file() and not args.overwrite:
-        record = json.loads(out.read_text(encoding='utf-8'))
+        record = read_json(out)
         if set(splits) <= record['metrics'].keys():
             # Each look at the test split is a chance to choose by it, so a reported row has one: what is there stays.
             if all(record[key] == value for key, value in asked.items()):
@@ -184,7 +184,7 @@ def train(args: argparse.Namespace, seed: int, cfg: Config, work: Path, settings
     content = hashlib.sha256(json.dumps(read, sort_keys=True, default=str).encode()).hexdigest()
     now = dict(config_sha256=content, feature_cache=args.feature_cache is not None)
     if started.is_file():
-        before = json.loads(started.read_text(encoding='utf-8'))
+        before = read_json(started)
         if any(before[key] != value for key, value in now.items()):
             raise SystemExit(f'{work} holds a training of other settings; take another --name, or remove it')
     else:
@@ -280,7 +280,7 @@ def evaluate(
             raise SystemExit(f'{args.config}: {split} was not re-ranked by {", ".join(missing)}')
         metrics[split] = {prefix or 'raw': recall(ranks) for prefix, ranks in evaluator.result.ranks.items()}
         metrics[split]['chance'] = recall.chance(evaluator.result.positives)
-    started = json.loads((work / 'started.json').read_text(encoding='utf-8'))
+    started = read_json(work / 'started.json')
     record = {
         'name': args.name,
         'seed': seed,

@@ -11,7 +11,9 @@ from mmengine.device import get_device
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
-from galr_mm.cli.common import add_common_arguments, close_processes, load_config, require_writable
+from galr_mm.cli.common import add_common_arguments, check_start, close_processes, load_config, require_writable
+from galr_mm.engine.hooks import CaptionReportHook
+from galr_mm.integrations.checkpoints import is_link, read_checkpoint
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -49,7 +51,7 @@ def merge_args(cfg: Config, args: argparse.Namespace) -> Config:
     if args.resume is not None:
         cfg.resume = True
         cfg.load_from = None if args.resume == 'auto' else args.resume
-        if cfg.load_from and not Path(cfg.load_from).is_file():
+        if cfg.load_from and not is_link(cfg.load_from) and not Path(cfg.load_from).is_file():
             raise SystemExit(f'--resume: no checkpoint at {cfg.load_from}')
     return cfg
 
@@ -59,6 +61,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
     cfg = merge_args(load_config(args, ('model', 'train_dataloader', 'train_cfg', 'optim_wrapper')), args)
     require_writable(Path(cfg.work_dir), '--work-dir')
+    check_start(cfg, cfg.get('load_from'))
+    if cfg.get('resume') and cfg.get('load_from') and 'meta' not in read_checkpoint(cfg.load_from):
+        raise SystemExit(
+            f'--resume: {cfg.load_from} holds weights only; to start from them: --cfg-options load_from={cfg.load_from}'
+        )
     runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+    runner.register_hook(CaptionReportHook())
     runner.train()
     close_processes()

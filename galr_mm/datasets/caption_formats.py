@@ -26,7 +26,6 @@ from galr_mm.datasets.captions import (
     TABLE,
     json_kind,
     load_karpathy,
-    read_caption_json,
     read_lines,
     read_precomp,
 )
@@ -109,7 +108,7 @@ def _read(path: Path, split: str | None) -> list[dict[str, Any]]:
     if kind == LINES:
         lines = [line for line in read_lines(path) if line.strip()]
         return _records(_entries(map(_json_line, lines), f'{path} line'), path, split)
-    content: Any = None if path.is_dir() else read_caption_json(path)
+    content: Any = None if path.is_dir() else read_json(path, 'a json of captions')
     kind = json_kind(content)
     if kind == COCO:
         return _records(_coco(content, path), path, split)

@@ -8,14 +8,15 @@ Everything is held as Karpathy records, one an image::
 
 from __future__ import annotations
 
-import json
 import random
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from galr_mm.imagery.files import HOW_TO_GET_DATA
+from galr_mm.messages import clip, reason, shorten
 from galr_mm.text import caption_words
+from galr_mm.utils.io import read_json
 
 SPLITS = ('train', 'val', 'test')
 KARPATHY, COCO = 'a Karpathy-style json', 'a json of COCO captions'
@@ -56,7 +57,7 @@ def load_karpathy(path: str | Path) -> list[dict]:
     content: Any = None
     kind = 'a folder' if path.is_dir() else KIND_OF_SUFFIX.get(path.suffix.lower())
     if kind is None:
-        content = read_caption_json(path)
+        content = read_json(path, KARPATHY)
         kind = json_kind(content)
     if kind != KARPATHY:
         raise ValueError(f'{path} is {kind}, not {KARPATHY}. {_how_to_convert(path)}')
@@ -66,25 +67,13 @@ def load_karpathy(path: str | Path) -> list[dict]:
             raise TypeError(f"'images' is a {type(records).__name__}")
     except (KeyError, TypeError) as error:
         raise ValueError(
-            f"{path} is not {KARPATHY} with a list 'images': {error!r}. {_how_to_convert(path)}"
+            f"{path} is not {KARPATHY} with a list 'images': {reason(error)}. {_how_to_convert(path)}"
         ) from error
     for index, record in enumerate(records):
         problem = _record_problem(record)
         if problem:
             raise ValueError(f'{path}: images[{index}] {problem}')
     return records
-
-
-def read_caption_json(path: Path) -> Any:
-    """What a json of captions holds.
-
-    Raises:
-        ValueError: when it is not json.
-    """
-    try:
-        return json.loads(path.read_text(encoding='utf-8-sig'))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f'{path} is not {KARPATHY}: {error!r}') from error
 
 
 def json_kind(content: object) -> str:
@@ -110,20 +99,21 @@ def _how_to_convert(path: Path) -> str:
 
 def _record_problem(record: object) -> str:
     if not isinstance(record, dict):
-        return f'is {record!r}, expected a dict'
+        return f'is {shorten(record)}, expected a dict'
     for key in ('filename', 'split', 'sentences'):
         if key not in record:
-            return f"({record.get('filename', 'no filename')}) has no '{key}'"
+            return f"({shorten(record.get('filename', 'no filename'))}) has no '{key}'"
     if not isinstance(record['filename'], str) or not record['filename']:
-        return f'has the filename {record["filename"]!r}, expected a name'
+        return f'has the filename {shorten(record["filename"])}, expected a name'
     if record['split'] not in (*SPLITS, 'restval'):
-        return f"({record['filename']}) has split {record['split']!r}, expected one of {SPLITS} or 'restval'"
+        split = shorten(record['split'])
+        return f"({shorten(record['filename'])}) has split {split}, expected one of {SPLITS} or 'restval'"
     if not isinstance(record['sentences'], list) or not all(
         isinstance(s, dict) and isinstance(s.get('raw'), str) for s in record['sentences']
     ):
-        return f"({record['filename']}) needs sentences=[{{'raw': str, ...}}, ...]"
+        return f"({shorten(record['filename'])}) needs sentences=[{{'raw': str, ...}}, ...]"
     if not isinstance(record.get('filepath', ''), str):
-        return f'({record["filename"]}) has the filepath {record["filepath"]!r}, expected a folder'
+        return f'({shorten(record["filename"])}) has the filepath {shorten(record["filepath"])}, expected a folder'
     return ''
 
 
@@ -249,8 +239,8 @@ def clean_split(records: list[dict], split: str, source: str | Path) -> CleanRec
             dropped.append(record['filename'])
     if dropped and split != 'train':
         raise ValueError(
-            f'{source}: {len(dropped)} {split} images have no caption that holds a word: {", ".join(dropped[:10])}; '
-            'evaluation would no longer be on the published split'
+            f'{source}: {len(dropped)} {split} images have no caption that holds a word: '
+            f'{clip(", ".join(dropped[:10]))}; evaluation would no longer be on the published split'
         )
     if not kept:
         splits = sorted({record['split'] for record in records})

@@ -12,6 +12,7 @@ from mmengine.logging import print_log
 from galr_mm.datasets.captions import SPLITS, clean_split, load_karpathy, sentid_problem
 from galr_mm.detection import ProposalSet
 from galr_mm.imagery.files import ImageFolder, listed_names
+from galr_mm.messages import shorten
 from galr_mm.registry import DATASETS
 from galr_mm.structures import Detections, ImageId, stable_id
 from galr_mm.text import caption_key
@@ -138,7 +139,7 @@ class ImageTextDataset(BaseDataset):
         self.proposals = ProposalSet(path, self.max_proposals)
         absent = sum(name not in self.proposals for name in file_names)
         if absent == len(file_names):
-            raise ValueError(f'{path} knows none of the {absent} {self.split} images, such as {file_names[0]!r}')
+            raise ValueError(f'{path} knows none of the {absent} {self.split} images, such as {shorten(file_names[0])}')
         print_log(f'{self.split}: proposals from {path}; {absent} of {len(file_names)} images are not in it', 'current')
         self._metainfo['proposal_classes'] = self.proposals.classes
 

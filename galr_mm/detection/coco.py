@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import math
-import reprlib
 from collections import Counter
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -24,8 +23,9 @@ from galr_mm.detection.checks import (
     reason_to_ignore,
 )
 from galr_mm.imagery.files import name_key
+from galr_mm.messages import clip, reason, shorten
 from galr_mm.structures import Detections
-from galr_mm.utils.io import write_text
+from galr_mm.utils.io import read_json, write_text
 
 
 class CocoContent(NamedTuple):
@@ -56,12 +56,12 @@ def parse_coco(content: Mapping[str, Any], source: str | Path, kind: str = 'anno
     try:
         for index, entry in enumerate(content['images']):
             if not all(1 <= number(entry[side]) < math.inf and entry[side] % 1 == 0 for side in ('width', 'height')):
-                raise ValueError(f'image {index}, {entry["file_name"]!r}, has no size in whole pixels')
+                raise ValueError(f'image {index}, {shorten(entry["file_name"])}, has no size in whole pixels')
         for key, field in (('images', 'id'), ('images', 'file_name'), ('categories', 'id'), ('categories', 'name')):
             counts = Counter(entry[field] for entry in content[key])
             twice = [value for value, count in counts.items() if count > 1]
             if twice:
-                raise ValueError(f'{key} have the {field} {twice[0]!r} more than once')
+                raise ValueError(f'{key} have the {field} {shorten(twice[0])} more than once')
             if field in ('file_name', 'name') and not all(isinstance(value, str) for value in counts):
                 raise TypeError(f'a {field} of {key} is not a text')
         if not isinstance(content['annotations'], list):
@@ -69,7 +69,7 @@ def parse_coco(content: Mapping[str, Any], source: str | Path, kind: str = 'anno
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(
             f'{source} is not a COCO json with images (id, file_name, width, height), categories (id, name) and '
-            f'annotations: {repr(error)[:500]}'
+            f'annotations: {reason(error)}'
         ) from error
     label_of = {category['id']: label for label, category in enumerate(content['categories'])}
     sizes = {image['id']: (int(image['height']), int(image['width'])) for image in content['images']}
@@ -79,18 +79,18 @@ def parse_coco(content: Mapping[str, Any], source: str | Path, kind: str = 'anno
     dropped: Counter[str] = Counter()
     for index, annotation in enumerate(content['annotations']):
         try:
-            reason = reason_to_ignore(annotation)
-            if reason is None:
+            why = reason_to_ignore(annotation)
+            if why is None:
                 label, size = look_up(label_of, annotation, 'category_id'), look_up(sizes, annotation, 'image_id')
                 row = [*read_box(annotation), number(annotation.get('score', 1.0)), label, *size]
-                reason = reason_to_drop(row)
+                why = reason_to_drop(row)
         except (TypeError, ValueError) as error:
             raise ValueError(
-                f'{source}: {kind} {index} is {reprlib.repr(annotation)}: {error}; it needs bbox=[x, y, w, h], and an '
+                f'{source}: {kind} {index} is {shorten(annotation)}: {clip(error)}; it needs bbox=[x, y, w, h], and an '
                 'image_id and category_id that are listed in the file'
             ) from error
-        if reason is not None:
-            dropped[reason] += 1
+        if why is not None:
+            dropped[why] += 1
             continue
         rows.append(row)
         owners.append(annotation['image_id'])
@@ -183,11 +183,7 @@ class ProposalSet:
                 f'no proposals at {path}; make them with '
                 f'`python tools/extract_proposals.py DET_CONFIG DET_CKPT IMAGES --out {path}`'
             )
-        try:
-            content = json.loads(self.path.read_text(encoding='utf-8'))
-        except ValueError as error:
-            raise ValueError(f'{path} is not a COCO json: {error!r}') from error
-        self.classes, found, self.dropped = parse_coco(content, self.path)
+        self.classes, found, self.dropped = parse_coco(read_json(self.path, 'a COCO json'), self.path)
         self._detections = {name_key(name): detections.top(max_per_image) for name, detections in found.items()}
 
     def __len__(self) -> int:

@@ -13,12 +13,12 @@ from mmengine.config import Config, ConfigDict
 from mmengine.dataset import Compose, pseudo_collate
 from mmengine.model import BaseModel
 from mmengine.registry import DefaultScope
-from mmengine.runner.checkpoint import CheckpointLoader
 from torch import Tensor, nn
 from torchvision.ops import batched_nms
 
 from galr_mm.detection.saved_config import check_types, read_config_text
 from galr_mm.imagery import Window, open_image, read_image, windows
+from galr_mm.integrations.checkpoints import read_checkpoint
 from galr_mm.integrations.installation import require_module
 from galr_mm.registry import MODELS
 from galr_mm.structures import Detections
@@ -44,8 +44,8 @@ class MMDetDetector:
     Raises:
         ImportError: when mmdet is not installed.
         FileNotFoundError: when config or checkpoint is missing.
-        ValueError: when the checkpoint is another detector's, holds no config where none is given, or nothing names
-            the classes.
+        ValueError: when the checkpoint cannot be read, is another detector's, holds no config where none is given, or
+            nothing names the classes.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class MMDetDetector:
         for path in (config, checkpoint):
             if isinstance(path, (str, Path)) and '://' not in str(path) and not Path(path).is_file():
                 raise FileNotFoundError(f'no file at {path}')
-        content = CheckpointLoader.load_checkpoint(str(checkpoint), map_location='cpu')
+        content = read_checkpoint(checkpoint)
         cfg = self._read_config(config, content, checkpoint)
         # mmdet's package imports slowly, and its parts look for each other in its own scope
         with DefaultScope.overwrite_default_scope('mmdet'):

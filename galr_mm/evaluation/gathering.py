@@ -12,6 +12,7 @@ from mmengine.dist import all_gather_object, broadcast_object_list, is_main_proc
 from mmengine.structures import BaseDataElement
 from torch import Tensor
 
+from galr_mm.messages import shorten
 from galr_mm.structures import ImageId, QueryBank, RetrievalResult, RetrievalScores
 
 
@@ -32,7 +33,10 @@ def record_of(sample: BaseDataElement | Mapping) -> dict[str, Any]:
             'and with text_id and text_feat (n, D) for n captions, under ValLoop or TestLoop; got '
             f'{type(sample).__name__} without image_id'
         )
-    text_ids = [int(i) for i in _listed(sample.get('gt_text_id', sample.get('text_id')))]
+    text_ids = sample.get('gt_text_id', sample.get('text_id'))
+    if isinstance(text_ids, Tensor) or hasattr(text_ids, '__array__'):  # of a foreign data set
+        text_ids = text_ids.tolist()
+    text_ids = [int(i) for i in _listed(text_ids)]
     texts = _listed(sample.get('text'))
     keys = sample.get('text_key')
     # captions that are not strings, vectors for instance, have no key: each is one of its own
@@ -153,7 +157,9 @@ def result_of(records: list[dict], bank: QueryBank | None = None) -> RetrievalRe
             text, key = record['texts'][position], record['text_keys'][position]
             _, other, _ = captions.setdefault(text_id, (record['text_feat'][position], text, key))
             if isinstance(text, str) and text != other:
-                raise ValueError(f'text id {text_id - first_text} stands for two captions, {other!r} and {text!r}')
+                raise ValueError(
+                    f'text id {text_id - first_text} stands for two captions, {shorten(other)} and {shorten(text)}'
+                )
             owners.append((row, text_id))
     if not captions or any(record['image_feat'] is None for record in records):
         raise ValueError(

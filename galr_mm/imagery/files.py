@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import os
 import posixpath
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from galr_mm.messages import reason
+from galr_mm.utils.io import read_json
 
 HOW_TO_GET_DATA = 'docs/datasets.md says where each data set comes from and how its folder is laid out'
 SUFFIXES = {'.jpg', '.jpeg', '.png', '.tif', '.tiff', '.bmp', '.webp'}
@@ -190,12 +192,12 @@ def list_images(source: str | Path, img_root: str | Path | None = None) -> tuple
         return source, names
     if not source.is_file():
         raise FileNotFoundError(f'{source} is neither a folder nor a file')
+    content = read_json(source, 'a Karpathy-style or COCO json')
     try:
-        images = json.loads(source.read_text(encoding='utf-8'))['images']
-        listed = list(dict.fromkeys(map(listed_names, images)))
+        listed = list(dict.fromkeys(map(listed_names, content['images'])))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(
-            f'{source} is neither a Karpathy-style nor a COCO json: {error!r}. Other caption lists become one with '
+            f'{source} is neither a Karpathy-style nor a COCO json: {reason(error)}. Others become one with '
             f'`python tools/dataset_converters/convert_captions.py {source} --out dataset.json`'
         ) from error
     if not listed:

@@ -1,12 +1,70 @@
 from __future__ import annotations
 
+import gzip
+import json
 import os
+import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
+from galr_mm.messages import clip
+
+GZIP = b'\x1f\x8b'
+
+
+def read_json(path: str | Path, kind: str = 'json') -> Any:
+    """What a json file holds, whoever wrote it.
+
+    UTF-8 with or without a byte-order mark, UTF-16 and UTF-32, plain or gzipped whatever the name says. ``NaN`` and
+    ``Infinity`` are read, as Python writes them: who wants numbers checks them.
+
+    Args:
+        path: the file.
+        kind: what it should be, for the message.
+
+    Raises:
+        OSError: when the file cannot be opened; names it.
+        ValueError: when it is not json; names the file and the place in it, in a few words.
+    """
+    content = Path(path).read_bytes()
+    try:
+        if content.startswith(GZIP):
+            content = gzip.decompress(content)
+        return json.loads(content.decode(json.detect_encoding(content)))
+    except UnicodeDecodeError as error:  # holds the whole file, and so does its repr
+        at = len(content) - len(error.object) + error.start
+        problem = f'byte {at} is 0x{content[at]:02x}, which is not {error.encoding.upper()}; save the file as UTF-8'
+    except json.JSONDecodeError as error:
+        problem = f'{error.msg} at line {error.lineno}, column {error.colno}'
+    except (EOFError, OSError, zlib.error) as error:
+        problem = f'a broken gzip file ({clip(error)})'
+    except RecursionError:
+        problem = 'it is nested too deeply'
+    except ValueError as error:  # an integer of thousands of digits
+        problem = clip(error)
+    instead = instead_of(path)
+    raise ValueError(f'{path} is not {kind}: {f"it is {instead}" if instead else problem}')
+
+
+def instead_of(path: str | Path) -> str:
+    """What a file is in place of what it was meant to be, where its bytes tell; else ''."""
+    with open(path, 'rb') as file:
+        start = file.read(256).removeprefix(b'\xef\xbb\xbf').lstrip().lower()
+    if not start:
+        return 'empty'
+    if start.startswith(b'version https://git-lfs'):
+        return 'a pointer of git-lfs, not the file itself: git lfs pull'
+    if start.startswith((b'<!doc', b'<html', b'<?xml', b'<head')):
+        return 'a web page (html), not the file itself: download it again'
+    if start.startswith(b'pk\x03\x04') and not zipfile.is_zipfile(path):
+        return 'a zip archive that was cut off: download it again'
+    return ''
 
 
 @contextmanager

@@ -195,3 +195,23 @@ def test_hugging_face_errors(minilm, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, 'transformers', None)
     with pytest.raises(ImportError, match=r'galr_mm\[text\]'):
         HuggingFaceTextEncoder(minilm)
+
+
+@pytest.mark.text
+def test_captions_that_a_text_model_cuts_are_said_once(minilm, monkeypatch):
+    logged = []
+    monkeypatch.setattr('galr_mm.models.text.tokenized.print_log', lambda text, *_: logged.append(text))
+    encoder = HuggingFaceTextEncoder(minilm, embed_dim=4, max_length=6).eval()
+    fits, long = 'a plane over river', 'a plane over a river'  # four and five words, and two special tokens
+    encoder([fits, 'a plane'])
+    assert encoder.cut([fits, long]) == [long]
+    assert logged == []
+    for _ in range(2):
+        encoder([fits, long])
+    assert len(logged) == 1
+    assert '1 of 2 captions are longer' in logged[0]
+
+
+def test_captions_that_are_no_text(encoder):
+    with pytest.raises(TypeError, match='caption 1 is None, expected a string'):
+        encoder(['a plane', None])

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from torch.nn.utils import convert_conv2d_weight_memory_format
 from torch.utils.checkpoint import checkpoint
 
+from galr_mm.messages import shorten
 from galr_mm.models.text import TokenizedTextEncoder
 from galr_mm.models.visual import BackboneFeatures, EmbeddingBackbone, GlobalPool, StagedBackbone
 from galr_mm.registry import MODELS
@@ -195,7 +196,7 @@ class DualEncoder(BaseModel):
     def encode_text(self, texts: Sequence[Any] | Tensor) -> Tensor:
         """L2-normalized features (T, D) of captions in the form the text encoder takes: a list of them, token ids."""
         if isinstance(texts, str):
-            raise TypeError(f'expected a list of captions, got one string: {texts!r}')
+            raise TypeError(f'expected a list of captions, got one string: {shorten(texts)}')
         return F.normalize(self.text_encoder(texts), dim=-1)
 
     def build_graph(self, images: Tensor, data_samples: list[DataSample] | None) -> ObjectGraph | None:
