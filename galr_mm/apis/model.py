@@ -14,6 +14,7 @@ from torch import Tensor
 
 from galr_mm.models.text import words_of
 from galr_mm.registry import MODELS
+from galr_mm.utils.config import read_config_file
 
 
 def init_model(
@@ -40,7 +41,7 @@ def init_model(
     """
     if not isinstance(config, Config):
         _require_file(config, 'config')
-        config = Config.fromfile(config)
+        config = read_config_file(config)
     if checkpoint is not None and not str(checkpoint).startswith(('http://', 'https://')):
         _require_file(checkpoint, 'checkpoint')
     if overrides:

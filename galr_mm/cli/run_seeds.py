@@ -29,8 +29,6 @@ from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
 from galr_mm.cli.common import (
-    PACKAGE,
-    READ_BY_RUNS,
     ConfigOptions,
     ensure_rerank_hook,
     load_config,
@@ -45,6 +43,7 @@ from galr_mm.evaluation.rerankers import build_rerankers
 from galr_mm.evaluation.runs import save_run
 from galr_mm.registry import DATASETS
 from galr_mm.structures import RetrievalResult
+from galr_mm.utils.config import PACKAGE, READ_BY_RUNS
 from galr_mm.utils.io import atomic_write, file_lock, write_text
 
 STARTS = ('pretrained', 'checkpoint', 'name_or_path', 'load_from')  # keys of a config that name ready weights

@@ -16,11 +16,12 @@ from mmengine.config import Config
 from PIL import Image
 from tqdm import tqdm
 
-from galr_mm.cli.common import LOADERS, ConfigOptions, read_config
+from galr_mm.cli.common import ConfigOptions, read_config
 from galr_mm.datasets.captions import clean_split, load_karpathy
 from galr_mm.datasets.transforms import LoadImageWithProposals
 from galr_mm.detection import ProposalSet
 from galr_mm.text import Vocabulary
+from galr_mm.utils.config import LOADERS
 from galr_mm.utils.io import missing_files
 
 LOAD = LoadImageWithProposals()
