@@ -15,8 +15,10 @@ import torch
 from mmengine.config import Config, DictAction
 from mmengine.dataset import BaseDataset
 from mmengine.registry import RUNNERS
+from mmengine.runner import Runner
 
 from galr_mm.engine.feature_cache import use_feature_cache
+from galr_mm.engine.runner import ToolRunner
 from galr_mm.integrations.installation import require_working_mmcv
 from galr_mm.registry import DATASETS
 from galr_mm.utils.allocator import keep_freed_memory
@@ -197,8 +199,8 @@ def check_options(cfg: Config, options: Mapping[str, object], copied: Collection
     """Refuse options that would change nothing because of a mistake.
 
     As in mmengine, a name that nothing knows is the user's own, for a hook of theirs to read. Two mistakes are told
-    apart from that: a name that nearly is one that runs read, and, in configs of this project and those that inherit from
-    them, a variable of ours that the config has copied into its settings already.
+    apart from that: a name that nearly is one that runs read, and a variable of this project's configs that their
+    settings have copied already.
 
     Args:
         cfg: The config before the options are merged.
@@ -246,6 +248,11 @@ def ensure_rerank_hook(cfg: Config) -> None:
     hooks = cfg.get('custom_hooks') or []
     if 'rerank' in cfg and not any('RerankHook' in str(hook.get('type')) for hook in hooks):
         cfg.custom_hooks = [*hooks, dict(RERANK_HOOK)]
+
+
+def build_runner(cfg: Config) -> Runner:
+    """The runner that the config names, or ours."""
+    return RUNNERS.build(cfg) if 'runner_type' in cfg else ToolRunner.from_cfg(cfg)
 
 
 def close_processes() -> None:

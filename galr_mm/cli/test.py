@@ -9,11 +9,11 @@ from pickle import UnpicklingError
 
 from mmengine.config import Config
 from mmengine.model import is_model_wrapper
-from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 from torch import nn
 
-from galr_mm.cli.common import add_common_arguments, close_processes, load_config, require_writable
+from galr_mm.cli.common import add_common_arguments, build_runner, close_processes, load_config, require_writable
+from galr_mm.engine.checks import TrainingError
 
 TRAINING = ('train_cfg', 'train_dataloader', 'optim_wrapper')
 
@@ -83,11 +83,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
     cfg = merge_args(load_config(args, ('model', 'test_dataloader', 'test_cfg', 'test_evaluator')), args)
     require_writable(Path(cfg.work_dir), '--work-dir')
-    runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+    runner = build_runner(cfg)
     if args.checkpoint is None:
         require_weights(runner.model)
     else:
         # where mmengine would: hooks such as EMAHook want to be set up before
         runner.load_or_resume = lambda: load_weights(runner, args.checkpoint)
-    runner.test()
+    try:
+        runner.test()
+    except TrainingError as error:
+        raise SystemExit(str(error)) from error
     close_processes()

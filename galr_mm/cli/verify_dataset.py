@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 
 from mmengine.config import Config
 from PIL import Image
-from tqdm import tqdm
 
 from galr_mm.cli.common import ConfigOptions, read_config
 from galr_mm.datasets.captions import clean_split, load_karpathy
@@ -23,6 +22,7 @@ from galr_mm.detection import ProposalSet
 from galr_mm.text import Vocabulary
 from galr_mm.utils.config import LOADERS
 from galr_mm.utils.io import missing_files
+from galr_mm.utils.logging import progress
 
 LOAD = LoadImageWithProposals()
 
@@ -91,7 +91,7 @@ def check_images(names: list[str], folder: str, split: str) -> Iterator[str]:
     yield from (f'{split}: missing {os.path.join(folder, name)}' for name in names if name in missing)
     present = [os.path.join(folder, name) for name in names if name not in missing]
     with ThreadPool(os.cpu_count()) as pool:
-        decoded = tqdm(pool.imap(decode, present), total=len(present), desc=f'{split}: decoding', unit='image')
+        decoded = progress(pool.imap(decode, present), total=len(present), desc=f'{split}: decoding', unit='image')
         yield from (f'{split}: unreadable {problem}' for problem in decoded if problem)
 
 

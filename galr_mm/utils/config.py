@@ -67,8 +67,8 @@ def read_config_file(path: str | Path) -> Config:
     (``train_dataloader = dict(batch_size=8)``). A name that the file reads itself is its own business.
 
     Raises:
-        ConfigLineError: for a line with a wrong value, one beside the same setting in full, and a variable of one of our
-            configs that is set again without being read (``data_root``, ``train_pipeline``).
+        ConfigLineError: for a line with a wrong value, one beside the same setting in full, and a variable of one of
+            our configs that is set again without being read (``data_root``, ``train_pipeline``).
     """
     cfg = Config.fromfile(path)
     path = Path(path)
@@ -80,7 +80,9 @@ def read_config_file(path: str | Path) -> Config:
         here = cfg if file == path else Config.fromfile(file)
         names, read = _names(file)
         above = [Config.fromfile(base) for base in _bases(file)]
-        new = {name for name in (names & here.keys()) - read - decided if here[name] not in [b.get(name) for b in above]}
+        new = {
+            name for name in (names & here.keys()) - read - decided if here[name] not in [b.get(name) for b in above]
+        }
         if idle := sorted(new & copied_variables(file)):
             raise ConfigLineError(
                 f'{file}: {idle[0]} is copied into other settings of the config that it inherits from, so this line '
@@ -90,7 +92,9 @@ def read_config_file(path: str | Path) -> Config:
         for name in new & set(LINES):
             in_full = _target(here, name)
             if in_full != next(filter(None, (_target(base, name) for base in above)), None):
-                raise ConfigLineError(f'{file} has the line {name} = {here[name]!r} and sets the same in full; keep one')
+                raise ConfigLineError(
+                    f'{file} has the line {name} = {here[name]!r} and sets the same in full; keep one'
+                )
             if in_full == _target(cfg, name):  # no file below sets it
                 lines[name] = here[name]
         decided |= names
@@ -140,7 +144,9 @@ def _resize(cfg: Config, size: int) -> None:
         if step.get(key) is not None and all(isinstance(n, int) for n in _sides(step[key]))
     ]
     if not pixels:
-        raise ConfigLineError('size: no pipeline resizes to pixels of the config (a CLIP brings the size of its images)')
+        raise ConfigLineError(
+            'size: no pipeline resizes to pixels of the config (a CLIP brings the size of its images)'
+        )
     step, key = pixels[-1]  # the last of the last loader is what a test sees
     now = set(_sides(step[key]))
     if len(now) > 1:

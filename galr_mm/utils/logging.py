@@ -1,10 +1,27 @@
 from __future__ import annotations
 
 import logging
+import sys
+from collections.abc import Iterable
+from typing import TypeVar
 
 from mmengine.logging import print_log
+from tqdm import tqdm
 
+T = TypeVar('T')
 _LOGGED: set[str] = set()
+# how messages begin that are for the log file
+FILE_ONLY = (
+    '\n' + '-' * 60 + '\nSystem environment',
+    'Config:\n',
+    'Hooks will be executed',
+    'Exp name: ',
+    'Distributed training is not used, all SyncBatchNorm',
+    # of what upstream calls in itself
+    '"FileClient" will be deprecated',
+    '"HardDiskBackend" is the alias',
+    'The prefix is not set in metric class',
+)
 
 
 def warn_once(key: str, message: str) -> None:
@@ -12,3 +29,16 @@ def warn_once(key: str, message: str) -> None:
     if key not in _LOGGED:
         _LOGGED.add(key)
         print_log(message, 'current', logging.WARNING)
+
+
+def log_to_file_only(logger: logging.Logger, beginnings: tuple[str, ...] = FILE_ONLY) -> None:
+    """Keep messages that begin so from the terminal; the handlers that write files get all."""
+    for handler in logger.handlers:
+        if not isinstance(handler, logging.FileHandler):
+            handler.addFilter(lambda record: not record.getMessage().startswith(beginnings))
+
+
+def progress(items: Iterable[T] | None = None, **options: object) -> tqdm[T]:
+    """A progress bar: on a terminal as usual, elsewhere (a log, a pipe) a line each half minute."""
+    interval = 0.1 if sys.stderr.isatty() else 30.0
+    return tqdm(items, mininterval=interval, maxinterval=max(interval, 10.0), **options)

@@ -104,7 +104,9 @@ def test_nothing_to_set(child, line, message):
 
 
 def test_what_a_file_reads_itself_is_its_own_business(child):
-    cfg = read_config_file(child('size = 60\nbatch_size = 8\ntrain_dataloader = dict(batch_size=2 * batch_size)\nx = size'))
+    cfg = read_config_file(
+        child('size = 60\nbatch_size = 8\ntrain_dataloader = dict(batch_size=2 * batch_size)\nx = size')
+    )
     assert cfg.train_dataloader.batch_size == 16
     assert sizes(cfg)[-1] == (128, 128)
 
