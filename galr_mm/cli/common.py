@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from mmengine.config import Config, DictAction
 from mmengine.dataset import BaseDataset
+from mmengine.logging import MMLogger
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
@@ -32,6 +33,7 @@ from galr_mm.utils.config import (
     is_ours,
     read_config_file,
 )
+from galr_mm.utils.logging import quiet_terminal
 
 RERANK_HOOK = dict(type='galr_mm.RerankHook')
 
@@ -88,6 +90,7 @@ def read_config(path: str, options: dict[str, Any] | None) -> Config:
     """
     if not Path(path).is_file():
         raise SystemExit(f'no config at {path}')
+    quiet_terminal(MMLogger.get_current_instance())
     try:
         cfg = read_config_file(path)
     except ImportError:

@@ -12,7 +12,7 @@ from mmengine.runner import Runner
 from galr_mm.engine.checks import TrainingError, check_evaluation, check_proposals, check_training
 from galr_mm.engine.hooks import FirstStepsHook
 from galr_mm.engine.resuming import compare_configs, drop_foreign_best, latest_checkpoint, require_fitting
-from galr_mm.utils.logging import log_to_file_only
+from galr_mm.utils.logging import quiet_terminal
 
 
 class ToolRunner(Runner):
@@ -30,7 +30,7 @@ class ToolRunner(Runner):
         """The logger of mmengine with a quieter terminal, unless ``log_level`` is DEBUG."""
         logger = super().build_logger(log_level, log_file, **kwargs)
         if log_level not in ('DEBUG', logging.DEBUG):
-            log_to_file_only(logger)
+            quiet_terminal(logger)
         logger.info(f'config, environment and all messages: {self._log_dir}/{self.timestamp}.log')
         return logger
 

@@ -16,6 +16,8 @@ FILE_ONLY = (
     'Config:\n',
     'Hooks will be executed',
     'Exp name: ',
+    'Using env variable ',
+    'paramwise_options -- ',
     'Distributed training is not used, all SyncBatchNorm',
     # of what upstream calls in itself
     '"FileClient" will be deprecated',
@@ -31,11 +33,15 @@ def warn_once(key: str, message: str) -> None:
         print_log(message, 'current', logging.WARNING)
 
 
-def log_to_file_only(logger: logging.Logger, beginnings: tuple[str, ...] = FILE_ONLY) -> None:
-    """Keep messages that begin so from the terminal; the handlers that write files get all."""
+def quiet_terminal(logger: logging.Logger) -> None:
+    """Keep messages that begin as ``FILE_ONLY`` says from the terminal; handlers that write files get all."""
     for handler in logger.handlers:
         if not isinstance(handler, logging.FileHandler):
-            handler.addFilter(lambda record: not record.getMessage().startswith(beginnings))
+            handler.addFilter(_is_for_terminal)
+
+
+def _is_for_terminal(record: logging.LogRecord) -> bool:
+    return not record.getMessage().startswith(FILE_ONLY)
 
 
 def progress(items: Iterable[T] | None = None, **options: object) -> tqdm[T]:
