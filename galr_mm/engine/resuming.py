@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import logging
+import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
+from mmengine.logging import print_log
 from mmengine.model import is_model_wrapper
 from torch import nn
 
@@ -24,29 +27,33 @@ LONGEST = 80
 
 
 def latest_checkpoint(work_dir: str | Path) -> Path | None:
-    """The checkpoint that ``last_checkpoint`` of a work directory names; None where there is no such file.
+    """The checkpoint to resume from: what ``last_checkpoint`` names, else the newest whole one; None where none is.
 
     mmengine notes the path at the time of saving; in a work directory that was moved or copied since, the file of that
-    name is taken which is there now.
+    name is taken which is there now. A stop while a checkpoint is written leaves a part of it, or a note of one that
+    had to make room.
 
     Raises:
-        TrainingError: when the named file is not there; lists those that are.
+        TrainingError: when checkpoints are noted or there, and none is whole; lists them.
     """
     work_dir = Path(work_dir)
     note = work_dir / 'last_checkpoint'
-    if not note.is_file():
-        return None
-    named = Path(note.read_text(encoding='utf-8').strip())
-    here = work_dir / named.name
-    if here.is_file():
-        return here
-    if named.is_file() and named.resolve().parent != work_dir.resolve():  # CheckpointHook(out_dir=...)
-        return named
-    there = sorted(path.name for path in work_dir.glob('*.pth'))
-    raise TrainingError(
-        f'--resume: {note} names {named}, which is not there; name one yourself (--resume CHECKPOINT; in {work_dir}: '
-        f'{", ".join(there[:10]) or "none"}), or remove {note} to start again'
-    )
+    text = note.read_text(encoding='utf-8').strip() if note.is_file() else ''
+    named = [work_dir / Path(text).name, Path(text)] if text else []  # the second for CheckpointHook(out_dir=...)
+    there = [path for kind in ('epoch', 'iter') for path in work_dir.glob(f'{kind}_*.pth')]
+    newest_first = sorted(there, key=lambda path: path.stat().st_mtime, reverse=True)
+    for path in [*named, *newest_first]:
+        if path.is_dir() or zipfile.is_zipfile(path):  # DeepSpeed's are folders; a zip's directory is written last
+            if named and path not in named:
+                print_log(f'{text}, which {note} names, is not whole; resuming from {path}', 'current', logging.WARNING)
+            return path
+    if text or there:
+        listed = ', '.join(sorted(path.name for path in there)[:10]) or 'no other'
+        raise TrainingError(
+            f'--resume: {note} names {text or "nothing"}, which is not a whole checkpoint ({listed} in {work_dir}); '
+            'name one yourself (--resume CHECKPOINT), or remove the folder to start again'
+        )
+    return None
 
 
 def require_fitting(checkpoint: Mapping[str, Any], model: nn.Module, filename: str) -> None:

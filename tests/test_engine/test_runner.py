@@ -4,6 +4,7 @@ import copy
 import functools
 import re
 import shutil
+import zipfile
 from pathlib import Path
 
 import mmengine.runner.runner
@@ -16,6 +17,7 @@ from torch import nn
 
 from galr_mm.cli.train import main as train
 from galr_mm.engine.checks import TrainingError, check_evaluation, check_proposals, innermost
+from galr_mm.engine.resuming import latest_checkpoint
 from galr_mm.engine.runner import ToolRunner
 from galr_mm.registry import DATASETS, MODELS
 from galr_mm.utils.io import file_lock
@@ -256,10 +258,26 @@ def test_a_work_dir_that_was_moved(resumed, tmp_path):
     assert sorted((tmp_path / 'work').rglob('*')) == before
 
 
-def test_the_noted_checkpoint_is_gone(resumed, tmp_path):
-    (tmp_path / 'work/epoch_2.pth').unlink()
-    with pytest.raises(TrainingError, match=r'epoch_2.pth, which is not there; .*epoch_1.pth'):
-        resumed()
+@pytest.mark.parametrize('left', [None, b'', b'PK half of it'], ids=['removed', 'empty', 'part'])
+def test_stopped_while_a_checkpoint_was_written(resumed, tmp_path, left):
+    last = tmp_path / 'work/epoch_2.pth'
+    last.unlink()
+    if left is not None:
+        last.write_bytes(left)
+    run, out = resumed()
+    assert re.search('epoch_2.pth, which .*last_checkpoint names, is not whole; resuming from .*epoch_1.pth', out)
+    assert run.epoch == 2
+    assert zipfile.is_zipfile(last)
+
+
+def test_no_whole_checkpoint(tmp_path):
+    assert latest_checkpoint(tmp_path) is None
+    (tmp_path / 'epoch_1.pth').touch()
+    with pytest.raises(TrainingError, match='names nothing, which is not a whole checkpoint .epoch_1.pth in'):
+        latest_checkpoint(tmp_path)
+    (tmp_path / 'last_checkpoint').write_text('/old/epoch_7.pth')
+    with pytest.raises(TrainingError, match='names /old/epoch_7.pth'):
+        latest_checkpoint(tmp_path)
 
 
 @pytest.mark.parametrize('there', [True, False])
