@@ -46,7 +46,7 @@ def start(spin: str, seconds: float) -> subprocess.Popen[str]:
 
 def rate(spin: str, seconds: float, busy: bool) -> float:
     """Steps a second, alone or beside a competitor."""
-    other = start('default', 1e6) if busy else None
+    other = start('default', seconds + 120) if busy else None
     try:
         return float(start(spin, seconds).communicate()[0])
     finally:
