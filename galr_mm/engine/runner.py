@@ -26,6 +26,9 @@ class ToolRunner(Runner):
         TrainingError: names the setting to change.
     """
 
+    _resume: bool
+    _load_from: str | None
+
     def build_logger(self, log_level: int | str = 'INFO', log_file: str | None = None, **kwargs: Any) -> MMLogger:
         """The logger of mmengine with a quieter terminal, unless ``log_level`` is DEBUG."""
         logger = super().build_logger(log_level, log_file, **kwargs)
