@@ -14,6 +14,7 @@ from galr_mm.integrations.checkpoints import is_link, read_weights
 from galr_mm.messages import clip
 from galr_mm.models.text import words_of
 from galr_mm.registry import MODELS
+from galr_mm.utils.config import read_config_file
 
 
 def init_model(
@@ -45,7 +46,7 @@ def init_model(
     """
     if not isinstance(config, Config):
         _require_file(config, 'config')
-        config = Config.fromfile(config)
+        config = read_config_file(config)
     if checkpoint is not None and not is_link(checkpoint):
         _require_file(checkpoint, 'checkpoint')
     if cfg_options or overrides:

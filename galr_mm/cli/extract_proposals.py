@@ -15,6 +15,7 @@ from pathlib import Path
 from pickle import UnpicklingError
 
 import torch
+from mmengine.device import get_device
 
 from galr_mm.cli.common import close_processes
 from galr_mm.detection.coco import describe_dropped
@@ -40,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     parser.add_argument('--batch-size', type=int, default=8)
     parser.add_argument('--num-workers', type=int, default=2)
-    parser.add_argument('--device', default='cpu')
+    parser.add_argument('--device', default=get_device(), help='default: the GPU where there is one')
     parser.add_argument('--launcher', choices=['none', 'pytorch'], default='none')
     parser.add_argument('--overwrite', action='store_true', help='replace an existing --out')
     args = parser.parse_args(argv)

@@ -15,11 +15,11 @@ from typing import NamedTuple
 
 import cv2
 import numpy as np
-from tqdm import tqdm
 
 from galr_mm.datasets.captions import number_records
 from galr_mm.text import Vocabulary
 from galr_mm.utils.io import write_text
+from galr_mm.utils.logging import progress
 
 SIDE = 256
 CLASSES = ('airplane', 'ship', 'storage_tank', 'tennis_court', 'house', 'vehicle')
@@ -224,7 +224,7 @@ def make(out: Path, counts: dict[str, int], seed: int) -> int:
     records: list[dict] = []
     categories = [dict(id=label + 1, name=name) for label, name in enumerate(CLASSES)]
     coco = {split: dict(images=[], annotations=[], categories=categories) for split in counts}
-    with tqdm(total=sum(counts.values()), desc='drawing', unit='image') as bar:
+    with progress(total=sum(counts.values()), desc='drawing', unit='image') as bar:
         for split, count in counts.items():
             for number in range(count):
                 img, captions, objects = make_image(np.random.default_rng([seed, len(records)]))

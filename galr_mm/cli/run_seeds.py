@@ -25,13 +25,10 @@ from typing import Any, NoReturn
 
 import torch
 from mmengine.config import Config
-from mmengine.registry import RUNNERS
-from mmengine.runner import Runner
 
 from galr_mm.cli.common import (
-    PACKAGE,
-    READ_BY_RUNS,
     ConfigOptions,
+    build_runner,
     ensure_rerank_hook,
     load_config,
     read_config,
@@ -45,6 +42,7 @@ from galr_mm.evaluation.rerankers import build_rerankers
 from galr_mm.evaluation.runs import save_run
 from galr_mm.registry import DATASETS
 from galr_mm.structures import RetrievalResult
+from galr_mm.utils.config import PACKAGE, READ_BY_RUNS
 from galr_mm.utils.io import atomic_write, file_lock, read_json, write_text
 
 STARTS = ('pretrained', 'checkpoint', 'name_or_path', 'load_from')  # keys of a config that name ready weights
@@ -266,7 +264,7 @@ def evaluate(
         ensure_rerank_hook(cfg)
         cfg.load_from, cfg.resume = None, False
         cfg.experiment_name = f'{args.name}_{seed}_{split}'
-        runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+        runner = build_runner(cfg)
         # where mmengine would: hooks such as EMAHook want to be set up before
         runner.load_or_resume = lambda runner=runner: load_weights(runner, str(checkpoint))
         runner.test()

@@ -8,11 +8,18 @@ from pathlib import Path
 
 from mmengine.config import Config
 from mmengine.model import is_model_wrapper
-from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 from torch import nn
 
-from galr_mm.cli.common import add_common_arguments, check_start, close_processes, load_config, require_writable
+from galr_mm.cli.common import (
+    add_common_arguments,
+    build_runner,
+    check_start,
+    close_processes,
+    load_config,
+    require_writable,
+)
+from galr_mm.engine.checks import TrainingError
 from galr_mm.engine.hooks import CaptionReportHook
 from galr_mm.integrations.checkpoints import is_link
 from galr_mm.messages import clip
@@ -87,12 +94,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     cfg = merge_args(load_config(args, ('model', 'test_dataloader', 'test_cfg', 'test_evaluator')), args)
     require_writable(Path(cfg.work_dir), '--work-dir')
     check_start(cfg, args.checkpoint)
-    runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+    runner = build_runner(cfg)
     runner.register_hook(CaptionReportHook())
     if args.checkpoint is None:
         require_weights(runner.model)
     else:
         # where mmengine would: hooks such as EMAHook want to be set up before
         runner.load_or_resume = lambda: load_weights(runner, args.checkpoint)
-    runner.test()
+    try:
+        runner.test()
+    except TrainingError as error:
+        raise SystemExit(str(error)) from error
     close_processes()

@@ -15,9 +15,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from mmengine.config import Config
-from tqdm import tqdm
 
-from galr_mm.cli.common import LOADERS, ConfigOptions, read_config
+from galr_mm.cli.common import ConfigOptions, read_config
 from galr_mm.datasets.captions import clean_split, load_karpathy
 from galr_mm.datasets.transforms.loading import fit_of_sizes
 from galr_mm.detection import ProposalSet
@@ -26,6 +25,8 @@ from galr_mm.imagery.files import ImageFolder, listed_names
 from galr_mm.imagery.header import Header, open_with_pillow, read_header
 from galr_mm.imagery.pixels import decode_file
 from galr_mm.text import Vocabulary
+from galr_mm.utils.config import LOADERS
+from galr_mm.utils.logging import progress
 
 
 class Examined(NamedTuple):
@@ -130,7 +131,7 @@ def check_images(headers: dict[str, Header | None], folder: str, split: str) -> 
     with ThreadPool(os.cpu_count()) as pool:
         loaded = pool.imap(examine, [os.path.join(folder, name) for name in names])
         for name, found in zip(
-            names, tqdm(loaded, total=len(names), desc=f'{split}: decoding', unit='image'), strict=True
+            names, progress(loaded, total=len(names), desc=f'{split}: decoding', unit='image'), strict=True
         ):
             headers[name] = found.header
             for change in found.changes:

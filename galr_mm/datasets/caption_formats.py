@@ -29,6 +29,7 @@ from galr_mm.datasets.captions import (
     read_lines,
     read_precomp,
 )
+from galr_mm.utils.io import read_json
 
 IMAGE_KEYS = (
     'filename',

@@ -22,6 +22,7 @@ from galr_mm.integrations.checkpoints import read_checkpoint
 from galr_mm.integrations.installation import require_module
 from galr_mm.registry import MODELS
 from galr_mm.structures import Detections
+from galr_mm.utils.config import read_config_file
 
 
 class MMDetDetector:
@@ -81,7 +82,7 @@ class MMDetDetector:
         config: str | Path | Mapping[str, Any] | None, content: Mapping[str, Any], checkpoint: str | Path
     ) -> Config:
         if isinstance(config, (str, Path)):
-            return Config.fromfile(config)
+            return read_config_file(config)
         if config is None:
             text = content.get('meta', {}).get('cfg')
             if not isinstance(text, str):

@@ -19,13 +19,13 @@ from mmengine.config import Config
 from mmengine.dataset import Compose
 from mmengine.dist import barrier, broadcast_object_list, get_rank, get_world_size, is_main_process
 from torch.utils.data import DataLoader, Dataset
-from tqdm import tqdm
 
 from galr_mm.detection.coco import write_coco
 from galr_mm.detection.detector import MMDetDetector
 from galr_mm.imagery import image_size, list_images, read_image
 from galr_mm.structures import Detections
 from galr_mm.utils.io import file_lock, write_text
+from galr_mm.utils.logging import progress
 
 
 class DetectorInputs(Dataset[dict[str, Any]]):
@@ -178,7 +178,7 @@ def extract_proposals(
             print(f'resuming after {len(names) - len(todo)} of {len(names)} images from {_partial(out)}', flush=True)
         with (
             _partial(out, get_rank()).open('a', encoding='utf-8') as file,
-            tqdm(total=len(own), unit='image', disable=not is_main_process()) as bar,
+            progress(total=len(own), unit='image', disable=not is_main_process()) as bar,
         ):
             if not is_main_process():
                 file.write(json.dumps(header) + '\n')

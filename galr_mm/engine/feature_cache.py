@@ -17,7 +17,6 @@ from mmengine.registry import init_default_scope
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torch.utils.data import DataLoader, Dataset
-from tqdm import tqdm
 
 from galr_mm.datasets.captions import SPLITS
 from galr_mm.datasets.feature_cache import (
@@ -37,6 +36,7 @@ from galr_mm.models.retrievers.dual_encoder import check_cached
 from galr_mm.models.visual import StagedBackbone
 from galr_mm.registry import DATASETS, MODELS
 from galr_mm.utils.io import file_lock
+from galr_mm.utils.logging import progress
 from galr_mm.utils.precision import autocast
 
 FLUSH_EVERY = 500  # images that an interrupted run may lose; writing to disk each time would cost more
@@ -374,7 +374,7 @@ def fill_images(
     rows = len(found.training) * len(views) + len(found.others)
     stored = open_array(out / 'features.npy', (rows, *meta['shape']), storage_type(dtype))
     done = open_array(out / 'done.npy', (len(paths),), np.bool_)
-    with tqdm(total=len(paths), initial=int(done.sum()), unit='image') as bar:
+    with progress(total=len(paths), initial=int(done.sum()), unit='image') as bar:
         for part, some in ((range(len(found.training)), views), (range(len(found.training), len(paths)), views[:1])):
             todo = [image for image in part if not done[image]]
             each = max(1, batch_size // len(some))
@@ -410,7 +410,7 @@ def fill_captions(model: DualEncoder, captions: Sequence[str], out: Path, batch_
     encoder = model.text_encoder
     assert isinstance(encoder, HuggingFaceTextEncoder)
     ordered = sorted(captions, key=len)
-    for start in tqdm(range(0, len(ordered), batch_size), unit='batch', desc='captions'):
+    for start in progress(range(0, len(ordered), batch_size), unit='batch', desc='captions'):
         encoder(ordered[start : start + batch_size])
     write_captions(out / 'captions.npz', list(encoder.known), torch.stack(list(encoder.known.values())))
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import gzip
 import json
 import os
@@ -8,7 +9,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +17,18 @@ import numpy.typing as npt
 from galr_mm.messages import clip
 
 GZIP = b'\x1f\x8b'
+NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)  # what network file systems without locks answer
+_HELD: set[TextIO] = set()  # open lock files of this process
+
+
+def _let_go() -> None:
+    for file in _HELD:
+        file.close()
+    _HELD.clear()
+
+
+if hasattr(os, 'register_at_fork'):
+    os.register_at_fork(after_in_child=_let_go)
 
 
 def read_json(path: str | Path, kind: str = 'json') -> Any:
@@ -84,7 +97,8 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
 def file_lock(path: str | Path) -> Iterator[None]:
     """Keep other processes from writing ``path`` for the length of a run; the lock goes with the process.
 
-    The system's advisory lock on ``<path>.lock``; where the system has none (Windows), nothing is locked.
+    The system's advisory lock on ``<path>.lock``; where the system or the file system has none, nothing is locked.
+    Processes that are forked meanwhile do not hold it: loaders may outlive a killed training by seconds.
 
     Raises:
         BlockingIOError: when another run holds the lock.
@@ -102,11 +116,16 @@ def file_lock(path: str | Path) -> Iterator[None]:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
                 raise BlockingIOError(f'another run is writing {path}; wait for it or stop it') from error
+            except OSError as error:
+                if error.errno not in NO_LOCKS:
+                    raise
             if not _is_open_file(name, file.fileno()):
                 continue  # the holder before us removed it after we opened it: others lock a new file of this name
+            _HELD.add(file)
             try:
                 yield
             finally:
+                _HELD.discard(file)
                 name.unlink(missing_ok=True)
             return
 

@@ -9,8 +9,9 @@ from mmengine.config import Config
 from mmengine.runner import Runner
 
 from galr_mm.cli.common import ensure_rerank_hook
-from galr_mm.engine.hooks import RerankHook
-from galr_mm.visualization import ranked_hits
+from galr_mm.engine.hooks import RankedHitsHook, RerankHook
+from galr_mm.structures import RetrievalResult, RetrievalScores
+from galr_mm.visualization import Hit, ranked_hits
 from tests.helpers import SMALL
 
 
@@ -108,6 +109,22 @@ def test_ranked_hits_of_a_part_of_the_data(build, tmp_path, monkeypatch):
                 height, width = detections.image_size
                 sure = detections.boxes[detections.scores >= 0.3]
                 np.testing.assert_allclose(hit.boxes * [width, height, width, height], sure, rtol=1e-5)
+
+
+def test_a_positive_that_is_not_among_those_shown():
+    """Caption 0 has its image in place 3 of 4, caption 1 in the first; a caption without a positive gets no more."""
+    t2i = torch.tensor([[0.1, 0.9, 0.8, 0.0], [0.2, 0.9, 0.1, 0.0], [0.4, 0.3, 0.2, 0.1]])
+    positives = torch.zeros(4, 3, dtype=torch.bool)
+    positives[0, 0] = positives[1, 1] = True
+    scores = RetrievalScores(t2i.t(), t2i, positives)
+    result = RetrievalResult({'': scores}, [0, 1, 2, 3], list('abcd'), [0, 1, 2], ['x', 'y', 'z'])
+    hook = RankedHitsHook('.', topk=2)
+    boxes = {0: np.zeros((1, 4))}
+    rows = [hook._hits(result, query, '', boxes) for query in range(3)]
+    assert [[hit.img_path for hit in hits] for hits in rows] == [['b', 'c', 'a'], ['b', 'a'], ['a', 'b']]
+    assert [[hit.rank for hit in hits] for hits in rows] == [[None, None, 3], [None, None], [None, None]]
+    assert rows[0][2] == Hit('a', None, True, boxes[0], 3)
+    assert [hit.positive for hit in rows[1]] == [True, False]
 
 
 @pytest.mark.parametrize(

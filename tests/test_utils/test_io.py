@@ -1,4 +1,5 @@
 import builtins
+import errno
 import gzip
 import json
 import math
@@ -46,6 +47,45 @@ def test_a_lock_on_a_removed_file_does_not_count(tmp_path, monkeypatch):
         monkeypatch.undo()
         with pytest.raises(BlockingIOError), file_lock(path):
             pass
+
+
+@pytest.mark.skipif(not hasattr(os, 'fork'), reason='no fork here')
+def test_a_forked_process_does_not_hold_it(tmp_path):
+    """Loaders outlive a killed training by seconds, in which it could not be resumed."""
+    with file_lock(tmp_path / 'p'):
+        (number,) = [int(fd) for fd in os.listdir('/proc/self/fd') if is_lock(fd)]
+        child = os.fork()
+        if not child:
+            try:
+                os.fstat(number)
+            except OSError:
+                os._exit(0)  # closed
+            os._exit(1)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        with pytest.raises(BlockingIOError), file_lock(tmp_path / 'p'):
+            pass
+
+
+def is_lock(descriptor):
+    try:
+        return os.readlink(f'/proc/self/fd/{descriptor}').endswith('p.lock')
+    except OSError:  # that of the listing itself
+        return False
+
+
+@pytest.mark.parametrize('number', [errno.ENOLCK, errno.ENOSYS, errno.EIO], ids=['ENOLCK', 'ENOSYS', 'EIO'])
+def test_a_file_system_without_locks(tmp_path, monkeypatch, number):
+    def refused(file, flags):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(pytest.importorskip('fcntl'), 'flock', refused)
+    if number == errno.EIO:  # a fault, not a missing feature
+        with pytest.raises(OSError, match='output error'), file_lock(tmp_path / 'p'):
+            pass
+    else:
+        with file_lock(tmp_path / 'p'):
+            pass
+    assert number == errno.EIO or not list(tmp_path.iterdir())
 
 
 def test_a_system_without_fcntl_locks_nothing(tmp_path, monkeypatch):
