@@ -68,14 +68,13 @@ class SceneLocalizer:
             sentences: one, or several.
 
         Raises:
-            ValueError: for an array of another kind, no sentence, or windows that leave the scene.
+            ValueError: for an array of another kind, no sentence, or embeddings that do not fit, see :func:`localize`.
             OSError: when the file cannot be read; names it.
         """
-        single = isinstance(sentences, str)
-        text_feat = encode_texts(self.model, [sentences] if single else sentences)
-        embeddings = scene if isinstance(scene, SceneEmbeddings) else self.encode(scene)
-        maps = localize(embeddings, text_feat, [sentences] if single else sentences)
-        return maps[0] if single else maps
+        texts = [sentences] if isinstance(sentences, str) else sentences
+        text_feat = encode_texts(self.model, texts)
+        maps = localize(scene if isinstance(scene, SceneEmbeddings) else self.encode(scene), text_feat, texts)
+        return maps[0] if isinstance(sentences, str) else maps
 
     def encode(self, scene: str | Path | np.ndarray) -> SceneEmbeddings:
         """The windows of a scene and their embeddings, on the CPU."""
@@ -84,19 +83,17 @@ class SceneLocalizer:
                 return self._encode(opened.height, opened.width, opened.read)
         if scene.dtype != np.uint8 or scene.ndim != 3 or scene.shape[2] != 3:
             raise ValueError(f'the scene is an array of {scene.dtype} {scene.shape}, expected BGR uint8 (H, W, 3)')
-        return self._encode(
-            *scene.shape[:2], lambda window: scene[window.top : window.bottom, window.left : window.right]
-        )
+        height, width = scene.shape[:2]
+        return self._encode(height, width, lambda w: scene[w.top : w.bottom, w.left : w.right])
 
     def _encode(self, height: int, width: int, read: Callable[[Window], np.ndarray]) -> SceneEmbeddings:
         windows = multiscale_windows(height, width, self.scales)
+        size = self.batch_size
         vectors = [
-            encode_images(
-                self.model, [read(window) for window in windows[start : start + self.batch_size]], self.batch_size
-            )
-            for start in tqdm(range(0, len(windows), self.batch_size), 'windows', leave=False, disable=None)
+            encode_images(self.model, [read(window) for window in windows[start : start + size]], size).cpu()
+            for start in tqdm(range(0, len(windows), size), 'batches of windows', leave=False, disable=None)
         ]
-        return SceneEmbeddings(height, width, np.array(windows), torch.cat(vectors).cpu())
+        return SceneEmbeddings(height, width, np.array(windows), torch.cat(vectors))
 
 
 def localize(scene: SceneEmbeddings, text_feat: Tensor, sentences: Sequence[str]) -> list[LocalizationMap]:
@@ -109,7 +106,15 @@ def localize(scene: SceneEmbeddings, text_feat: Tensor, sentences: Sequence[str]
 
     Shapes:
         - text_feat: (n, D), L2-normalized
+
+    Raises:
+        ValueError: when the embeddings are of other dimensions, not finite, or of windows that leave the scene.
     """
+    if text_feat.shape[1] != scene.vectors.shape[1]:
+        raise ValueError(
+            f'the scene has embeddings of {scene.vectors.shape[1]} dimensions, the sentences of {text_feat.shape[1]}: '
+            'they are of two models'
+        )
     mean = WindowMean(scene.windows, scene.height, scene.width)
     similarities = (text_feat.float().cpu() @ scene.vectors.float().cpu().t()).numpy()
     return [

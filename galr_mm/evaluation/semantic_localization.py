@@ -90,7 +90,7 @@ def semantic_localization_metrics(prob: npt.ArrayLike, regions: Regions) -> dict
 
 def find_peaks(prob: np.ndarray) -> np.ndarray:
     """Peaks of a map in 0..1 as the indicators count them, (n, 2) integers x, y."""
-    gray = (prob * 255).astype(np.uint8)
+    gray: np.ndarray = (prob * 255).astype(np.uint8)
     side, times = SMOOTHING
     for _ in range(times):
         gray = cv2.boxFilter(gray, -1, (side, side))

@@ -34,7 +34,9 @@ def test_sliding_max_is_that_of_a_loop(size):
     array = np.random.default_rng(size).integers(0, 256, (23, 5), dtype=np.uint8)
     for axis, flat in ((0, array), (1, array.T)):
         slow = [flat[max(i - size // 2, 0) : i + size - size // 2].max(axis=0) for i in range(len(flat))]
-        np.testing.assert_array_equal(_sliding_max(flat.T if axis else flat, size, axis), np.array(slow).T if axis else slow)
+        np.testing.assert_array_equal(
+            _sliding_max(flat.T if axis else flat, size, axis), np.array(slow).T if axis else slow
+        )
 
 
 def test_a_peak_is_the_highest_in_a_thousand_pixels():
