@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from mmengine.model import BaseModel
 from tqdm import tqdm
 
 from galr_mm.apis import SceneLocalizer, init_model
@@ -114,17 +115,25 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     return args
 
 
+def load_model(args: argparse.Namespace) -> BaseModel:
+    """The model of the command line, all of whose weights come from files."""
+    config = read_config(args.config, args.cfg_options)
+    try:
+        model = init_model(config, args.checkpoint, args.device)
+    except RuntimeError as error:
+        raise SystemExit(f'{args.checkpoint} does not fit the model of {args.config}: {str(error)[:1500]}') from error
+    if args.checkpoint is None:
+        require_weights(model)
+    return model
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Evaluate and print the averages."""
     args = parse_args(argv)
     require_writable(args.out.parent, '--out')
-    config = read_config(args.config, args.cfg_options)
     try:
         cases = read_air_slt(args.annotations)
-        model = init_model(config, args.checkpoint, args.device)
-        if args.checkpoint is None:
-            require_weights(model)
-        localizer = SceneLocalizer(model, args.scales, args.batch_size)
+        localizer = SceneLocalizer(load_model(args), args.scales, args.batch_size)
         results = evaluate(localizer, cases, args.scenes, args.median, args.seed)
     except (OSError, ValueError) as error:
         raise SystemExit(str(error)) from error

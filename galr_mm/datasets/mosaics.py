@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
-import mmcv
 import numpy as np
 
 from galr_mm.datasets.localization import LocalizationCase
+from galr_mm.imagery import Window, open_image
 from galr_mm.text import caption_key
 
 
@@ -78,9 +78,8 @@ def make_mosaic(
     """
     scene = np.empty((grid * tile, grid * tile, 3), np.uint8)
     for place, path in enumerate(paths):
-        image = mmcv.imread(str(path))
-        if image is None:
-            raise OSError(f'{path} cannot be decoded')
+        with open_image(path) as opened:
+            image = opened.read(Window(0, 0, opened.width, opened.height))
         left, top, right, bottom = _square(place, grid, tile)
         scene[top : bottom + 1, left : right + 1] = cv2.resize(image, (tile, tile), interpolation=cv2.INTER_CUBIC)
     cases = []

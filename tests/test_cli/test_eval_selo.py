@@ -22,12 +22,12 @@ def mosaics(source, out, *options):
 
 def test_a_model_that_knows_is_above_its_baselines(tmp_path):
     (tmp_path / 'dataset.json').write_text(json.dumps(dict(images=number_records(draw_color_set(tmp_path)))))
-    options = ['--class-pattern', '([a-z]+)_', '--scenes', '2', '--grid', '3', '--tile', '200', '--sentences', '4']
+    options = ['--class-pattern', '([a-z]+)_', '--scenes', '2', '--grid', '3', '--tile', '100', '--sentences', '4']
     mosaics(tmp_path / 'dataset.json', tmp_path / 'selo', *options)
     cases = read_air_slt(tmp_path / 'selo/anno.json')
     model = ColorRetriever().eval()
-    localizer = SceneLocalizer(model, (100, 200), batch_size=1000)
-    results = evaluate(localizer, cases, tmp_path / 'selo/scenes', median=31, seed=0)
+    localizer = SceneLocalizer(model, (50, 100), batch_size=1000)
+    results = evaluate(localizer, cases, tmp_path / 'selo/scenes', median=15, seed=0)
     assert model.calls == 2  # each scene once, whatever the sentences
     assert [(result['scene'], result['sentence']) for result in results] == [case[:2] for case in cases]
     average = means(results)
@@ -35,7 +35,7 @@ def test_a_model_that_knows_is_above_its_baselines(tmp_path):
         assert average['model']['rsu'] > average[baseline]['rsu'] + 0.2
         assert average['model']['rmi'] > average[baseline]['rmi'] + 0.2
     case, result = cases[-1], results[-1]
-    prob = localizer(tmp_path / 'selo/scenes' / case.scene, case.sentence).normalized(31)
+    prob = localizer(tmp_path / 'selo/scenes' / case.scene, case.sentence).normalized(15)
     assert result['model'] == pytest.approx(semantic_localization_metrics(prob, case.regions), abs=1e-9)
     assert result['constant'] == semantic_localization_metrics(np.ones_like(prob), case.regions)
     assert average['model']['rda'] == pytest.approx(np.mean([result['model']['rda'] for result in results]))
@@ -95,6 +95,9 @@ def test_what_stops_the_tool(prepared, tmp_path, mini_config):
             main([*argv, *out, '--annotations', str(tmp_path / 'anno.json')])
     with pytest.raises(SystemExit, match='no checkpoint at nowhere'):
         main([argv[0], 'nowhere.pth', *argv[2:], *out])
+    torch.save({}, tmp_path / 'empty.pth')
+    with pytest.raises(SystemExit, match=r'empty\.pth does not fit the model of'):
+        main([argv[0], str(tmp_path / 'empty.pth'), *argv[2:], *out])
     with pytest.raises(SystemExit, match='CHECKPOINT is missing'):
         main([argv[0], *argv[2:], *out])
     with pytest.raises(SystemExit, match=r'scales are \[0\]'):
