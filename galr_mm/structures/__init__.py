@@ -1,5 +1,6 @@
 from galr_mm.structures.detections import Detections
 from galr_mm.structures.ids import ImageId, stable_id
+from galr_mm.structures.localization import LocalizationMap, SceneEmbeddings
 from galr_mm.structures.object_graph import ObjectGraph
 from galr_mm.structures.retrieval_result import RetrievalResult
 from galr_mm.structures.retrieval_scores import QueryBank, RerankedScores, RetrievalScores
@@ -7,10 +8,12 @@ from galr_mm.structures.retrieval_scores import QueryBank, RerankedScores, Retri
 __all__ = [
     'Detections',
     'ImageId',
+    'LocalizationMap',
     'ObjectGraph',
     'QueryBank',
     'RerankedScores',
     'RetrievalResult',
     'RetrievalScores',
+    'SceneEmbeddings',
     'stable_id',
 ]
