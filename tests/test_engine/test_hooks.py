@@ -10,6 +10,7 @@ from mmengine.runner import Runner
 
 from galr_mm.cli.common import ensure_rerank_hook
 from galr_mm.engine.hooks import RerankHook
+from galr_mm.registry import DATASETS
 from galr_mm.visualization import ranked_hits
 from tests.helpers import SMALL
 
@@ -26,6 +27,7 @@ def build(mini_config, tmp_path):
     return build
 
 
+COUNTS = ['num_images', 'num_texts']  # ConcatDataset compares what else the sets say of themselves
 HOOK = [dict(type='galr_mm.RerankHook')]
 
 
@@ -108,6 +110,29 @@ def test_ranked_hits_of_a_part_of_the_data(build, tmp_path, monkeypatch):
                 height, width = detections.image_size
                 sure = detections.boxes[detections.scores >= 0.3]
                 np.testing.assert_allclose(hit.boxes * [width, height, width, height], sure, rtol=1e-5)
+
+
+def test_concatenated_sets_on_a_runner(build, mini_config, tmp_path, monkeypatch):
+    """Each image and its captions once, with the objects of its own set."""
+    drawn = []
+    monkeypatch.setattr('galr_mm.visualization.draw_ranked_hits', lambda rows, path, title: drawn.extend(rows))
+    cfg = Config.fromfile(mini_config)
+    parts = [{**cfg[f'{split}_dataloader'].dataset.to_dict(), 'indices': SMALL[split]} for split in ('val', 'test')]
+    both = dict(_delete_=True, type='ConcatDataset', datasets=parts, ignore_keys=['ann_file', 'split', *COUNTS])
+    hook = dict(type='galr_mm.RankedHitsHook', out_dir=str(tmp_path / 'show'), num_queries=2, topk=99)
+    runner = build(custom_hooks=[hook], **{'test_dataloader.dataset': both})
+    runner.test()
+    result, total = runner.test_loop.evaluator.result, SMALL['val'] + SMALL['test']
+    infos = [DATASETS.build(dict(part, pipeline=[])).get_data_info(i) for part in parts for i in range(part['indices'])]
+    assert result.image_ids == list(range(total))
+    assert result.image_paths == [info['img_path'] for info in infos]
+    assert result.texts == [text for info in infos for text in info['text']]
+    assert torch.equal(result.positives, torch.eye(total).repeat_interleave(5, dim=1).bool())
+    boxes = {info['img_path']: info['detections'].relative_boxes().numpy() for info in infos}
+    for _, hits in drawn:
+        assert {hit.img_path for hit in hits} == set(boxes)
+        for hit in hits:
+            np.testing.assert_array_equal(hit.boxes, boxes[hit.img_path])
 
 
 @pytest.mark.parametrize(
