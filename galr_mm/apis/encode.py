@@ -18,6 +18,7 @@ from galr_mm.messages import shorten
 from galr_mm.models.retrievers.dual_encoder import evaluating
 from galr_mm.models.text import TokenizedTextEncoder
 from galr_mm.models.text.tokenized import check_texts
+from galr_mm.utils.config import datasets_of
 
 ImageLike: TypeAlias = str | Path | np.ndarray | Image.Image
 Pipeline: TypeAlias = Sequence[dict[str, Any]] | Callable[[dict[str, Any]], dict[str, Any]]
@@ -157,7 +158,7 @@ def _pipeline_of(model: BaseModel, pipeline: Pipeline | None) -> Callable[[dict[
         loader = None if config is None else config.get('test_dataloader')
         pipeline = getattr(getattr(model, 'backbone', None), 'pipeline', None) if loader is None else None
         if loader is not None:
-            pipeline = loader.dataset.pipeline
+            pipeline = next(datasets_of(loader.dataset)).pipeline
     if pipeline is None:
         raise ValueError(
             'the model has no config with a test pipeline: build it with galr_mm.apis.init_model(config, checkpoint), '

@@ -25,7 +25,7 @@ from galr_mm.imagery.files import ImageFolder, listed_names
 from galr_mm.imagery.header import Header, open_with_pillow, read_header
 from galr_mm.imagery.pixels import decode_file
 from galr_mm.text import Vocabulary
-from galr_mm.utils.config import LOADERS
+from galr_mm.utils.config import LOADERS, datasets_of
 from galr_mm.utils.logging import progress
 
 
@@ -50,16 +50,6 @@ def examine(path: str) -> Examined:
     except Exception as error:  # Pillow raises many kinds on broken files
         reason = f'{type(error).__name__}: {error}'
         return Examined(problem=str(error) if path in str(error) else f'{path}: {reason}')
-
-
-def innermost(config: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """The data sets inside wrappers such as RepeatDataset and ConcatDataset."""
-    inner = config.get('dataset') or config.get('datasets')
-    if inner is None:
-        yield config
-    else:
-        for child in inner if isinstance(inner, (list, tuple)) else [inner]:
-            yield from innermost(child)
 
 
 def folder_of(config: dict[str, Any]) -> str:
@@ -219,7 +209,7 @@ def check(cfg: Config) -> list[str]:
     for name in LOADERS:
         if cfg.get(name) is None:
             continue
-        for config in innermost(cfg[name].dataset):
+        for config in datasets_of(cfg[name].dataset):
             if 'ann_file' not in config or 'split' not in config:
                 raise SystemExit(f'{name} holds {config.get("type")!r}, expected an ImageTextDataset')
             datasets.append(config)

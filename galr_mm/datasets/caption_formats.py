@@ -10,7 +10,6 @@ import io
 import json
 import posixpath
 import re
-import reprlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -29,6 +28,7 @@ from galr_mm.datasets.captions import (
     read_lines,
     read_precomp,
 )
+from galr_mm.messages import shorten
 from galr_mm.utils.io import read_json
 
 IMAGE_KEYS = (
@@ -160,7 +160,7 @@ def _entry(fields: Mapping[str, Any], where: str) -> Entry:
     texts = [text.get('raw') if isinstance(text, Mapping) else text for text in texts]
     if not isinstance(name, str) or not known or not all(isinstance(text, str) for text in texts):
         raise ValueError(
-            f'{where} is {reprlib.repr(fields)}, expected an image ({", ".join(IMAGE_KEYS)}) and its caption or '
+            f'{where} is {shorten(fields)}, expected an image ({", ".join(IMAGE_KEYS)}) and its caption or '
             f'captions ({", ".join(CAPTION_KEYS)}), as text'
         )
     split = fields.get('split') or None
@@ -178,7 +178,7 @@ def _entries(content: Iterable[Any], where: str) -> Iterator[Entry]:
     for number, fields in enumerate(content, start=1):
         if not isinstance(fields, Mapping):
             raise ValueError(
-                f'{where} {number} is {reprlib.repr(fields)}, expected an object with an image and its captions'
+                f'{where} {number} is {shorten(fields)}, expected an object with an image and its captions'
             )
         yield _entry(fields, f'{where} {number}')
 
@@ -199,7 +199,7 @@ def _table(path: Path) -> Iterator[Entry]:
         _is_numbered(column, word) for column in columns for word in CAPTION_KEYS
     ):
         raise ValueError(
-            f'{path} begins with {reprlib.repr(columns)}, expected a line that names the columns: an image '
+            f'{path} begins with {shorten(columns)}, expected a line that names the columns: an image '
             f'({", ".join(IMAGE_KEYS)}), a caption ({", ".join(CAPTION_KEYS)}) and, if there is one, the split'
         )
     for cells in reader:

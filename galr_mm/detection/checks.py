@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-import reprlib
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+
+from galr_mm.messages import shorten
 
 # a box that reaches further beyond its image, in sides of the image, speaks against the file, or is left out
 SUSPICIOUS, ABSURD = 0.1, 1.0
@@ -21,7 +22,7 @@ def number(value: object) -> float:
         TypeError: for what is none, such as a text or true.
     """
     if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise TypeError(f'{reprlib.repr(value)} is not a number')
+        raise TypeError(f'{shorten(value)} is not a number')
     try:
         return float(value)
     except OverflowError:
@@ -36,7 +37,7 @@ def read_box(annotation: Mapping[str, Any]) -> list[float]:
     """
     bbox = annotation.get('bbox')
     if not isinstance(bbox, (list, tuple)) or len(bbox) != 4:
-        raise ValueError(f'bbox is {reprlib.repr(bbox)}, expected [x, y, width, height]')
+        raise ValueError(f'bbox is {shorten(bbox)}, expected [x, y, width, height]')
     return [number(value) for value in bbox]
 
 
@@ -48,7 +49,7 @@ def look_up(table: Mapping[Hashable, Any], annotation: Mapping[str, Any], key: s
     """
     value = annotation.get(key)
     if isinstance(value, (bool, list, dict)) or value not in table:
-        raise ValueError(f'{key} is {reprlib.repr(value)}, which is not listed')
+        raise ValueError(f'{key} is {shorten(value)}, which is not listed')
     return table[value]
 
 
@@ -64,7 +65,7 @@ def reason_to_ignore(annotation: Mapping[str, Any]) -> str | None:
     for key, reason in (('iscrowd', 'crowd (iscrowd)'), ('ignore', 'to be ignored (ignore)')):
         flag = annotation.get(key, 0)
         if not isinstance(flag, (int, float)) or flag not in (0, 1):
-            raise ValueError(f'{key} is {reprlib.repr(flag)}, expected 0 or 1')
+            raise ValueError(f'{key} is {shorten(flag)}, expected 0 or 1')
         if flag:
             return reason
     return None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -35,6 +35,7 @@ from galr_mm.models import DualEncoder, EfficientNetLite, HuggingFaceTextEncoder
 from galr_mm.models.retrievers.dual_encoder import check_cached
 from galr_mm.models.visual import StagedBackbone
 from galr_mm.registry import DATASETS, MODELS
+from galr_mm.utils.config import datasets_of
 from galr_mm.utils.io import file_lock
 from galr_mm.utils.logging import progress
 from galr_mm.utils.precision import autocast
@@ -124,16 +125,6 @@ def preprocessor_of(cfg: Config) -> dict[str, Any] | None:
 def plain(value: Any) -> Any:
     """A part of a config as dicts, lists and scalars."""
     return json.loads(json.dumps(value.to_dict() if hasattr(value, 'to_dict') else value))
-
-
-def datasets_of(config: Any) -> Iterator[Any]:
-    """The configs with a pipeline below a data set's, whatever wraps them."""
-    if 'pipeline' in config:
-        yield config
-    for name in ('dataset', 'datasets'):
-        inner = config.get(name)
-        for child in inner if isinstance(inner, (list, tuple)) else [inner] if inner is not None else []:
-            yield from datasets_of(child)
 
 
 def split_pipeline(pipeline: Sequence[Any]) -> tuple[list[dict[str, Any]], tuple[str, ...]]:

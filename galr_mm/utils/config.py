@@ -53,6 +53,16 @@ def is_ours(path: str | Path) -> bool:
     return is_shipped(path) or any(map(is_ours, _bases(Path(path))))
 
 
+def datasets_of(config: Any) -> Iterator[Any]:
+    """The configs of the data sets inside wrappers such as ConcatDataset and RepeatDataset, or of the one itself."""
+    inner = config.get('dataset') or config.get('datasets')
+    if inner is None:
+        yield config
+    else:
+        for child in inner if isinstance(inner, (list, tuple)) else [inner]:
+            yield from datasets_of(child)
+
+
 def copied_variables(path: str | Path) -> set[str]:
     """Variables of our configs that ``path`` is or inherits from: what read them has copied them."""
     path = Path(path)
