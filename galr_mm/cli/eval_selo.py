@@ -27,6 +27,7 @@ from galr_mm.datasets.localization import LocalizationCase, read_air_slt
 from galr_mm.evaluation import semantic_localization_metrics
 from galr_mm.imagery import SCALES, ImageFolder
 from galr_mm.structures import LocalizationMap
+from galr_mm.utils.allocator import keep_freed_memory
 from galr_mm.utils.io import write_text
 
 MAPS = ('model', 'constant', 'shuffled')
@@ -116,6 +117,8 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
 def load_model(args: argparse.Namespace) -> BaseModel:
     """The model of the command line, all of whose weights come from files."""
     config = read_config(args.config, args.cfg_options)
+    if args.device == 'cpu':
+        keep_freed_memory()
     try:
         model = init_model(config, args.checkpoint, args.device)
     except RuntimeError as error:
@@ -133,7 +136,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         cases = read_air_slt(args.annotations)
         localizer = SceneLocalizer(load_model(args), args.scales, args.batch_size)
         results = evaluate(localizer, cases, args.scenes, args.median, args.seed)
-    except (OSError, ValueError) as error:
+    except (ImportError, OSError, ValueError) as error:
         raise SystemExit(str(error)) from error
     averages = means(results)
     settings = dict(
