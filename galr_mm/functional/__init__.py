@@ -10,7 +10,7 @@ from galr_mm.functional.rerank.hubs import BankReranker, HubCorrection, correct_
 from galr_mm.functional.rerank.multivariate import multivariate_rerank, multivariate_scores
 from galr_mm.functional.rerank.order_preserving_shift import scatter_scores
 from galr_mm.functional.rerank.product import product_rerank, product_scores
-from galr_mm.functional.rerank.query_bank import QueryBankReranker
+from galr_mm.functional.rerank.query_bank import QueryBankReranker, rerank_candidates
 from galr_mm.functional.rerank.querybank_norm import QueryBankNorm, querybank_rerank
 from galr_mm.functional.rerank.rescored import Rescored, reranked_ranks, rescore
 from galr_mm.functional.rerank.reverse_rank import reverse_rank_rerank
@@ -45,6 +45,7 @@ __all__ = [
     'querybank_rerank',
     'recall_at_k',
     'recall_from_ranks',
+    'rerank_candidates',
     'reranked_ranks',
     'rescore',
     'retrieval_ranks',

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from galr_mm.functional import QueryBankReranker, multivariate_rerank_from_features
+from galr_mm.functional import QueryBankReranker, multivariate_rerank_from_features, rerank_candidates
 from tests.test_functional.test_rerank import OPTIONS, features
 
 
@@ -57,3 +57,17 @@ def test_bad_input():
         QueryBankReranker(bank.float(), gallery.float() * 1e10, significance='off')(bank[0].float() * 1e35)
     with pytest.raises(ValueError, match='k is 0'):
         QueryBankReranker(bank, gallery, k=0)
+
+
+@pytest.mark.parametrize('options', [{}, *OPTIONS])
+def test_candidates_alone_are_enough(options):
+    """Whatever else is in the gallery, for queries of the bank and for new ones."""
+    bank, gallery = features(40, 25)
+    rerank = QueryBankReranker(bank, gallery, k=6, **options)
+    for query in [*bank[:8], (bank[0] + bank[1]) / 2, (bank[3] + bank[4]) / 2]:
+        rows = (gallery @ query).sort(descending=True, stable=True).indices[:6].sort().values
+        expected, got = rerank(query), rerank_candidates(bank, query, gallery[rows], **options)
+        assert torch.equal(rows[got.indices], expected.indices)
+        torch.testing.assert_close(got.scores, expected.scores)
+    with pytest.raises(ValueError, match=r'expected a bank \(M, 16\), got shape \(40, 15\)'):
+        rerank_candidates(bank[:, :15], bank[0], gallery)

@@ -1,0 +1,243 @@
+"""Index an archive of images and search it by sentences and images, in the manner of mmpretrain's inferencers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from mmengine.config import Config
+from mmengine.model import BaseModel
+from tqdm import tqdm
+
+from galr_mm.apis.archive_model import ArchiveModel, Query
+from galr_mm.archive import (
+    ArchiveIndex,
+    Cut,
+    Hit,
+    Report,
+    Where,
+    export_hits,
+    nearest,
+    open_writer,
+    read_metadata,
+    update_archive,
+)
+from galr_mm.archive.bank import NAME as BANK
+from galr_mm.archive.bank import Bank, CandidateReranker
+from galr_mm.archive.search import QUERIES
+from galr_mm.archive.store import Snapshot
+
+SHEET = 'hits.html'
+
+
+class ArchiveIndexer:
+    """Keeps the index of a folder of images up to date.
+
+    Args:
+        model: any retriever of ours, see :class:`galr_mm.apis.archive_model.ArchiveModel`; None is the one that comes
+            with the package. A GaLR with a detector inside puts the objects of each image into the index.
+        index: folder of the index; it is made where there is none.
+        pretrained: checkpoint of a model that is not built; True takes what the package or the config names.
+        device: where the model goes.
+        tile: cut images with a longer side into tiles of so many pixels; None leaves all whole.
+        overlap: pixels that neighboring tiles share.
+
+    Raises:
+        ValueError: when the model has no weights, or tiles would not move on.
+        FileNotFoundError: when a config or a checkpoint is missing.
+
+    Example::
+
+        report = ArchiveIndexer('galr_rsicd', 'index', pretrained='galr.pth').update('images')
+        print(report, report.skipped)
+    """
+
+    def __init__(
+        self,
+        model: BaseModel | str | Path | Config | None,
+        index: str | Path,
+        pretrained: bool | str | Path = True,
+        device: str | torch.device | None = None,
+        tile: int | None = None,
+        overlap: int = 0,
+    ) -> None:
+        self.cut = Cut(tile, overlap)
+        self.index = Path(index)
+        self.model = ArchiveModel(model, pretrained, device)
+
+    def update(
+        self,
+        archive: str | Path,
+        metadata: str | Path | None = None,
+        prune: bool = False,
+        batch_size: int = 8,
+        show_progress: bool = True,
+    ) -> Report:
+        """Encode what is new or changed; see :func:`galr_mm.archive.update_archive` for what is not.
+
+        Args:
+            archive: the folder of images.
+            metadata: CSV table of what is known of them, see :func:`galr_mm.archive.read_metadata`.
+            prune: delete files that have vanished, in place of hiding them until they come back.
+            batch_size: images or tiles at a time.
+            show_progress: draw a bar.
+
+        Raises:
+            BlockingIOError: when another process changes the index.
+            ValueError: when the index is of another model or made with other tiles, the archive holds no image, or
+                ``prune`` would delete more than half of it.
+            OSError: when the archive is not there, or the index cannot be written.
+        """
+        descriptions = None if metadata is None else read_metadata(metadata)
+        with open_writer(self.index, self.model.id, dict(cut=str(self.cut))) as writer:
+            return update_archive(
+                writer, archive, self.model.encode_pieces, self.cut, descriptions, prune, batch_size, show_progress
+            )
+
+    def make_bank(self, captions: Sequence[str], images: Sequence[str | Path] = (), batch_size: int = 8) -> Path:
+        """Write a query bank into the index, for re-ranking: captions for sentences, images for images.
+
+        Args:
+            captions: such as those of a training split, not those that are going to be asked.
+            images: likewise.
+            batch_size: images at a time.
+
+        Raises:
+            FileNotFoundError: when there is no index.
+            ValueError: when it is of another model, or there is no caption.
+        """
+        with open_writer(self.index, None) as writer:
+            self.model.id.require(self.index, writer.meta)
+            text, _ = self.model.encode_queries(list(captions))
+            image = np.zeros((0, text.shape[1]), np.float32)
+            if images:
+                image, _ = self.model.encode_queries([Path(path) for path in images], batch_size)
+            Bank(text, image).save(self.index / BANK, self.model.id.fingerprint)
+        return self.index / BANK
+
+
+class ArchiveSearcher:
+    """Finds the images, or the parts of them, that fit sentences and images. The answer is exact.
+
+    Args:
+        model: the one that filled the index; None is the one that comes with the package.
+        index: folder of the index. What a writer commits meanwhile is seen by the next search.
+        pretrained, device: see :class:`ArchiveIndexer`.
+        bank: query bank for re-ranking, by default the one in the index.
+
+    Raises:
+        FileNotFoundError: when there is no index.
+        ValueError: when it was filled by another model; names both.
+
+    Example::
+
+        search = ArchiveSearcher('galr_rsicd', 'index', pretrained='galr.pth')
+        for hit in search('planes beside a terminal', topk=5, where=Where(start='2021-06-01'))[0]:
+            print(hit.score, hit.path, hit.window)
+    """
+
+    def __init__(
+        self,
+        model: BaseModel | str | Path | Config | None,
+        index: str | Path,
+        pretrained: bool | str | Path = True,
+        device: str | torch.device | None = None,
+        bank: str | Path | None = None,
+    ) -> None:
+        self.index = ArchiveIndex(index)
+        self.model = ArchiveModel(model, pretrained, device)
+        self.model.id.require(index, self.index.meta)
+        self.bank_path = self.index.folder / BANK if bank is None else Path(bank)
+        self._bank: Bank | None = None
+
+    def __call__(
+        self,
+        inputs: Query | Sequence[Query],
+        topk: int = 10,
+        where: Where | Mapping[str, Any] | None = None,
+        rerank: str | Mapping[str, Any] | None = None,
+        show_dir: str | Path | None = None,
+        batch_size: int = 8,
+        show_progress: bool = False,
+    ) -> list[list[Hit]]:
+        """The best hits of each query, best first.
+
+        Args:
+            inputs: one query or several. A text is a sentence, unless it ends like the name of an image file; images
+                are paths, BGR uint8 arrays (H, W, 3) or PIL images.
+            topk: at most so many hits of each.
+            where: filter, :class:`galr_mm.archive.Where` or its arguments.
+            rerank: 'mr', 'rr', 'dsl', 'qbnorm' or 'csls', or ``dict(type=..., k=30, ...)``: the k best of the filter
+                get a new order, those after them keep theirs.
+            show_dir: folder for ``hits.html``, a page with the images, which each call replaces.
+            batch_size: images at a time.
+            show_progress: draw a bar.
+
+        Raises:
+            TypeError, ValueError: for queries, filters or settings of another kind; names them.
+            OSError: when an image, the index or the bank cannot be read.
+        """
+        queries = [inputs] if isinstance(inputs, str) or not isinstance(inputs, Sequence) else list(inputs)
+        where = where if isinstance(where, Where) else Where(**(where or {}))
+        reranker = None if rerank is None else CandidateReranker(rerank)
+        if topk < 1:
+            raise ValueError(f'topk is {topk}, expected 1 or more')
+        hits: list[list[Hit]] = []
+        for start in tqdm(range(0, len(queries), QUERIES), desc='searching', disable=not show_progress):
+            vectors, are_images = self.model.encode_queries(queries[start : start + QUERIES], batch_size)
+            hits += self._search(vectors, are_images, topk, where, reranker)
+        if show_dir is not None:
+            export_hits(list(zip(map(words_of, queries), hits, strict=True)), Path(show_dir, SHEET))
+        return hits
+
+    def _search(
+        self,
+        vectors: np.ndarray,
+        are_images: Sequence[bool],
+        topk: int,
+        where: Where,
+        reranker: CandidateReranker | None,
+    ) -> list[list[Hit]]:
+        with self.index.snapshot() as snapshot:
+            rows = self.index.catalog.rows_where(where) if where.restricts else None
+            found = nearest(snapshot, vectors, max(topk, reranker.k if reranker else 0), rows)
+            lists = []
+            for query, is_image, own, scores in zip(vectors, are_images, *found, strict=True):
+                enough = scores >= (-np.inf if where.min_score is None else where.min_score)
+                own, scores = own[enough], scores[enough]
+                new: list[float | None] = [None] * len(own)
+                if reranker is not None and len(own):
+                    own, scores, new = self._rerank(reranker, snapshot, query, is_image, own, scores)
+                lists.append(list(zip(own.tolist(), scores.tolist(), new, strict=True))[:topk])
+            tiles = self.index.catalog.tiles({row for own in lists for row, _, _ in own})
+            archive = self.index.archive
+        return [[Hit.of(tiles[row], archive, score, new) for row, score, new in own] for own in lists]
+
+    def _rerank(
+        self,
+        reranker: CandidateReranker,
+        snapshot: Snapshot,
+        query: np.ndarray,
+        is_image: bool,
+        rows: np.ndarray,
+        scores: np.ndarray,
+    ) -> tuple[np.ndarray, np.ndarray, list[float | None]]:
+        if self._bank is None:
+            self._bank = Bank.load(self.bank_path, self.model.id.fingerprint)
+        bank = self._bank.image if is_image else self._bank.text
+        if not len(bank):
+            raise ValueError(f'{self.bank_path} holds no {"images" if is_image else "captions"} to re-rank by')
+        head = np.sort(rows[: reranker.k])
+        order, new = reranker(bank, query, snapshot.vectors(head))
+        cosine = dict(zip(rows.tolist(), scores.tolist(), strict=True))
+        rows = np.concatenate([head[order], rows[reranker.k :]])
+        kept = [None] * (len(rows) - len(head))
+        return rows, np.array([cosine[row] for row in rows.tolist()]), [*new.tolist(), *kept]
+
+
+def words_of(query: Query) -> str:
+    """A query as a heading: a sentence, or the name of an image."""
+    return str(query) if isinstance(query, (str, Path)) else f'an image ({type(query).__name__})'

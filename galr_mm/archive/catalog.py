@@ -1,0 +1,348 @@
+"""The catalogue of an archive: which files, which tiles, where and when, in one SQLite file.
+
+A tile's row is its place in the vector shards. Rows are never used twice between two compactions: a tile of a file that
+vanished is hidden and comes back with the file, a replaced or pruned one is deleted, and both are only marks.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, NamedTuple
+from urllib.parse import quote
+
+import numpy as np
+
+from galr_mm.archive.filters import Where
+from galr_mm.archive.records import Bounds, Box, Description, Entry, FileState, part_of, tile_id
+from galr_mm.imagery import Window
+
+FORMAT = '1'
+NAME = 'catalog.sqlite'
+LIVE, HIDDEN, DELETED = 0, 1, 2
+SCHEMA = f"""
+CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE shard (position INTEGER PRIMARY KEY, file INTEGER NOT NULL UNIQUE);
+CREATE TABLE source (
+    id INTEGER PRIMARY KEY, path BLOB NOT NULL UNIQUE, size INTEGER NOT NULL, mtime_ns INTEGER NOT NULL,
+    digest BLOB NOT NULL, status TEXT NOT NULL CHECK (status IN ('ok', 'unreadable', 'gone')), reason TEXT,
+    height INTEGER, width INTEGER, time INTEGER, platform TEXT, gsd REAL,
+    metadata TEXT NOT NULL, described TEXT NOT NULL
+);
+CREATE TABLE tile (
+    row INTEGER PRIMARY KEY, tile_id TEXT NOT NULL, source INTEGER NOT NULL,
+    left INTEGER NOT NULL, top INTEGER NOT NULL, right INTEGER NOT NULL, bottom INTEGER NOT NULL, valid REAL,
+    boxes TEXT NOT NULL, west REAL, south REAL, east REAL, north REAL, state INTEGER NOT NULL
+);
+CREATE UNIQUE INDEX tile_by_id ON tile (tile_id) WHERE state != {DELETED};
+CREATE INDEX tile_by_source ON tile (source);
+CREATE INDEX tile_not_live ON tile (row) WHERE state != {LIVE};
+CREATE VIRTUAL TABLE place USING rtree (id, west, east, south, north);
+"""
+
+
+class Known(NamedTuple):
+    """A file that the catalogue knows."""
+
+    id: int
+    state: FileState
+    digest: bytes
+    status: str
+    reason: str | None
+    described: str
+
+
+class TileRecord(NamedTuple):
+    """What the catalogue says of a tile and of its file."""
+
+    row: int
+    tile_id: str
+    path: bytes
+    image_size: tuple[int, int]
+    window: Window
+    boxes: tuple[Box, ...]
+    valid: float | None
+    bounds: Bounds | None
+    time: int | None
+    platform: str | None
+    gsd: float | None
+    metadata: dict[str, Any]
+
+
+class Catalog:
+    """One connection. Readers see what was committed when their transaction began, whatever a writer does meanwhile.
+
+    Args:
+        folder: of the index.
+        write: whether to change it; the caller holds the lock.
+
+    Raises:
+        FileNotFoundError: when there is no catalogue.
+        ValueError: when the file is not one, or of another format.
+    """
+
+    def __init__(self, folder: str | Path, write: bool = False) -> None:
+        self.path = Path(folder, NAME)
+        if not self.path.is_file():
+            raise FileNotFoundError(f'no archive index at {folder}: it has no {NAME}')
+        try:
+            self.db = _connect(self.path, 'rw' if write else 'ro')
+            found = self.meta().get('format')
+        except sqlite3.DatabaseError as error:
+            raise ValueError(f'{self.path} cannot be read as the catalogue of an archive: {error}') from error
+        if found != FORMAT:
+            self.db.close()
+            raise ValueError(f'{self.path} is of format {found}, this version of galr_mm reads format {FORMAT}')
+
+    @staticmethod
+    def create(folder: str | Path, meta: Mapping[str, str]) -> None:
+        """Make an empty catalogue, or none at all: a half-made file has no name that counts."""
+        path = Path(folder, NAME)
+        part = path.with_name(f'.{NAME}.part')
+        part.unlink(missing_ok=True)
+        db = _connect(part, 'rwc')
+        db.executescript(f'BEGIN; {SCHEMA} COMMIT;')
+        db.executemany('INSERT INTO meta VALUES (?, ?)', {**meta, 'format': FORMAT}.items())
+        db.close()
+        part.replace(path)
+
+    def close(self) -> None:
+        """End the connection."""
+        self.db.close()
+
+    @contextmanager
+    def transaction(self, write: bool = True) -> Iterator[None]:
+        """All of the block or nothing; for a reader, one state of the catalogue."""
+        self.db.execute('BEGIN IMMEDIATE' if write else 'BEGIN')
+        try:
+            yield
+        except BaseException:
+            if self.db.in_transaction:  # SQLite itself rolls back where the disk is full
+                self.db.execute('ROLLBACK')
+            raise
+        self.db.execute('COMMIT')
+
+    # what is there
+
+    def meta(self) -> dict[str, str]:
+        """Settings of the index by name."""
+        return dict(self.db.execute('SELECT key, value FROM meta'))
+
+    def version(self) -> tuple[int, int]:
+        """What changes with each commit, of another connection or of this one."""
+        return self.db.execute('PRAGMA data_version').fetchone()[0], self.db.total_changes
+
+    def rows(self) -> int:
+        """Rows of the shards that count."""
+        return self.db.execute('SELECT coalesce(max(row) + 1, 0) FROM tile').fetchone()[0]
+
+    def shards(self) -> list[int]:
+        """Numbers of the shard files, in the order of their rows."""
+        return [file for (file,) in self.db.execute('SELECT file FROM shard ORDER BY position')]
+
+    def sources(self) -> dict[bytes, Known]:
+        """All files by their path."""
+        query = 'SELECT path, id, size, mtime_ns, digest, status, reason, described FROM source'
+        return {
+            path: Known(id, FileState(size, mtime), digest, status, reason, described)
+            for path, id, size, mtime, digest, status, reason, described in self.db.execute(query)
+        }
+
+    def counts(self) -> dict[str, int]:
+        """Files by status, and tiles: those that are searched, and all rows of the shards."""
+        files = dict(self.db.execute('SELECT status, count(*) FROM source GROUP BY status'))
+        live = self.db.execute(f'SELECT count(*) FROM tile WHERE state = {LIVE}').fetchone()[0]
+        placed = self.db.execute(f'SELECT count(*) FROM tile WHERE state = {LIVE} AND west IS NOT NULL').fetchone()[0]
+        return {status: files.get(status, 0) for status in ('ok', 'unreadable', 'gone')} | dict(
+            tiles=live, placed=placed, rows=self.rows()
+        )
+
+    def rows_not_live(self) -> np.ndarray:
+        """Rows that no search gives, rising."""
+        return self._column(f'SELECT row FROM tile WHERE state != {LIVE} ORDER BY row')
+
+    def rows_not_deleted(self) -> np.ndarray:
+        """Rows that a compaction keeps, rising."""
+        return self._column(f'SELECT row FROM tile WHERE state != {DELETED} ORDER BY row')
+
+    def rows_where(self, where: Where) -> np.ndarray:
+        """Rows of the tiles that pass a filter, rising."""
+        condition, values = where.condition()
+        return self._column(
+            f'SELECT tile.row FROM tile JOIN source ON source.id = tile.source WHERE tile.state = {LIVE}'
+            f' AND {condition} ORDER BY tile.row',
+            values,
+        )
+
+    def _column(self, query: str, values: Sequence[Any] = ()) -> np.ndarray:
+        return np.fromiter((row for (row,) in self.db.execute(query, values)), np.int64)
+
+    def tiles(self, rows: Iterable[int]) -> dict[int, TileRecord]:
+        """What is known of tiles, by row, in one query."""
+        query = (
+            'SELECT tile.row, tile_id, path, height, width, left, top, right, bottom, boxes, valid, west, south, east,'
+            ' north, time, platform, gsd, metadata FROM tile JOIN source ON source.id = tile.source'
+            ' WHERE tile.row IN (SELECT value FROM json_each(?))'
+        )
+        found = {}
+        for row, name, path, height, width, *rest in self.db.execute(query, [json.dumps([int(row) for row in rows])]):
+            left, top, right, bottom, boxes, valid, west, south, east, north, time, platform, gsd, metadata = rest
+            found[row] = TileRecord(
+                row, name, path, (height, width), Window(left, top, right, bottom),
+                tuple(Box(*box) for box in json.loads(boxes)), valid,
+                None if west is None else (west, south, east, north), time, platform, gsd, json.loads(metadata),
+            )  # fmt: skip
+        return found
+
+    # changes, within a transaction
+
+    def set_meta(self, **values: str) -> None:
+        """Write settings."""
+        self.db.executemany('INSERT OR REPLACE INTO meta VALUES (?, ?)', values.items())
+
+    def set_shards(self, files: Sequence[int]) -> None:
+        """Write the numbers of the shard files."""
+        self.db.execute('DELETE FROM shard')
+        self.db.executemany('INSERT INTO shard VALUES (?, ?)', enumerate(files))
+
+    def put(self, entry: Entry, first_row: int) -> None:
+        """Write a file and its tiles, whose vectors begin at ``first_row``; what was there of this path is deleted."""
+        known = self.db.execute('SELECT id FROM source WHERE path = ?', [entry.path]).fetchone()
+        if known:
+            self._mark([known[0]], DELETED)
+        height, width = entry.image_size or (None, None)
+        status = 'ok' if entry.reason is None else 'unreadable'
+        unknown = described(Description())
+        values = [entry.path, *entry.state, entry.digest, status, entry.reason, height, width, unknown]
+        self.db.execute(
+            'INSERT INTO source (path, size, mtime_ns, digest, status, reason, height, width, metadata, described)'
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, '{}', ?) ON CONFLICT (path) DO UPDATE SET size = excluded.size,"
+            ' mtime_ns = excluded.mtime_ns, digest = excluded.digest, status = excluded.status,'
+            ' reason = excluded.reason, height = excluded.height, width = excluded.width',
+            values,
+        )
+        source, placed = self.db.execute(
+            'SELECT id, described != ? FROM source WHERE path = ?', [unknown, entry.path]
+        ).fetchone()
+        for row, tile in enumerate(entry.tiles, first_row):
+            self.db.execute(
+                'INSERT INTO tile (row, tile_id, source, left, top, right, bottom, valid, boxes, state)'
+                ' VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)',
+                [row, tile_id(entry.path, tile.window), source, *tile.window, tile.valid, json.dumps(tile.boxes), LIVE],
+            )
+        if placed:
+            self._place_tiles(source)
+
+    def describe(self, source: int, description: Description) -> None:
+        """Write what is known of a file besides its pixels, and where its tiles lie."""
+        self.db.execute(
+            'UPDATE source SET time = ?, platform = ?, gsd = ?, metadata = ?, described = ? WHERE id = ?',
+            [description.time, description.platform, description.gsd, _text(description.metadata),
+             described(description), source],
+        )  # fmt: skip
+        self._place_tiles(source)
+
+    def _place_tiles(self, source: int) -> None:
+        query = (
+            'SELECT row, left, top, right, bottom, source.height, source.width, described FROM tile JOIN source'
+            f' ON source.id = tile.source WHERE source = ? AND state != {DELETED}'
+        )
+        for row, *window, height, width, known in self.db.execute(query, [source]).fetchall():
+            bounds = json.loads(known)['bounds']
+            place = bounds and part_of(bounds, Window(*window), (height, width))
+            self.db.execute(
+                'UPDATE tile SET west = ?, south = ?, east = ?, north = ? WHERE row = ?', [*(place or [None] * 4), row]
+            )
+            self._place(row, place)
+
+    def _place(self, row: int, bounds: Bounds | None) -> None:
+        """Write a tile's entries of the R*Tree: two where it crosses the antimeridian."""
+        self.db.execute('DELETE FROM place WHERE id IN (?, ?)', [2 * row, 2 * row + 1])
+        if bounds is not None:
+            west, south, east, north = bounds
+            parts = [(west, east)] if west <= east else [(west, 180.0), (-180.0, east)]
+            self.db.executemany(
+                'INSERT INTO place VALUES (?, ?, ?, ?, ?)',
+                [[2 * row + part, left, right, south, north] for part, (left, right) in enumerate(parts)],
+            )
+
+    def set_state(self, source: int, state: FileState) -> None:
+        """A file was touched, not changed."""
+        self.db.execute('UPDATE source SET size = ?, mtime_ns = ? WHERE id = ?', [*state, source])
+
+    def move(self, source: int, path: bytes, state: FileState) -> None:
+        """A file has another name: its tiles stay, under names that follow."""
+        there = self.db.execute('SELECT id FROM source WHERE path = ? AND id != ?', [path, source]).fetchall()
+        self.delete([other for (other,) in there])
+        self.db.execute('UPDATE source SET path = ? WHERE id = ?', [path, source])
+        self.set_state(source, state)
+        self.show([source])
+        query = f'SELECT row, left, top, right, bottom FROM tile WHERE source = ? AND state != {DELETED}'
+        for row, *window in self.db.execute(query, [source]).fetchall():
+            self.db.execute('UPDATE tile SET tile_id = ? WHERE row = ?', [tile_id(path, Window(*window)), row])
+
+    def show(self, sources: Sequence[int]) -> None:
+        """Files that had vanished are there again."""
+        self.db.executemany("UPDATE source SET status = 'ok' WHERE id = ? AND status = 'gone'", [[s] for s in sources])
+        query = f'UPDATE tile SET state = {LIVE} WHERE source = ? AND state = {HIDDEN}'
+        self.db.executemany(query, [[source] for source in sources])
+
+    def hide(self, sources: Sequence[int]) -> None:
+        """Files have vanished: their tiles are not searched."""
+        self.db.executemany("UPDATE source SET status = 'gone' WHERE id = ?", [[source] for source in sources])
+        self._mark(sources, HIDDEN)
+
+    def delete(self, sources: Sequence[int]) -> None:
+        """Forget files; their vectors go with the next compaction."""
+        self._mark(sources, DELETED)
+        # a deleted tile belongs to no file, but its row counts until the shards are compacted
+        self.db.executemany('UPDATE tile SET source = 0 WHERE source = ?', [[source] for source in sources])
+        self.db.executemany('DELETE FROM source WHERE id = ?', [[source] for source in sources])
+
+    def _mark(self, sources: Sequence[int], state: int) -> None:
+        for source in sources:
+            if state == DELETED:
+                rows = self._column(f'SELECT row FROM tile WHERE source = ? AND state != {DELETED}', [source])
+                ids = [[id] for row in rows.tolist() for id in (2 * row, 2 * row + 1)]
+                self.db.executemany('DELETE FROM place WHERE id = ?', ids)
+            query = f'UPDATE tile SET state = {state} WHERE source = ? AND state != {DELETED}'
+            self.db.execute(query, [source])
+
+    def renumber(self, rows: np.ndarray) -> None:
+        """Let the tiles of these rows, rising, be 0, 1, ... and drop all others."""
+        self.db.execute(f'DELETE FROM tile WHERE state = {DELETED}')
+        self.db.execute('DELETE FROM place')
+        moved = [(new, old) for new, old in enumerate(rows.tolist()) if new != old]
+        self.db.executemany('UPDATE tile SET row = ? WHERE row = ?', moved)  # downwards, so none meets another
+        query = 'SELECT row, west, south, east, north FROM tile WHERE west IS NOT NULL'
+        for row, *bounds in self.db.execute(query).fetchall():
+            self._place(row, (bounds[0], bounds[1], bounds[2], bounds[3]))
+
+
+def described(description: Description) -> str:
+    """One text for equal descriptions."""
+    return _text(asdict(description))
+
+
+def _text(values: Any) -> str:
+    return json.dumps(values, sort_keys=True)
+
+
+def _connect(path: Path, mode: str) -> sqlite3.Connection:
+    name = quote(os.fsencode(os.path.abspath(path)))
+    db = sqlite3.connect(f'file:{name}?mode={mode}', uri=True, isolation_level=None, timeout=30)
+    if mode == 'ro':
+        try:
+            db.execute('PRAGMA schema_version')
+        except sqlite3.OperationalError:  # a disk that cannot be written to: nobody writes, so no log is needed
+            db.close()
+            return sqlite3.connect(f'file:{name}?mode=ro&immutable=1', uri=True, isolation_level=None)
+        return db
+    db.execute('PRAGMA journal_mode = WAL')
+    db.execute('PRAGMA synchronous = FULL')
+    return db

@@ -1,0 +1,150 @@
+"""Hits as files: GeoJSON for maps, CSV for tables, HTML to look at."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import html
+import io
+import json
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from galr_mm.archive.hits import Hit
+from galr_mm.archive.records import printable
+from galr_mm.imagery import open_image
+from galr_mm.utils.io import atomic_write, write_text
+
+THUMBNAIL = 256  # pixels of the longer side
+BOX = (47, 217, 255)  # BGR
+FIELDS = ('path', 'score', 'rerank_score', 'tile_id', 'window', 'time', 'platform', 'gsd')
+FORMULAS = ('=', '+', '-', '@', '\t', '\r')  # a table program runs text that begins so
+Results = Sequence[tuple[str, Sequence[Hit]]]  # each query in words, with its hits
+
+
+def export_hits(results: Results, path: str | Path) -> None:
+    """Write hits to a file of the kind that its name says.
+
+    Args:
+        results: each query in words, with its hits.
+        path: a name that ends in .geojson, .csv or .html.
+
+    Raises:
+        ValueError: for another name.
+        OSError: when it cannot be written.
+    """
+    write = WRITERS.get(Path(path).suffix.lower())
+    if write is None:
+        raise ValueError(f'{path}: expected a name that ends in {", ".join(WRITERS)}')
+    write(results, path)
+
+
+def write_geojson(results: Results, path: str | Path) -> None:
+    """RFC 7946; hits without a place have a null geometry, which maps leave out and tables show."""
+    features = [
+        dict(type='Feature', geometry=hit.footprint, properties=dict(query=query, rank=rank) | properties(hit))
+        for query, rank, hit in _ranked(results)
+    ]
+    write_text(path, json.dumps(dict(type='FeatureCollection', features=features)))
+
+
+def write_csv(results: Results, path: str | Path) -> None:
+    """One line a hit; objects and other fields are json."""
+    rows = [dict(query=query, rank=rank) | properties(hit) for query, rank, hit in _ranked(results)]
+    text = io.StringIO(newline='')
+    table = csv.DictWriter(text, ['query', 'rank', *FIELDS, 'boxes', 'metadata', 'footprint'])
+    table.writeheader()
+    for row, (_, _, hit) in zip(rows, _ranked(results), strict=True):
+        row['footprint'] = hit.footprint
+        table.writerow({name: _cell(value) for name, value in row.items()})
+    with atomic_write(path) as part:
+        part.write_text(text.getvalue(), encoding='utf-8', newline='')
+
+
+def write_html(results: Results, path: str | Path) -> None:
+    """One page that holds its images, for a browser; an image that is not there any more is a gray square."""
+    body = []
+    for query, hits in results:
+        body.append(f'<h2>{html.escape(printable(query))}</h2><div class=hits>')
+        body += [_figure(rank, hit) for rank, hit in enumerate(hits, start=1)]
+        body.append('</div>' if hits else '<p>Nothing was found.</p></div>')
+    write_text(path, PAGE.replace('BODY', '\n'.join(body)))
+
+
+WRITERS: dict[str, Callable[[Results, str | Path], None]] = {
+    '.geojson': write_geojson,
+    '.csv': write_csv,
+    '.html': write_html,
+}
+PAGE = """<!DOCTYPE html>
+<html lang=en><head><meta charset=utf-8><title>Hits</title>
+<meta http-equiv=Content-Security-Policy content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
+<style>
+body { font: 14px sans-serif; margin: 2em }
+.hits { display: flex; flex-wrap: wrap; gap: 12px }
+figure { margin: 0; width: 256px; overflow-wrap: anywhere }
+img, .none { display: block; max-width: 256px; background: #ddd }
+.none { width: 256px; height: 256px }
+</style></head><body>
+BODY
+</body></html>
+"""
+
+
+def properties(hit: Hit) -> dict[str, Any]:
+    """A hit as values that json holds, but for its place."""
+    values: dict[str, Any] = {name: getattr(hit, name) for name in FIELDS}
+    values['path'] = printable(hit.path)
+    values['window'] = list(hit.window)
+    values['boxes'] = [dict(bbox=list(box[:4]), score=box.score, label=box.label) for box in hit.boxes]
+    return values | dict(metadata=hit.metadata)
+
+
+def thumbnail(hit: Hit, side: int = THUMBNAIL) -> bytes:
+    """The part of the image that a hit is, with its boxes, as JPEG of at most ``side`` pixels a side.
+
+    Raises:
+        OSError: when the image cannot be read, or is not of the size any more that it had.
+    """
+    with open_image(hit.path) as image:
+        if (image.height, image.width) != tuple(hit.image_size):
+            raise OSError(f'{hit.path} has another size now')
+        part = image.read(hit.window)
+    scale = min(1.0, side / max(part.shape[:2]))
+    size = [max(1, round(length * scale)) for length in part.shape[1::-1]]
+    small = np.ascontiguousarray(cv2.resize(part, size, interpolation=cv2.INTER_AREA))
+    for box in hit.boxes:
+        corners = (np.array(box[:4]) - np.tile(hit.window[:2], 2)) * scale
+        left, top, right, bottom = corners.round().astype(int).tolist()
+        cv2.rectangle(small, (left, top), (right, bottom), BOX)
+    done, data = cv2.imencode('.jpg', small)
+    assert done  # uint8 of three channels always is
+    return data.tobytes()
+
+
+def _figure(rank: int, hit: Hit) -> str:
+    try:
+        image = f'<img alt="" src="data:image/jpeg;base64,{base64.b64encode(thumbnail(hit)).decode()}">'
+    except Exception as error:  # decoders raise many kinds on a file that has changed
+        image = f'<div class=none>{html.escape(printable(str(error)))[:300]}</div>'
+    lines = [printable(hit.path), '' if hit.is_whole else f'window {tuple(hit.window)}']
+    lines += [hit.time or '', hit.platform or '', *(f'{name}: {value}' for name, value in hit.metadata.items())]
+    text = '<br>'.join(html.escape(printable(line)) for line in lines if line)
+    score = '' if hit.score is None else f' {hit.score:.3f}'
+    return f'<figure>{image}<figcaption><b>{rank}.{score}</b> {text}</figcaption></figure>'
+
+
+def _ranked(results: Results) -> Iterable[tuple[str, int, Hit]]:
+    return ((printable(query), rank, hit) for query, hits in results for rank, hit in enumerate(hits, start=1))
+
+
+def _cell(value: Any) -> Any:
+    if isinstance(value, (list, dict)):
+        return json.dumps(value)
+    if isinstance(value, str) and value.startswith(FORMULAS):
+        return f"'{value}"
+    return value

@@ -1,0 +1,74 @@
+"""What is known of images besides their pixels, from a table."""
+
+from __future__ import annotations
+
+import csv
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from galr_mm.archive.filters import check_bounds, milliseconds
+from galr_mm.archive.records import Description, printable
+
+BOUNDS = ('west', 'south', 'east', 'north')
+KNOWN = ('path', 'datetime', 'platform', 'gsd', *BOUNDS)
+
+
+def read_metadata(path: str | Path) -> dict[bytes, Description]:
+    """A CSV table with a column ``path`` (relative to the archive) as descriptions by path.
+
+    Columns ``datetime`` (ISO 8601, UTC without a zone), ``platform``, ``gsd`` (meters) and ``west, south, east, north``
+    (degrees, of a north-up image) have their meaning; every other one is a field of the metadata. Empty cells say
+    nothing.
+
+    Raises:
+        FileNotFoundError: when there is no such file.
+        ValueError: when it is not such a table; names the line and the value.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f'no metadata table at {path}')
+    found: dict[bytes, Description] = {}
+    try:
+        with path.open(encoding='utf-8-sig', errors='surrogateescape', newline='') as file:
+            table = csv.DictReader(file)
+            if 'path' not in (table.fieldnames or ()):
+                raise ValueError(f'{path} has the columns {table.fieldnames}, expected path and others')
+            for row in table:
+                name = row.get('path') or ''
+                try:
+                    found[os.fsencode(os.path.normpath(name))] = _description(row)
+                except ValueError as error:
+                    raise ValueError(f'{path} line {table.line_num}: {error}') from None
+    except csv.Error as error:
+        raise ValueError(f'{path} is not a CSV table: {error}') from error
+    return found
+
+
+def _description(row: Mapping[str | None, object]) -> Description:
+    cells = {str(name): value.strip() for name, value in row.items() if isinstance(value, str) and value.strip()}
+    if None in row:
+        raise ValueError(f'more cells than columns: {row[None]!r}')
+    if 'path' not in cells:
+        raise ValueError('no path')
+    place = [cells[name] for name in BOUNDS if name in cells]
+    if place and len(place) < 4:
+        raise ValueError(f'{len(place)} of {", ".join(BOUNDS)}, expected all or none')
+    return Description(
+        time=milliseconds(cells['datetime'], 'datetime') if 'datetime' in cells else None,
+        platform=printable(cells['platform']) if 'platform' in cells else None,
+        gsd=_number(cells['gsd'], 'gsd') if 'gsd' in cells else None,
+        bounds=check_bounds([_number(v, n) for n, v in zip(BOUNDS, place, strict=True)], 'place') if place else None,
+        metadata={printable(name): printable(value) for name, value in cells.items() if name not in KNOWN},
+    )
+
+
+def _number(text: str, name: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise ValueError(f'{name} is {text!r}, expected a number')
+    return value

@@ -1,0 +1,130 @@
+"""What an archive's index holds of a file and of each part of it that is searched."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from galr_mm.imagery import Window
+
+Bounds = tuple[float, float, float, float]  # west, south, east, north in degrees; west > east crosses the antimeridian
+
+
+class FileState(NamedTuple):
+    """What tells an unchanged file from a changed one without reading it."""
+
+    size: int
+    mtime_ns: int
+
+    @classmethod
+    def of(cls, path: str | bytes | os.PathLike[str]) -> FileState:
+        """Of a file as it is now; a link counts as what it points to.
+
+        Raises:
+            OSError: when it is not there.
+        """
+        stat = os.stat(path)
+        return cls(stat.st_size, stat.st_mtime_ns)
+
+
+@dataclass(frozen=True)
+class Description:
+    """What is known of an image besides its pixels; all of it may be unknown.
+
+    Args:
+        time: of the image, milliseconds since 1970 UTC.
+        platform: such as a satellite.
+        gsd: meters a pixel.
+        bounds: of the whole image, north up.
+        metadata: whatever else filters may ask for.
+    """
+
+    time: int | None = None
+    platform: str | None = None
+    gsd: float | None = None
+    bounds: Bounds | None = None
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Box(NamedTuple):
+    """An object in pixels of the whole image, with its score and class."""
+
+    left: float
+    top: float
+    right: float
+    bottom: float
+    score: float
+    label: str
+
+
+class Tile(NamedTuple):
+    """A part of an image, or the whole, that has a vector of its own; ``valid`` is the fraction that holds data."""
+
+    window: Window
+    boxes: Sequence[Box] = ()
+    valid: float | None = None
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A file with all its tiles, as one transaction writes it.
+
+    Args:
+        path: relative to the archive, the bytes of the file system.
+        state, digest: of the content that was read.
+        image_size: height and width; None where it could not be read.
+        tiles: in order.
+        vectors: float32 (len(tiles), D), L2-normalized.
+        reason: why it could not be read; None where it could.
+    """
+
+    path: bytes
+    state: FileState
+    digest: bytes
+    image_size: tuple[int, int] | None = None
+    tiles: Sequence[Tile] = ()
+    vectors: np.ndarray = field(default_factory=lambda: np.zeros((0, 0), np.float32))
+    reason: str | None = None
+
+
+def tile_id(path: bytes, window: Window) -> str:
+    """A name of a tile that is good for files, links and databases: ``stem-<16 hex digits of the path>/<window>``.
+
+    >>> tile_id(b'north/harbor 1.tif', Window(0, 256, 512, 768))
+    'harbor_1-a14fece906c0261c/0-256-512-768'
+    """
+    stem = re.sub(r'[^A-Za-z0-9._-]', '_', os.path.splitext(os.path.basename(os.fsdecode(path)))[0])[:80]
+    digest = hashlib.blake2b(path, digest_size=8).hexdigest()
+    return f'{stem}-{digest}/{"-".join(map(str, window))}'
+
+
+def printable(text: str) -> str:
+    r"""A text that UTF-8 can hold: bytes of a file name that are no text are written as escapes.
+
+    >>> printable(os.fsdecode(b'caf\xe9.jpg'))
+    'caf\\udce9.jpg'
+    """
+    return text.encode('utf-8', 'backslashreplace').decode()
+
+
+def part_of(bounds: Bounds, window: Window, image_size: tuple[int, int]) -> Bounds:
+    """Bounds of a window of an image with such bounds, north up.
+
+    >>> part_of((179.0, 0.0, -179.0, 1.0), Window(50, 0, 100, 50), (100, 100))
+    (-180.0, 0.5, -179.0, 1.0)
+    """
+    west, south, east, north = bounds
+    width, height = (east - west) % 360 or east - west, north - south
+    left, right = (_wrapped(west + width * x / image_size[1]) for x in (window.left, window.right))
+    top, bottom = (north - height * y / image_size[0] for y in (window.top, window.bottom))
+    return left, bottom, east if window.right == image_size[1] else right, top
+
+
+def _wrapped(longitude: float) -> float:
+    return longitude if -180 <= longitude <= 180 and longitude != 180 else (longitude + 180) % 360 - 180

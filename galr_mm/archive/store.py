@@ -1,0 +1,218 @@
+"""An index on disk: opened by many readers, or by one writer.
+
+``catalog.sqlite`` says what is there, ``vectors/NNNNN.f32`` hold the vectors. A batch of vectors is on the disk before
+the catalogue says so, in one transaction: stopped anywhere, the index is that of the last commit.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from galr_mm.archive.catalog import NAME, Catalog
+from galr_mm.archive.records import Entry
+from galr_mm.archive.shards import FOLDER, SHARD_ROWS, Shards, gather
+from galr_mm.utils.io import file_lock
+
+COPIED = 1 << 13  # rows that a compaction holds in memory
+
+
+class ModelId(NamedTuple):
+    """What must be the same for vectors to be comparable, how long they are, and the same in words."""
+
+    fingerprint: str
+    dim: int
+    words: str
+
+    def require(self, folder: str | Path, meta: Mapping[str, str]) -> None:
+        """Refuse an index of another model.
+
+        Raises:
+            ValueError: names both models.
+        """
+        if meta['fingerprint'] != self.fingerprint:
+            raise ValueError(
+                f'{folder} holds vectors of another model: {meta["model"]}, fingerprint {meta["fingerprint"][:12]}; '
+                f'this one is {self.words}, fingerprint {self.fingerprint[:12]}. Weights, test pipeline, vocabulary '
+                'and detector must be those that filled the index'
+            )
+
+
+class Snapshot(NamedTuple):
+    """One state of an index: mapped vectors by file, how many rows a file holds, and the rows that are not searched."""
+
+    rows: int
+    parts: list[np.ndarray]
+    shard_rows: int
+    not_live: np.ndarray
+
+    def vectors(self, rows: np.ndarray) -> np.ndarray:
+        """Vectors of some rows, float32 (n, D)."""
+        return gather(self.parts, self.shard_rows, rows)
+
+
+class ArchiveIndex:
+    """An index that is read; a writer may change it meanwhile.
+
+    Args:
+        folder: of the index.
+
+    Raises:
+        FileNotFoundError: when it is not there.
+        ValueError: when it is of another format.
+    """
+
+    def __init__(self, folder: str | Path, write: bool = False) -> None:
+        self.folder = Path(folder)
+        self.catalog = Catalog(folder, write)
+        self.meta = self.catalog.meta()
+        self.dim = int(self.meta['dim'])
+        self.shards = Shards(folder, self.dim, int(self.meta['shard_rows']))
+        self._mapped: dict[int, np.ndarray] = {}
+        self._not_live: tuple[tuple[int, int], np.ndarray] | None = None
+
+    def close(self) -> None:
+        """Let go of the files."""
+        self._mapped.clear()
+        self.catalog.close()
+
+    def __enter__(self) -> ArchiveIndex:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    @property
+    def archive(self) -> Path:
+        """The folder of images, as it was last updated."""
+        return Path(os.fsdecode(bytes.fromhex(self.catalog.meta()['archive'])))
+
+    @contextmanager
+    def snapshot(self) -> Iterator[Snapshot]:
+        """One state of catalogue and vectors for the length of the block.
+
+        Raises:
+            OSError, ValueError: when files of the vectors are missing or too short.
+        """
+        for remaining in reversed(range(5)):
+            with self.catalog.transaction(write=False):
+                try:
+                    state = self._load()
+                except FileNotFoundError:  # a compaction ended between its catalogue and our look at its files
+                    if not remaining:
+                        raise
+                    continue
+                yield state
+                return
+
+    def _load(self) -> Snapshot:
+        rows, files = self.catalog.rows(), self.catalog.shards()
+        mapped = {}
+        for file, length in zip(files, self.shards.lengths(rows), strict=True):
+            old = self._mapped.get(file)
+            mapped[file] = old if old is not None and len(old) == length else self.shards.map(file, length)
+        self._mapped = mapped
+        version = self.catalog.version()
+        if self._not_live is None or self._not_live[0] != version:
+            self._not_live = version, self.catalog.rows_not_live()
+        return Snapshot(rows, list(mapped.values()), self.shards.shard_rows, self._not_live[1])
+
+
+class ArchiveWriter(ArchiveIndex):
+    """The one that changes an index, see :func:`open_writer`."""
+
+    def __init__(self, folder: str | Path) -> None:
+        super().__init__(folder, write=True)
+        self.shards.clean(self.catalog.shards(), self.catalog.rows())
+
+    def put(self, entries: Sequence[Entry]) -> None:
+        """Write files with their tiles; all are there then, or none.
+
+        Raises:
+            ValueError: when vectors are not finite or of another width.
+            OSError: when they cannot be written.
+        """
+        counts = [len(entry.tiles) for entry in entries]
+        filled = [entry.vectors for entry in entries if entry.tiles]
+        vectors = np.concatenate(filled) if filled else np.zeros((0, self.dim), np.float32)
+        if vectors.shape != (sum(counts), self.dim) or not np.isfinite(vectors).all():
+            raise ValueError(f'expected finite vectors {(sum(counts), self.dim)}, got {vectors.shape}')
+        rows, files = self.catalog.rows(), self.catalog.shards()
+        new_files = self.shards.append(files, rows, vectors)
+        with self.catalog.transaction():
+            if new_files != files:
+                self.catalog.set_shards(new_files)
+            for entry, count in zip(entries, counts, strict=True):
+                self.catalog.put(entry, rows)
+                rows += count
+
+    def compact(self) -> int:
+        """Drop the vectors of deleted tiles; gives how many. Until it ends, all reads are of the old files."""
+        rows, files = self.catalog.rows(), self.catalog.shards()
+        kept = self.catalog.rows_not_deleted()
+        if len(kept) == rows:
+            return 0
+        parts = [self.shards.map(file, length) for file, length in zip(files, self.shards.lengths(rows), strict=True)]
+        new: list[int] = []
+        for start in range(0, len(kept), COPIED):
+            block = gather(parts, self.shards.shard_rows, kept[start : start + COPIED])
+            new = self.shards.append(new, start, block)
+        with self.catalog.transaction():
+            self.catalog.renumber(kept)
+            self.catalog.set_shards(new)
+        self._mapped.clear()
+        self.shards.clean(new, len(kept))
+        return rows - len(kept)
+
+
+@contextmanager
+def open_writer(
+    folder: str | Path,
+    model: ModelId | None = None,
+    settings: Mapping[str, str] | None = None,
+    shard_rows: int = SHARD_ROWS,
+) -> Iterator[ArchiveWriter]:
+    """Open an index for changes, or make an empty one where a model is given and none is there.
+
+    Args:
+        folder: of the index.
+        model: that fills it; None changes nothing that depends on it.
+        settings: written into a new index; an old one must have the same.
+        shard_rows: rows of a file of a new index.
+
+    Raises:
+        BlockingIOError: when another writer has it open.
+        FileNotFoundError: when there is none and no model is given.
+        ValueError: when it was filled by another model, with other settings, or the folder holds other things.
+    """
+    folder = Path(folder)
+    if model is None and not (folder / NAME).is_file():
+        raise FileNotFoundError(f'no archive index at {folder}: it has no {NAME}')
+    with file_lock(folder / NAME):
+        if model is not None and not (folder / NAME).is_file():
+            strange = sorted(set(os.listdir(folder)) - {f'.{NAME}.part', f'{NAME}.lock', FOLDER})
+            if strange:
+                raise ValueError(f'{folder} is not an archive index and not empty: it holds {strange[0]!r}')
+            meta = dict(fingerprint=model.fingerprint, dim=str(model.dim), model=model.words, archive='')
+            Catalog.create(folder, {**meta, **(settings or {}), 'shard_rows': str(shard_rows)})
+        writer = ArchiveWriter(folder)
+        try:
+            if model is not None:
+                model.require(folder, writer.meta)
+            for name, value in (settings or {}).items():
+                if writer.meta.get(name) != value:
+                    raise ValueError(
+                        f'{folder} was made with {name} {writer.meta.get(name)}, got {value}; use the same, or another '
+                        'index'
+                    )
+            yield writer
+        except sqlite3.OperationalError as error:  # the disk is full, or failed
+            raise OSError(f'{folder / NAME} cannot be written: {error}') from error
+        finally:
+            writer.close()
