@@ -84,7 +84,7 @@ class SceneLocalizer:
         if scene.dtype != np.uint8 or scene.ndim != 3 or scene.shape[2] != 3:
             raise ValueError(f'the scene is an array of {scene.dtype} {scene.shape}, expected BGR uint8 (H, W, 3)')
         height, width = scene.shape[:2]
-        return self._encode(height, width, lambda w: scene[w.top : w.bottom, w.left : w.right])
+        return self._encode(height, width, lambda w: np.ascontiguousarray(scene[w.top : w.bottom, w.left : w.right]))
 
     def _encode(self, height: int, width: int, read: Callable[[Window], np.ndarray]) -> SceneEmbeddings:
         windows = multiscale_windows(height, width, self.scales)

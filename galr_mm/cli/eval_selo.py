@@ -122,7 +122,7 @@ def load_model(args: argparse.Namespace) -> BaseModel:
     try:
         model = init_model(config, args.checkpoint, args.device)
     except RuntimeError as error:
-        raise SystemExit(f'{args.checkpoint} does not fit the model of {args.config}: {str(error)[:1500]}') from error
+        raise SystemExit(f'{args.config} with {args.checkpoint}: {str(error)[:1500]}') from error
     if args.checkpoint is None:
         require_weights(model)
     return model

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import numpy as np
+import numpy.typing as npt
 
 
 class WindowMean:
@@ -29,7 +30,8 @@ class WindowMean:
     (array([0, 1, 2, 3, 4]), array([[ 1.,  2.,  3., nan]]))
     """
 
-    def __init__(self, windows: np.ndarray, height: int, width: int) -> None:
+    def __init__(self, windows: npt.ArrayLike, height: int, width: int) -> None:
+        windows = np.asarray(windows)
         if windows.ndim != 2 or windows.shape[1] != 4 or not len(windows):
             raise ValueError(f'expected windows (n, 4), at least one, got the shape {windows.shape}')
         left, top, right, bottom = windows.T

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,14 +22,13 @@ class SceneEmbeddings:
 
     height: int
     width: int
-    windows: np.ndarray
+    windows: np.ndarray | Sequence[tuple[int, int, int, int]]
     vectors: Tensor
 
     def __post_init__(self) -> None:
         if self.vectors.ndim != 2 or len(self.vectors) != len(self.windows):
             raise ValueError(
-                f'expected vectors (n, D) beside windows (n, 4), got {tuple(self.vectors.shape)} and '
-                f'{self.windows.shape}'
+                f'expected a vector for each of {len(self.windows)} windows, (n, D), got {tuple(self.vectors.shape)}'
             )
 
 

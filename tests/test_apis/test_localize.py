@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from galr_mm.apis import SceneLocalizer, encode_images, encode_texts, init_model
-from galr_mm.imagery import multiscale_windows
+from galr_mm.imagery import Window, multiscale_windows
 from galr_mm.structures import LocalizationMap, SceneEmbeddings
 from tests.color_retriever import COLORS, ColorRetriever
 
@@ -104,7 +104,7 @@ def test_a_scene_smaller_than_the_windows(model, scene):
 def test_windows_that_leave_gaps(model):
     """An index may lack windows, such as those without data."""
     vectors = encode_texts(model, ['red', 'green'])
-    windows = np.array([[0, 0, 10, 10], [5, 0, 15, 10]])
+    windows = [Window(0, 0, 10, 10), Window(5, 0, 15, 10)]
     found = SceneLocalizer(model)(SceneEmbeddings(10, 20, windows, vectors), 'a red field')
     assert np.isnan(found.similarity[:, 15:]).all()
     assert np.isfinite(found.similarity[:, :15]).all()
@@ -144,7 +144,7 @@ def test_bad_input(model, scene, tmp_path):
     ):
         with pytest.raises(error, match=match):
             locate(bad, 'a red field')
-    with pytest.raises(ValueError, match=r'vectors \(n, D\)'):
+    with pytest.raises(ValueError, match='each of 1 windows'):
         SceneEmbeddings(9, 9, np.array([[0, 0, 9, 9]]), torch.ones(2, 3))
     with pytest.raises(ValueError, match='no captions'):
         locate(scene, [])
