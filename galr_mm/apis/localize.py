@@ -90,7 +90,9 @@ class SceneLocalizer:
         windows = multiscale_windows(height, width, self.scales)
         size = self.batch_size
         vectors = [
-            encode_images(self.model, [read(window) for window in windows[start : start + size]], size).cpu()
+            encode_images(
+                self.model, [read(window) for window in windows[start : start + size]], size, progress=False
+            ).cpu()
             for start in tqdm(range(0, len(windows), size), 'batches of windows', leave=False, disable=None)
         ]
         return SceneEmbeddings(height, width, np.array(windows), torch.cat(vectors))
