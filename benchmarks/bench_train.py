@@ -95,7 +95,7 @@ class PlainData(Dataset):
         self.flips = dict(zip(flip.direction, flip.prob, strict=True))
         samples = [dataset.get_data_info(i) for i in range(len(dataset))]
         self.paths = [sample['img_path'] for sample in samples]
-        self.ids = torch.tensor([[sample['image_id'], sample['caption_id']] for sample in samples])
+        self.ids = torch.tensor([[sample['image_id'].row, sample['caption_id']] for sample in samples])
         self.words = [torch.tensor(encoder.vocabulary.encode(sample['text'])) for sample in samples]
 
     def __len__(self) -> int:

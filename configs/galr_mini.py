@@ -27,3 +27,4 @@ val_dataloader = dict(dataset=dataset)
 test_dataloader = dict(dataset=dataset)
 model = dict(local=dict(drea=dict(num_classes=6)), text_encoder=dict(vocabulary=data_root + 'vocabulary.json'))
 train_cfg = dict(max_epochs=6)
+default_hooks = dict(logger=dict(interval=5))  # a line every few seconds, so that one sees it move

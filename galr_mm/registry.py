@@ -1,9 +1,11 @@
 """Child registries of mmengine's roots.
 
 ``locations`` make every scoped name (``type='galr_mm.GaLR'``) importable by itself, from any OpenMMLab config and under
-any default scope: no ``custom_imports`` and no ``register_all_modules`` are needed.
+any default scope: no ``custom_imports`` and no ``register_all_modules`` are needed. Once this module is imported,
+mmengine finds our configs by ``galr_mm::<folder>/<name>.py``, in ``_base_`` and in ``mmengine.hub.get_config``.
 """
 
+from mmengine.config.utils import MODULE2PACKAGE
 from mmengine.registry import DATASETS as MMENGINE_DATASETS
 from mmengine.registry import EVALUATOR as MMENGINE_EVALUATOR
 from mmengine.registry import FUNCTIONS as MMENGINE_FUNCTIONS
@@ -23,3 +25,5 @@ METRICS = Registry('metric', parent=MMENGINE_METRICS, locations=['galr_mm.evalua
 # Re-rankers are callables RetrievalScores -> RetrievalScores. mmengine has no root for them; FUNCTIONS is the one whose
 # children other packages reach by scope.
 RERANKERS = Registry('reranker', parent=MMENGINE_FUNCTIONS, locations=['galr_mm.evaluation'])
+
+MODULE2PACKAGE.setdefault('galr_mm', 'galr_mm')  # mmengine has a list of packages whose configs it looks for

@@ -18,17 +18,20 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from galr_mm.models import DualEncoder
+from galr_mm.structures import ImageId
 from galr_mm.text import Vocabulary
 
 WORDS = ['plane', 'ship', 'road', 'river', 'house']
 # (image, captions by the words they begin with): image 1 and the captions 3 and 0 are in both parts
 PARTS = [[(0, [0, 1]), (1, [2]), (2, [3, 3, 4])], [(1, [0]), (3, [3, 1])]]
 ONE_EACH = [[(0, [0]), (1, [1]), (0, [2])], [(2, [1]), (0, [4]), (3, [3])]]
+TWO_SETS = [[(ImageId('a', 0), [0]), (ImageId('b', 0), [1])], [(ImageId('a', 1), [0]), (ImageId('b', 0), [2])]]
 CASES = {
     'masked': dict(loss='Contrastive'),
     'not masked': dict(loss='Contrastive', mask_duplicates=False),
     'one caption each': dict(loss='Contrastive', parts=ONE_EACH),
     'ids of words': dict(loss='Contrastive', with_ids=False),
+    'two data sets': dict(loss='Contrastive', with_ids=False, parts=TWO_SETS),
     'micro batches': dict(loss='Contrastive', micro_batch=2),
     'triplets': dict(loss='Triplet', margin=0.5),
     'hardest triplets': dict(loss='Triplet', margin=0.5, negatives='hardest'),

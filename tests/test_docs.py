@@ -13,6 +13,8 @@ import cv2
 import numpy as np
 import pytest
 
+from galr_mm.utils.config import read_config_file
+
 ROOT = Path(__file__).resolve().parents[1]
 TUTORIALS = ROOT / 'docs/tutorials'
 
@@ -65,15 +67,27 @@ def test_own_data(workplace):
     with open(folder / 'data/mine/captions.csv', 'w', newline='') as file:
         csv.writer(file).writerows([('filename', 'split', 'caption'), *rows])
     for name, text in files_of('own_data.md').items():
-        (folder / name).write_text(text.replace('max_epochs=12', 'max_epochs=1'))
-    commands = '\n'.join(blocks('own_data.md', 'bash'))
-    commands = commands.replace('train.py mine.py', 'train.py mine.py --cfg-options train_dataloader.batch_size=16')
-    out = run(commands)
+        (folder / name).write_text(text.replace('max_epochs = 12', 'max_epochs = 1').replace('= 100', '= 16'))
+    out = run('\n'.join(blocks('own_data.md', 'bash')))
     assert 'chance' in out
     assert 'mr' in out
     assert len([line for line in out.splitlines() if line.startswith('data/mine/images/')]) == 3
     assert (folder / 'scores.npz').is_file()
     assert list((folder / 'sheets').glob('*.png'))
+
+
+@pytest.mark.parametrize(
+    ('page', 'expected'), [('README.md', (128, 32, 12)), ('docs/tutorials/own_data.md', (128, 100, 12))]
+)
+def test_the_config_of_ones_own_data(workplace, page, expected):
+    """Its lines of size, batch and epochs do what they say."""
+    folder, _ = workplace
+    (text,) = re.findall(r'^```python\n(# mine.py\n.*?)^```', (ROOT / page).read_text(), re.DOTALL | re.MULTILINE)
+    (folder / 'mine.py').write_text(text)
+    cfg = read_config_file(folder / 'mine.py')
+    pipeline = cfg.test_dataloader.dataset.pipeline
+    assert (pipeline[1].scale[0], cfg.train_dataloader.batch_size, cfg.train_cfg.max_epochs) == expected
+    assert cfg.test_dataloader.dataset.ann_file == 'captions.json'
 
 
 def test_own_module(workplace, mini_config):

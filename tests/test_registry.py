@@ -1,8 +1,13 @@
 """Everything builds by scoped name, in a fresh process, whatever the default scope."""
 
 import pytest
+from mmengine.config import Config
+from mmengine.hub import get_config
+from mmengine.registry import HOOKS, MODELS
 
-from tests.helpers import run_tool
+import galr_mm.registry  # noqa: F401  # makes mmengine look for our configs
+from galr_mm.models import GaLR
+from tests.helpers import ROOT, run_tool
 
 SCRIPT = """
 import sys
@@ -44,3 +49,20 @@ def test_import_is_light():
     heavy = ['torch_geometric', 'mmdet', 'open_clip', 'mmpretrain']
     code = f'import sys, galr_mm, galr_mm.registry; print([m for m in {heavy} if m in sys.modules])'
     assert run_tool('-c', code).stdout.strip() == '[]'
+
+
+def test_configs_by_the_name_of_the_package(tmp_path, mini):
+    """From another project's config: `_base_ = 'galr_mm::...'`."""
+    (tmp_path / 'mine.py').write_text(f"""
+_base_ = 'galr_mm::_base_/../galr_mini.py'
+model = dict(fusion=dict(mode='sum'), text_encoder=dict(vocabulary='{mini}/vocabulary.json'))
+""")
+    cfg, ours = Config.fromfile(tmp_path / 'mine.py'), Config.fromfile(ROOT / 'configs/galr_mini.py')
+    assert cfg.test_dataloader.dataset.ann_file == ours.test_dataloader.dataset.ann_file
+    assert isinstance(MODELS.build(cfg.model), GaLR)
+    for name, hook in cfg.default_hooks.items():
+        assert HOOKS.build(hook), name
+    assert get_config('galr_mm::_base_/../galr_mini.py').to_dict() == ours.to_dict()
+    assert get_config('galr_mm::detection/rtmdet-tiny_nwpu.py').model.type
+    with pytest.raises((OSError, ValueError), match='nowhere'):
+        get_config('galr_mm::clip/nowhere.py')

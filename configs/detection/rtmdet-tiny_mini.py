@@ -33,3 +33,4 @@ param_scheduler = [
     dict(type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end=40),
     dict(type='CosineAnnealingLR', eta_min=2e-5, by_epoch=True, T_max=max_epochs, convert_to_iter_based=True),
 ]
+default_hooks = dict(logger=dict(interval=10))

@@ -15,7 +15,7 @@ from mmengine.config import Config
 from mmengine.dataset import Compose, default_collate
 from mmengine.model import BaseModel
 from mmengine.registry import DefaultScope
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import nn
 
 from galr_mm.apis.encode import encode_images, encode_texts
@@ -23,6 +23,7 @@ from galr_mm.apis.hub import get_model, pretrained_models
 from galr_mm.archive import Box, Encoded, ModelId, Piece
 from galr_mm.imagery.files import SUFFIXES
 from galr_mm.structures import Detections
+from galr_mm.utils.config import datasets_of
 
 FEATURES = 1  # rises when the same weights and settings give other vectors
 # settings that say where weights come from, which are compared themselves, or that have no part in an embedding
@@ -64,7 +65,7 @@ class ArchiveModel:
             raise ValueError('the model has no config; build it with galr_mm.apis.init_model(config, checkpoint)')
         self.config: Config = config
         with DefaultScope.overwrite_default_scope('mmengine'):
-            self.pipeline = Compose(config.test_dataloader.dataset.pipeline)
+            self.pipeline = Compose(next(datasets_of(config.test_dataloader.dataset)).pipeline)
         self.detector = getattr(getattr(self.model, 'local', None), 'detector', None)
         dim = encode_texts(self.model, ['a']).shape[1]
         source = Path(config.filename).name if getattr(config, 'filename', None) else 'a config without a file'
@@ -131,13 +132,15 @@ class ArchiveModel:
         texts = {index: str(query) for index, query in enumerate(queries) if index not in images}
         vectors = np.empty((len(queries), self.id.dim), np.float32)
         if images:
-            vectors[list(images)] = encode_images(self.model, list(images.values()), batch_size).float().cpu().numpy()
+            vectors[list(images)] = (
+                encode_images(self.model, images.values(), batch_size, progress=False).float().cpu().numpy()
+            )
         if texts:
-            vectors[list(texts)] = encode_texts(self.model, list(texts.values())).float().cpu().numpy()
+            vectors[list(texts)] = encode_texts(self.model, texts.values(), progress=False).float().cpu().numpy()
         return vectors, [index in images for index in range(len(queries))]
 
 
-def as_image(query: object, index: int = 0) -> Path | np.ndarray | None:
+def as_image(query: object, index: int = 0) -> Path | np.ndarray | Image.Image | None:
     """An image query as the model takes it; None for a sentence.
 
     A text that ends like the name of an image file is one.
@@ -149,10 +152,8 @@ def as_image(query: object, index: int = 0) -> Path | np.ndarray | None:
         if not query.strip():
             raise ValueError(f'query {index} is {query!r}, expected a sentence or an image')
         return Path(query) if os.path.splitext(query)[1].lower() in SUFFIXES else None
-    if isinstance(query, (Path, np.ndarray)):
+    if isinstance(query, (Path, np.ndarray, Image.Image)):
         return query
-    if isinstance(query, Image.Image):
-        return np.ascontiguousarray(np.asarray(ImageOps.exif_transpose(query).convert('RGB'))[..., ::-1])
     raise TypeError(
         f'query {index} is a {type(query).__name__}, expected a sentence, or an image as a path, a BGR array or by PIL'
     )
@@ -194,7 +195,7 @@ def fingerprint(model: nn.Module, config: Config) -> str:
         features=FEATURES,
         model=config.model,
         preprocessor=config.get('data_preprocessor'),
-        pipeline=config.test_dataloader.dataset.pipeline,
+        pipeline=next(datasets_of(config.test_dataloader.dataset)).pipeline,
     )
     detector = getattr(getattr(model, 'local', None), 'detector', None)
     if detector is not None:  # its config may be a file, or come with its checkpoint

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,7 @@ def get_model(
     model: str | Path | Config,
     pretrained: bool | str | Path = False,
     device: str | torch.device | None = None,
+    cfg_options: Mapping[str, Any] | None = None,
     **overrides: Any,
 ) -> BaseModel:
     """Build a shipped model by its name, or any model by its config, ready for inference.
@@ -65,6 +67,8 @@ def get_model(
         pretrained: checkpoint whose weights are loaded. True takes those that come with the package
             (:func:`pretrained_models` names the models) or are published for the model.
         device: where the model goes; None is the CPU.
+        cfg_options: merged into the config by dotted names, such as ``{'model.pretrained': 'clip.pt'}`` for the
+            weights of an OpenCLIP model.
         **overrides: merged into ``config.model``, such as ``fusion=dict(mode='sum')``.
 
     Raises:
@@ -89,7 +93,7 @@ def get_model(
                 f'no weights are published for {metainfo.name if metainfo else "this config"}; train it and give the '
                 'checkpoint as pretrained=PATH'
             )
-    built = init_model(config, checkpoint, device or 'cpu', **overrides)
+    built = init_model(config, checkpoint, device or 'cpu', cfg_options, **overrides)
     built._metainfo = metainfo  # by which mmpretrain.inference_model finds the inferencer
     return built
 

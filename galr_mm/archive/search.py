@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from galr_mm.archive.store import Snapshot
-from galr_mm.functional.rerank.checks import as_tensor, check_whole, prepare_features
+from galr_mm.functional.arrays import as_tensor
+from galr_mm.functional.rerank.checks import check_whole, prepare_features
 from galr_mm.functional.rerank.top_k import RunningTopK
 
 BLOCK = 1 << 14  # rows compared at a time: 32 MiB of 512 values

@@ -10,6 +10,8 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from mmengine.device import get_device
+
 from galr_mm.cli.common import ConfigOptions, read_config
 from galr_mm.datasets.feature_cache import DTYPES
 from galr_mm.engine.feature_cache import cache_features
@@ -32,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument('--dtype', choices=list(DTYPES), default='float16')
     parser.add_argument('--batch-size', type=int, default=32, help='views at once (default 32)')
     parser.add_argument('--num-workers', type=int, default=0, help='processes that load images (default 0)')
-    parser.add_argument('--device', default='cpu')
+    parser.add_argument('--device', default=get_device(), help='default: the GPU where there is one')
     parser.add_argument('--cfg-options', nargs='+', action=ConfigOptions, metavar='KEY=VALUE')
     args = parser.parse_args(argv)
     stage = int(args.stage) if args.stage is not None and args.stage.isdecimal() else args.stage

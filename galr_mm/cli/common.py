@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import argparse
 import difflib
-import inspect
 import os
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,31 +14,32 @@ import numpy as np
 import torch
 from mmengine.config import Config, DictAction
 from mmengine.dataset import BaseDataset
+from mmengine.logging import MMLogger, print_log
+from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
 from galr_mm.engine.feature_cache import use_feature_cache
+from galr_mm.engine.runner import ToolRunner
+from galr_mm.integrations.checkpoints import read_weights
 from galr_mm.integrations.installation import require_working_mmcv
+from galr_mm.messages import reason
+from galr_mm.models.text import words_of
 from galr_mm.registry import DATASETS
+from galr_mm.text import Vocabulary
 from galr_mm.utils.allocator import keep_freed_memory
+from galr_mm.utils.config import (
+    LINES,
+    LOADERS,
+    READ_BY_RUNS,
+    ConfigLineError,
+    apply_line,
+    copied_variables,
+    is_ours,
+    read_config_file,
+)
+from galr_mm.utils.logging import quiet_terminal
 
 RERANK_HOOK = dict(type='galr_mm.RerankHook')
-# what runs read from a config besides the Runner's own arguments
-RUNNER_EXTRAS = (
-    'rerank',
-    'rerank_cfg',
-    'runner_type',
-    'custom_imports',
-    'find_unused_parameters',
-    'sync_bn',
-    'model_wrapper_cfg',
-    'compile',
-    'activation_checkpointing',
-    'efficient_conv_bn_eval',
-)
-READ_BY_RUNS = {*inspect.signature(Runner.__init__).parameters, *RUNNER_EXTRAS} - {'self', 'cfg'}
-PACKAGE = Path(__file__).resolve().parents[1]
-SHIPPED = (PACKAGE / '.mim/configs', PACKAGE.with_name('+galr_mm') / '.mim/configs')  # the second is mim's
-LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
 
 
 class ConfigOptions(DictAction):
@@ -94,14 +94,22 @@ def read_config(path: str, options: dict[str, Any] | None) -> Config:
     """
     if not Path(path).is_file():
         raise SystemExit(f'no config at {path}')
+    quiet_terminal(MMLogger.get_current_instance())
     try:
-        cfg = Config.fromfile(path)
+        cfg = read_config_file(path)
     except ImportError:
         raise  # of a module of the user's, which the traceback names
+    except ConfigLineError as error:
+        raise SystemExit(str(error)) from error
     except Exception as error:  # a config is Python: it raises anything
-        raise SystemExit(f'{path} cannot be read as a config: {type(error).__name__}: {error}') from error
+        raise SystemExit(f'{path} cannot be read as a config: {reason(error, 1500)}') from error
     if options:
-        check_options(cfg, options, shipped=is_shipped(path))
+        check_options(cfg, options, copied_variables(path))
+        try:
+            for name in options.keys() & set(LINES) if is_ours(path) else ():
+                apply_line(cfg, name, options[name])
+        except ConfigLineError as error:
+            raise SystemExit(f'--cfg-options {error}') from error
         cfg.merge_from_dict(options)
     return cfg
 
@@ -143,6 +151,29 @@ def load_config(args: argparse.Namespace, needed: Sequence[str] = ()) -> Config:
     if args.launcher == 'pytorch' and not torch.cuda.is_available():
         prepare_cpu_processes(cfg)
     return cfg
+
+
+def check_start(cfg: Config, checkpoint: str | None) -> None:
+    """Look at what a run starts from before anything is built: the checkpoint, and the vocabulary of the config.
+
+    Where the file of the vocabulary is missing, the words that the checkpoint carries are written to the work
+    directory and take its place.
+
+    Raises:
+        SystemExit: when the checkpoint cannot be read, or the vocabulary is missing there too.
+    """
+    try:
+        weights = {} if checkpoint is None else read_weights(checkpoint)
+        encoder = cfg.model.get('text_encoder') or {}
+        path = encoder.get('vocabulary')
+        if not isinstance(path, str) or Path(path).is_file():
+            return
+        vocabulary = words_of(weights) or Vocabulary.load(path)
+        encoder['vocabulary'] = str(Path(cfg.work_dir) / 'vocabulary.json')
+        vocabulary.save(encoder['vocabulary'])
+    except (OSError, ValueError) as error:
+        raise SystemExit(str(error)) from error
+    print_log(f'no vocabulary at {path}; the words are those of {checkpoint}, in {encoder["vocabulary"]}', 'current')
 
 
 def set_loaders(cfg: Config, no_pin_memory: bool, no_persistent_workers: bool) -> None:
@@ -194,36 +225,29 @@ def require_writable(folder: Path, flag: str) -> None:
         raise SystemExit(f'{flag}: cannot write into {folder} ({error})') from error
 
 
-def is_shipped(path: str | Path) -> bool:
-    """Whether a config is one of this project's, in a checkout or in an installed wheel."""
-    return any(Path(path).resolve().is_relative_to(folder.resolve()) for folder in SHIPPED)
-
-
-def check_options(cfg: Config, options: Mapping[str, object], shipped: bool) -> None:
+def check_options(cfg: Config, options: Mapping[str, object], copied: Collection[str]) -> None:
     """Refuse options that would change nothing because of a mistake.
 
     As in mmengine, a name that nothing knows is the user's own, for a hook of theirs to read. Two mistakes are told
-    apart from that: a name that nearly is one that runs read, and, in the configs of this project alone, a variable
-    that the config has copied into its settings already.
+    apart from that: a name that nearly is one that runs read, and a variable of this project's configs that their
+    settings have copied already.
 
     Args:
         cfg: The config before the options are merged.
         options: Values by dotted name, as given to ``--cfg-options``.
-        shipped: Whether the config is one of this project's.
+        copied: Variables that other settings have copied.
 
     Raises:
         SystemExit: names the option and what to write instead.
     """
     for option in options:
         name = option.split('.')[0]
-        if name in READ_BY_RUNS:
-            continue
-        if name in cfg:
-            if shipped:
-                raise SystemExit(
-                    f'--cfg-options {option}: {name} is copied into other settings when the config is read, so this '
-                    'would change nothing. Set those (e.g. test_dataloader.dataset.data_root), or GALR_DATA_ROOT'
-                )
+        if name in copied:
+            raise SystemExit(
+                f'--cfg-options {option}: {name} is copied into other settings when the config is read, so this '
+                'would change nothing. Set those (e.g. test_dataloader.dataset.data_root), or GALR_DATA_ROOT'
+            )
+        if name in cfg or name in READ_BY_RUNS or name in LINES:
             continue
         # a short name with two letters exchanged ('modle') is less alike than the cutoff
         close = difflib.get_close_matches(name, READ_BY_RUNS, n=1, cutoff=0.85) or [
@@ -254,6 +278,11 @@ def ensure_rerank_hook(cfg: Config) -> None:
     hooks = cfg.get('custom_hooks') or []
     if 'rerank' in cfg and not any('RerankHook' in str(hook.get('type')) for hook in hooks):
         cfg.custom_hooks = [*hooks, dict(RERANK_HOOK)]
+
+
+def build_runner(cfg: Config) -> Runner:
+    """The runner that the config names, or ours."""
+    return RUNNERS.build(cfg) if 'runner_type' in cfg else ToolRunner.from_cfg(cfg)
 
 
 def close_processes() -> None:

@@ -1,10 +1,14 @@
 """Turn caption lists into the Karpathy-style json the data sets read, and make its vocabulary.
 
-SOURCE is a folder of released lists (``train_filename.txt``, ``train_caps.txt``, ...) or a Karpathy-style json. Blank
-captions are dropped. Without a val split a seeded fraction of the training images is drawn for it, and written down::
+SOURCE is a folder of released lists (``train_filename.txt``, ``train_caps.txt``, ...), a Karpathy-style json, COCO
+captions, the json of NWPU-Captions, a list of images with captions (json, jsonl) or a table (csv, tsv) with columns
+such as filename, caption and split. ``train=FILE`` gives the split of a list that has none; ``rsicd_train.json`` says
+it by its name. Blank captions are dropped. Without a val split a seeded fraction of the training images is drawn for
+it, and written down::
 
     python tools/dataset_converters/convert_captions.py data/rsitmd/rsitmd_precomp \
         --images data/rsitmd/images --out data/rsitmd/dataset_rsitmd.json
+    python tools/dataset_converters/convert_captions.py train=a.csv test=b.csv --out data/mine/captions.json
 """
 
 from __future__ import annotations
@@ -15,26 +19,31 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from galr_mm.datasets.captions import SPLITS, draw_val, load_karpathy, number_records, read_precomp
+from galr_mm.datasets.caption_formats import read_captions, split_and_path
+from galr_mm.datasets.captions import SPLITS, draw_val, number_records, sentid_problem
 from galr_mm.datasets.conversion import build_vocabulary, clean_records, describe_vocabulary, match_files
 from galr_mm.utils.io import write_text
 
 
-def convert(source: Path, images: Path | None, out: Path, fraction: float, seed: int) -> None:
+def convert(sources: Sequence[str], images: Path | None, out: Path, fraction: float, seed: int) -> None:
     """Write the json and the vocabulary beside it."""
-    if out.resolve() == source.resolve() or out.name == 'vocabulary.json':
+    paths = [split_and_path(source)[1] for source in sources]
+    if out.resolve() in (path.resolve() for path in paths) or out.name == 'vocabulary.json':
         raise ValueError(f'--out is {out}, expected a new json such as dataset_rsitmd.json')
-    cleaned = clean_records(read_precomp(source) if source.is_dir() else load_karpathy(source), source)
+    cleaned = clean_records(read_captions(sources), ', '.join(sources))
     for split, summary in cleaned.summaries.items():
         print(f'{split}: {summary}')
     records = cleaned.records
-    note = {'source': source.name} | draw_missing_val(records, fraction, seed)
+    note = {'source': ', '.join(path.name for path in paths)} | draw_missing_val(records, fraction, seed)
     if images:
         changed = match_files(records, images)
         if changed:
-            print(f'{changed} names matched to the file types in {images}')
+            print(f'{changed} names matched to those in {images}')
     # sentence ids stay those of the source, so that vectors made for it still fit
-    if any(s.get('sentid') is None for record in records for s in record['sentences']):
+    problem = sentid_problem(records)
+    if problem:
+        if any('sentid' in sentence for record in records for sentence in record['sentences']):
+            print(f'sentences are numbered anew: {problem}')
         number_records(records)
     write_text(out, json.dumps({**note, 'images': records}, ensure_ascii=False))
     counts = ', '.join(f'{sum(r["split"] == split for r in records)} {split}' for split in SPLITS)
@@ -59,7 +68,7 @@ def draw_missing_val(records: list[dict[str, Any]], fraction: float, seed: int) 
 def main(argv: Sequence[str] | None = None) -> None:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('source', type=Path, help='folder of released lists, or Karpathy-style json')
+    parser.add_argument('source', nargs='+', metavar='[SPLIT=]SOURCE', help='caption lists, see above')
     parser.add_argument('--out', type=Path, required=True, help='json to write; vocabulary.json goes beside it')
     parser.add_argument('--images', type=Path, help='image folder: checks that all are there, corrects file types')
     parser.add_argument('--val-fraction', type=float, default=0.2, help='of the training images, where val is missing')

@@ -1,6 +1,7 @@
 """Proposals of another framework: ``python tools/dataset_converters/coco_results.py RESULTS IMAGES --out FILE``.
 
-RESULTS is a COCO results file, a list of ``{image_id, category_id, bbox: [x, y, w, h] in pixels, score}``; IMAGES is a
+RESULTS is a COCO results file, a list of ``{image_id, category_id, bbox: [x, y, w, h] in pixels, score from 0 to
+1}``; IMAGES is a
 COCO json with ``images`` (id, file_name, width, height) and ``categories`` (id, name). Images without results have no
 objects.
 """
@@ -8,32 +9,37 @@ objects.
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
 from galr_mm.detection import parse_coco, write_coco
-from galr_mm.detection.coco import CocoContent
+from galr_mm.detection.coco import CocoContent, describe_dropped
 from galr_mm.detection.extraction import Settings
+from galr_mm.messages import shorten
+from galr_mm.utils.io import read_json
 
 
 def convert(results: object, images: object, score_thr: float, max_per_image: int, source: Path) -> CocoContent:
     """The highest-scoring objects of each image, clipped to it.
 
     Raises:
-        ValueError: when a setting makes no sense, or a result names an image or category that is not listed or lacks
-            a field.
+        ValueError: when a setting makes no sense, a result names an image or category that is not listed or lacks a
+            field, or the results do not mean what COCO says, see :func:`galr_mm.detection.parse_coco`.
     """
     if not isinstance(results, list) or not isinstance(images, dict) or not {'images', 'categories'} <= images.keys():
         raise ValueError('expected a list of results, and a COCO json with images and categories')
     Settings(score_thr=score_thr, max_per_image=max_per_image).check()
     for index, result in enumerate(results):
-        missing = [key for key in ('image_id', 'category_id', 'bbox', 'score') if key not in result]
+        fields = ('image_id', 'category_id', 'bbox', 'score')
+        missing = [key for key in fields if not isinstance(result, dict) or key not in result]
         if missing:
-            raise ValueError(f'result {index} has no {", ".join(missing)}: {result}')
-    content = parse_coco(images | dict(annotations=results), source)
-    filtered = {name: found.filtered(score_thr, max_per_image) for name, found in content.detections.items()}
-    return content._replace(detections=filtered)
+            raise ValueError(f'result {index} has no {", ".join(missing)}: {shorten(result)}')
+    content = parse_coco(images | dict(annotations=results), source, kind='result')
+    dropped, filtered = content.dropped.copy(), {}
+    for name, found in content.detections.items():
+        filtered[name], why = found.filtered_and_counted(score_thr, max_per_image)
+        dropped += why
+    return content._replace(detections=filtered, dropped=dropped)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -49,12 +55,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.out.exists() and not args.overwrite:
         raise SystemExit(f'{args.out} exists; --overwrite replaces it')
     try:
-        results, images = (json.loads(path.read_text(encoding='utf-8')) for path in (args.results, args.images))
-        classes, detections = convert(results, images, args.score_thr, args.max_per_image, args.results)
+        results, images = (read_json(path) for path in (args.results, args.images))
+        content = convert(results, images, args.score_thr, args.max_per_image, args.results)
     except (OSError, ValueError, TypeError) as error:
-        raise SystemExit(f'{args.results}: {error}') from error
+        raise SystemExit(str(error) if str(args.results) in str(error) else f'{args.results}: {error}') from error
     try:
-        write_coco(args.out, detections.items(), classes)
+        written = write_coco(args.out, content.detections.items(), content.classes)
     except OSError as error:
         raise SystemExit(f'--out: cannot write {args.out} ({error})') from error
-    print(f'proposals of {len(detections)} images written to {args.out}')
+    print(
+        f'{len(written["annotations"])} objects in {len(written["images"])} images written to {args.out}; '
+        f'{describe_dropped(content.dropped)}'
+    )

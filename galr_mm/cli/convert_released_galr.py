@@ -12,9 +12,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from mmengine.runner.checkpoint import CheckpointLoader, save_checkpoint
+from mmengine.runner.checkpoint import save_checkpoint
 from torch import Tensor
 
+from galr_mm.integrations.checkpoints import read_checkpoint
+from galr_mm.messages import clip, shorten
 from galr_mm.utils.io import atomic_write
 
 SET_ASIDE = ('text_feature.seq2vec.', 'extract_feature.resnet.fc.')
@@ -84,7 +86,7 @@ def convert(released: dict[str, Tensor]) -> dict[str, Tensor]:
     unknown = []
     for key, value in released.items():
         if not isinstance(key, str) or not isinstance(value, Tensor):
-            raise ValueError(f'{key!r} holds a {type(value).__name__}, expected tensors by name')
+            raise ValueError(f'{shorten(key)} holds a {type(value).__name__}, expected tensors by name')
         key = key.removeprefix('module.')  # torch's DataParallel
         if key.startswith(SET_ASIDE):
             continue
@@ -100,7 +102,7 @@ def convert(released: dict[str, Tensor]) -> dict[str, Tensor]:
         else:
             ours[name] = value
     if unknown:
-        raise KeyError(f'{len(unknown)} keys are not of the released GaLR: {", ".join(sorted(unknown)[:10])}')
+        raise KeyError(f'{len(unknown)} keys are not of the released GaLR: {clip(", ".join(sorted(unknown)[:10]))}')
     if not ours:
         raise ValueError('the state dict is empty')
     for name, parts in packed.items():
@@ -121,14 +123,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     if not args.source.is_file():
         raise SystemExit(f'no file at {args.source}')
     try:
-        checkpoint = CheckpointLoader.load_checkpoint(str(args.source), map_location='cpu')
-    except Exception as error:  # a broken file makes its reader raise anything
-        reason = ' '.join(str(error).split())[:200]
-        raise SystemExit(f'{args.source} cannot be read: {type(error).__name__}: {reason}') from error
-    if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get('model'), dict):
+        checkpoint = read_checkpoint(args.source)
+    except ValueError as error:
+        raise SystemExit(str(error)) from error
+    released = checkpoint.get('model', checkpoint.get('state_dict'))
+    if not isinstance(released, dict):  # a .safetensors holds the state dict alone
         raise SystemExit(f"{args.source} is not a released checkpoint: expected a dict whose 'model' is the state dict")
     try:
-        weights = convert(checkpoint['model'])
+        weights = convert(released)
     except (KeyError, ValueError) as error:
         raise SystemExit(f'{args.source}: {error.args[0]}') from error
     try:

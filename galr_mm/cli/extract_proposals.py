@@ -15,8 +15,10 @@ from pathlib import Path
 from pickle import UnpicklingError
 
 import torch
+from mmengine.device import get_device
 
 from galr_mm.cli.common import close_processes
+from galr_mm.detection.coco import describe_dropped
 from galr_mm.detection.extraction import Settings, extract_proposals
 from galr_mm.integrations.installation import REBUILD_MMCV, mmcv_ops_error, require_module
 from galr_mm.utils.allocator import keep_freed_memory
@@ -39,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     parser.add_argument('--batch-size', type=int, default=8)
     parser.add_argument('--num-workers', type=int, default=2)
-    parser.add_argument('--device', default='cpu')
+    parser.add_argument('--device', default=get_device(), help='default: the GPU where there is one')
     parser.add_argument('--launcher', choices=['none', 'pytorch'], default='none')
     parser.add_argument('--overwrite', action='store_true', help='replace an existing --out')
     args = parser.parse_args(argv)
@@ -89,7 +91,7 @@ def report(content: dict, out: Path) -> None:
     empty = len(content['images']) - len({a['image_id'] for a in content['annotations']})
     print(
         f'{len(content["annotations"])} objects in {len(content["images"])} images ({empty} without any) '
-        f'written to {out}'
+        f'written to {out}; {describe_dropped(content["info"]["dropped"])}'
     )
     unreadable = content['info']['unreadable']
     for name, reason in unreadable.items():

@@ -15,11 +15,11 @@ from typing import NamedTuple
 
 import cv2
 import numpy as np
-from tqdm import tqdm
 
 from galr_mm.datasets.captions import number_records
 from galr_mm.text import Vocabulary
 from galr_mm.utils.io import write_text
+from galr_mm.utils.logging import progress
 
 SIDE = 256
 CLASSES = ('airplane', 'ship', 'storage_tank', 'tennis_court', 'house', 'vehicle')
@@ -218,13 +218,13 @@ def make_image(rng: np.random.Generator) -> tuple[np.ndarray, list[str], list[tu
     return img, captions_of(rng, scene, len(objects), color, boxes), objects
 
 
-def make(out: Path, counts: dict[str, int], seed: int) -> None:
-    """Write the whole set; its json files come last."""
+def make(out: Path, counts: dict[str, int], seed: int) -> int:
+    """Write the whole set; its json files come last. Returns the number of objects."""
     (out / 'images').mkdir(parents=True, exist_ok=True)
     records: list[dict] = []
     categories = [dict(id=label + 1, name=name) for label, name in enumerate(CLASSES)]
     coco = {split: dict(images=[], annotations=[], categories=categories) for split in counts}
-    with tqdm(total=sum(counts.values()), desc='drawing', unit='image') as bar:
+    with progress(total=sum(counts.values()), desc='drawing', unit='image') as bar:
         for split, count in counts.items():
             for number in range(count):
                 img, captions, objects = make_image(np.random.default_rng([seed, len(records)]))
@@ -254,6 +254,7 @@ def make(out: Path, counts: dict[str, int], seed: int) -> None:
     write_text(
         out / 'dataset_mini.json', json.dumps({'dataset': 'mini', 'seed': seed, 'images': number_records(records)})
     )
+    return sum(len(content['annotations']) for content in coco.values())
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -269,7 +270,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if min(counts.values()) < 1:
         parser.error(f'every split needs an image, got {counts}')
     try:
-        make(args.out, counts, args.seed)
+        objects = make(args.out, counts, args.seed)
     except OSError as error:
         raise SystemExit(f'--out: cannot write into {args.out} ({error})') from error
-    print(f'{sum(counts.values())} images written to {args.out}')
+    print(f'{sum(counts.values())} images with {objects} objects written to {args.out}')

@@ -14,7 +14,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from galr_mm.apis.model import load_weights
+from galr_mm.integrations.checkpoints import read_weights
+from galr_mm.messages import shorten
 from galr_mm.utils.io import atomic_write
 
 
@@ -26,6 +27,8 @@ def publishable(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """
     out = {}
     for name, value in weights.items():
+        if not isinstance(value, Tensor):
+            raise ValueError(f'{name} holds {shorten(value)}, expected a tensor')
         small = value.half() if value.is_floating_point() else value
         if small.is_floating_point() and not torch.isfinite(small).all():
             raise ValueError(f'{name} holds values that float16 does not: {value.abs().max().item():.3g}')
@@ -50,7 +53,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     if wrong:
         parser.error(f'--note: {wrong[0]!r} is not KEY=TEXT')
     try:
-        weights = publishable(load_weights(args.checkpoint))
+        weights = read_weights(args.checkpoint)
+    except (OSError, ValueError) as error:
+        raise SystemExit(str(error)) from error
+    try:
+        weights = publishable(weights)
     except ValueError as error:
         raise SystemExit(f'{args.checkpoint}: {error}') from error
     with atomic_write(args.out) as part:

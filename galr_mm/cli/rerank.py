@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import pickle
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,8 +17,9 @@ from galr_mm.evaluation import FormulaRerank, RecallAtK, build_rerankers, paired
 from galr_mm.evaluation.rerankers import Reranker
 from galr_mm.evaluation.sweep import GRIDS, sweep_multivariate, sweep_reranker
 from galr_mm.functional.rerank.checks import prepare
+from galr_mm.messages import clip, reason, shorten
 from galr_mm.structures import RerankedScores, RetrievalScores
-from galr_mm.utils.io import atomic_write
+from galr_mm.utils.io import atomic_write, instead_of, read_json
 from galr_mm.visualization import draw_sweep
 
 OPTIONS = ('k', 'weights', 'decay', 'reverse', 'reverse_top', 'significance', 'tail', 'scale', 'dynamic')
@@ -96,12 +96,13 @@ def load_arrays(path: str, allow_pickle: bool) -> dict[str, Tensor]:
             if pickled
             else ''
         )
-        reason = ' '.join(str(error).split())[:200]
-        raise SystemExit(f'{path} cannot be read: {type(error).__name__}: {reason}{hint}') from error
+        instead = instead_of(path) if Path(path).is_file() else ''
+        problem = f'it is {instead}' if instead else f'{reason(error, 200)}{hint}'
+        raise SystemExit(f'{path} cannot be read: {problem}') from error
     if 'i2t' not in arrays:
         if len(arrays) != 1:
             raise SystemExit(
-                f"{path} holds {', '.join(map(str, names)) or 'nothing'}; expected 'i2t' or a single array"
+                f"{path} holds {clip(', '.join(map(str, names))) or 'nothing'}; expected 'i2t' or a single array"
             )
         arrays = {'i2t': arrays.popitem()[1]}
     return arrays
@@ -163,16 +164,18 @@ def read_positives(path: str, images: int, captions: int) -> Tensor:
         SystemExit: when it is something else.
     """
     try:
-        lists = json.loads(Path(path).read_text(encoding='utf-8'))
+        lists = read_json(path)
         positives = torch.zeros(images, captions, dtype=torch.bool)
         if not isinstance(lists, list) or len(lists) != images:
             raise ValueError(f'expected a list of {images} lists, one for each image')
         for row, columns in enumerate(lists):
             for column in columns:
                 if not isinstance(column, int) or not 0 <= column < captions:
-                    raise ValueError(f'image {row} has caption {column!r}, expected columns from 0 to {captions - 1}')
+                    raise ValueError(
+                        f'image {row} has caption {shorten(column)}, expected columns from 0 to {captions - 1}'
+                    )
                 positives[row, column] = True
-    except (OSError, ValueError, TypeError, RecursionError) as error:
+    except (OSError, ValueError, TypeError) as error:
         raise SystemExit(f'--positives {path}: {error}') from error
     return positives
 

@@ -25,13 +25,10 @@ from typing import Any, NoReturn
 
 import torch
 from mmengine.config import Config
-from mmengine.registry import RUNNERS
-from mmengine.runner import Runner
 
 from galr_mm.cli.common import (
-    PACKAGE,
-    READ_BY_RUNS,
     ConfigOptions,
+    build_runner,
     ensure_rerank_hook,
     load_config,
     read_config,
@@ -45,7 +42,8 @@ from galr_mm.evaluation.rerankers import build_rerankers
 from galr_mm.evaluation.runs import save_run
 from galr_mm.registry import DATASETS
 from galr_mm.structures import RetrievalResult
-from galr_mm.utils.io import atomic_write, file_lock, write_text
+from galr_mm.utils.config import PACKAGE, READ_BY_RUNS
+from galr_mm.utils.io import atomic_write, file_lock, read_json, write_text
 
 STARTS = ('pretrained', 'checkpoint', 'name_or_path', 'load_from')  # keys of a config that name ready weights
 HARDEST = 12
@@ -155,7 +153,7 @@ def run_seed(args: argparse.Namespace, seed: int) -> None:
     settings = dict(config=_portable(args.config), options=[_portable(word) for word in args.cfg_options])
     asked = {**settings, 'rerank': {name: repr(reranker) for name, reranker in rerankers.items()}}
     if out.is_file() and not args.overwrite:
-        record = json.loads(out.read_text(encoding='utf-8'))
+        record = read_json(out)
         if set(splits) <= record['metrics'].keys():
             # Each look at the test split is a chance to choose by it, so a reported row has one: what is there stays.
             if all(record[key] == value for key, value in asked.items()):
@@ -184,7 +182,7 @@ def train(args: argparse.Namespace, seed: int, cfg: Config, work: Path, settings
     content = hashlib.sha256(json.dumps(read, sort_keys=True, default=str).encode()).hexdigest()
     now = dict(config_sha256=content, feature_cache=args.feature_cache is not None)
     if started.is_file():
-        before = json.loads(started.read_text(encoding='utf-8'))
+        before = read_json(started)
         if any(before[key] != value for key, value in now.items()):
             raise SystemExit(f'{work} holds a training of other settings; take another --name, or remove it')
     else:
@@ -266,7 +264,7 @@ def evaluate(
         ensure_rerank_hook(cfg)
         cfg.load_from, cfg.resume = None, False
         cfg.experiment_name = f'{args.name}_{seed}_{split}'
-        runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+        runner = build_runner(cfg)
         # where mmengine would: hooks such as EMAHook want to be set up before
         runner.load_or_resume = lambda runner=runner: load_weights(runner, str(checkpoint))
         runner.test()
@@ -280,7 +278,7 @@ def evaluate(
             raise SystemExit(f'{args.config}: {split} was not re-ranked by {", ".join(missing)}')
         metrics[split] = {prefix or 'raw': recall(ranks) for prefix, ranks in evaluator.result.ranks.items()}
         metrics[split]['chance'] = recall.chance(evaluator.result.positives)
-    started = json.loads((work / 'started.json').read_text(encoding='utf-8'))
+    started = read_json(work / 'started.json')
     record = {
         'name': args.name,
         'seed': seed,

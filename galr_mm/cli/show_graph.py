@@ -27,7 +27,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     local = cfg.model.get('local')
     if local is None:
         raise SystemExit(f'the model of {args.config} has no local branch, so it builds no graphs')
-    if dataset.proposals is None:
+    if 'detections' not in dataset.get_data_info(0):
         raise SystemExit('the data set has no proposals; tools/extract_proposals.py makes them')
     require_writable(args.out_dir, '--out-dir')
     drea = MODELS.build(local.drea)

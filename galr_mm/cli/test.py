@@ -5,15 +5,24 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
-from pickle import UnpicklingError
 
 from mmengine.config import Config
 from mmengine.model import is_model_wrapper
-from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 from torch import nn
 
-from galr_mm.cli.common import add_common_arguments, close_processes, load_config, require_writable
+from galr_mm.cli.common import (
+    add_common_arguments,
+    build_runner,
+    check_start,
+    close_processes,
+    load_config,
+    require_writable,
+)
+from galr_mm.engine.checks import TrainingError
+from galr_mm.engine.hooks import CaptionReportHook
+from galr_mm.integrations.checkpoints import is_link
+from galr_mm.messages import clip
 
 TRAINING = ('train_cfg', 'train_dataloader', 'optim_wrapper')
 
@@ -25,7 +34,8 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         'checkpoint',
         nargs='?',
-        help='checkpoint file; left out for a model whose weights all come from files of its config (zero-shot CLIP)',
+        help='checkpoint, a file or a link; left out for a model whose weights all come from files of its config '
+        '(zero-shot CLIP)',
     )
     parser.add_argument('--out', help='.npz for the scores of both directions, raw and re-ranked, with ids')
     parser.add_argument('--show-dir', help='folder for sheets of captions with their best images')
@@ -40,7 +50,7 @@ def merge_args(cfg: Config, args: argparse.Namespace) -> Config:
             f'CHECKPOINT is missing: the config trains a model (it has {", ".join(trained)}); only one whose weights '
             'all come from files, such as zero-shot CLIP, is tested without'
         )
-    if args.checkpoint is not None and not Path(args.checkpoint).is_file():
+    if args.checkpoint is not None and not is_link(args.checkpoint) and not Path(args.checkpoint).is_file():
         raise SystemExit(f'no checkpoint at {args.checkpoint}')
     if args.amp:
         cfg.test_cfg.fp16 = True
@@ -74,8 +84,8 @@ def load_weights(runner: Runner, checkpoint: str) -> None:
     """Load weights that must fit: a test of half-loaded weights would report the recalls of a random model."""
     try:
         runner.load_checkpoint(checkpoint, strict=True)
-    except (RuntimeError, ValueError, KeyError, EOFError, UnpicklingError) as error:
-        raise SystemExit(f'{checkpoint} does not fit the model of this config: {error}') from error
+    except (RuntimeError, ValueError, KeyError) as error:
+        raise SystemExit(f'{checkpoint} does not fit the model of this config: {clip(error, 1500)}') from error
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -83,11 +93,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
     cfg = merge_args(load_config(args, ('model', 'test_dataloader', 'test_cfg', 'test_evaluator')), args)
     require_writable(Path(cfg.work_dir), '--work-dir')
-    runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+    check_start(cfg, args.checkpoint)
+    runner = build_runner(cfg)
+    runner.register_hook(CaptionReportHook())
     if args.checkpoint is None:
         require_weights(runner.model)
     else:
         # where mmengine would: hooks such as EMAHook want to be set up before
         runner.load_or_resume = lambda: load_weights(runner, args.checkpoint)
-    runner.test()
+    try:
+        runner.test()
+    except TrainingError as error:
+        raise SystemExit(str(error)) from error
     close_processes()

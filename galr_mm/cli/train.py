@@ -3,15 +3,26 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 from mmengine.config import Config
 from mmengine.device import get_device
-from mmengine.registry import RUNNERS
-from mmengine.runner import Runner
 
-from galr_mm.cli.common import add_common_arguments, close_processes, load_config, require_writable
+from galr_mm.cli.common import (
+    add_common_arguments,
+    build_runner,
+    check_start,
+    close_processes,
+    load_config,
+    require_writable,
+)
+from galr_mm.engine.checks import TrainingError
+from galr_mm.engine.hooks import CaptionReportHook
+from galr_mm.integrations.checkpoints import is_link
+from galr_mm.utils.io import file_lock
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -49,7 +60,7 @@ def merge_args(cfg: Config, args: argparse.Namespace) -> Config:
     if args.resume is not None:
         cfg.resume = True
         cfg.load_from = None if args.resume == 'auto' else args.resume
-        if cfg.load_from and not Path(cfg.load_from).is_file():
+        if cfg.load_from and not is_link(cfg.load_from) and not Path(cfg.load_from).is_file():
             raise SystemExit(f'--resume: no checkpoint at {cfg.load_from}')
     return cfg
 
@@ -59,6 +70,17 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
     cfg = merge_args(load_config(args, ('model', 'train_dataloader', 'train_cfg', 'optim_wrapper')), args)
     require_writable(Path(cfg.work_dir), '--work-dir')
-    runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
-    runner.train()
+    check_start(cfg, cfg.get('load_from'))
+    try:
+        # the first process writes; the others may not see its file system
+        with file_lock(Path(cfg.work_dir) / 'training') if os.environ.get('RANK', '0') == '0' else nullcontext():
+            runner = build_runner(cfg)
+            runner.register_hook(CaptionReportHook())
+            runner.train()
+    except BlockingIOError as error:
+        raise SystemExit(
+            f'--work-dir: another training is running in {cfg.work_dir}; wait for it, stop it, or take another folder'
+        ) from error
+    except TrainingError as error:
+        raise SystemExit(str(error)) from error
     close_processes()

@@ -1,6 +1,8 @@
 """Check everything a config's data sets need, and list all problems at once: ``verify_dataset.py CONFIG``.
 
-Captions, splits, every image decoded, proposals, vocabulary. Exits with 1 where something is wrong.
+Captions, splits, every image decoded, proposals, vocabulary. Exits with 1 where something is wrong. What loading
+changes (values of more than 8 bit, alpha, more bands, pages, EXIF rotation, boxes for another size) is counted, with an
+example; it is not a problem.
 """
 
 from __future__ import annotations
@@ -13,37 +15,46 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from mmengine.config import Config
-from PIL import Image
-from tqdm import tqdm
 
-from galr_mm.cli.common import LOADERS, ConfigOptions, read_config
+from galr_mm.cli.common import ConfigOptions, read_config
 from galr_mm.datasets.captions import clean_split, load_karpathy
-from galr_mm.datasets.transforms import LoadImageWithProposals
+from galr_mm.datasets.transforms.loading import fit_of_sizes
 from galr_mm.detection import ProposalSet
+from galr_mm.detection.coco import describe_dropped
+from galr_mm.imagery.files import ImageFolder, listed_names
+from galr_mm.imagery.header import Header, open_with_pillow, read_header
+from galr_mm.imagery.pixels import decode_file
 from galr_mm.text import Vocabulary
-from galr_mm.utils.io import missing_files
+from galr_mm.utils.config import LOADERS, datasets_of
+from galr_mm.utils.logging import progress
 
-LOAD = LoadImageWithProposals()
+
+class Examined(NamedTuple):
+    """An image as training would load it: why it cannot, or what loading changes, and its header."""
+
+    problem: str = ''
+    changes: tuple[str, ...] = ()
+    header: Header | None = None
 
 
-def decode(path: str) -> str:
-    """Why an image cannot be decoded to its last byte; empty when it can."""
+def examine(path: str) -> Examined:
+    """Load an image as in training, and look whether it is there to its last byte, where decoders fill up."""
     try:
-        with Image.open(path) as image:
-            image.load()
-            if image.mode in ('I', 'F') or image.mode.startswith('I;16'):
-                return f'{path}: values of type {image.mode}, expected 8 bit; convert it first'
-        LOAD({'img_path': path})  # as in training
-    except Exception as error:  # PIL raises many kinds on broken files
-        return f'{path}: {type(error).__name__}: {error}'
-    return ''
+        changes = decode_file(path).changes
+        with open(path, 'rb') as file:
+            header = read_header(file)
+            image = open_with_pillow(file) if header is not None and header.tags is None else None
+            if image is not None:
+                image.load()
+        return Examined(changes=changes, header=header)
+    except Exception as error:  # Pillow raises many kinds on broken files
+        reason = f'{type(error).__name__}: {error}'
+        return Examined(problem=str(error) if path in str(error) else f'{path}: {reason}')
 
 
-def innermost(config: dict[str, Any]) -> dict[str, Any]:
-    """The data set inside wrappers such as RepeatDataset."""
-    while 'dataset' in config:
-        config = config['dataset']
-    return config
+def folder_of(config: dict[str, Any]) -> str:
+    """Where the images of a data set lie."""
+    return os.path.join(config.get('data_root') or '', config.get('data_prefix', {}).get('img_path', 'images'))
 
 
 class Expected(NamedTuple):
@@ -62,13 +73,15 @@ def check_split(config: dict[str, Any], expected: Expected) -> Iterator[str]:
     except (OSError, ValueError) as error:
         yield str(error)
         return
-    names = [record['filename'] for record in clean.records]
     captions = [s['raw'] for record in clean.records for s in record['sentences']]
-    print(f'{split}: {len(names)} images, {len(captions)} captions in {ann_file}. {clean.summary()}')
+    print(f'{split}: {len(clean.records)} images, {len(captions)} captions in {ann_file}. {clean.summary()}')
+    names, problems = look_up(clean.records, folder_of(config), split)
+    yield from problems
     doubled = len(names) - len(set(names))
     if doubled:
         yield f'{ann_file}: {doubled} images are listed more than once in {split}'
-    yield from check_images(names, os.path.join(root, config.get('data_prefix', {}).get('img_path', 'images')), split)
+    headers: dict[str, Header | None] = dict.fromkeys(sorted(set(names)))
+    yield from check_images(headers, folder_of(config), split)
     if expected.vocabulary is not None:
         unknown = expected.vocabulary.unknown_words(captions)
         print(f'{split}: {len(unknown)} words are not in the vocabulary, {unknown.total()} times')
@@ -77,36 +90,86 @@ def check_split(config: dict[str, Any], expected: Expected) -> Iterator[str]:
     if proposal_file is None or (proposal_file == 'auto' and not path.is_file()):
         print(f'{split}: no proposals; the local branch will be a constant')
     else:
-        yield from check_proposals(names, path, split, expected.num_classes)
+        yield from check_proposals(headers, path, split, expected.num_classes)
 
 
-def check_images(names: list[str], folder: str, split: str) -> Iterator[str]:
-    """Images that are missing or cannot be decoded."""
+def look_up(records: list[dict[str, Any]], folder: str, split: str) -> tuple[list[str], list[str]]:
+    """Names that the images have in ``folder``, and which are missing or could be more than one file."""
+    names, problems = [], []
     try:
-        missing = set(missing_files(names, folder))
+        images = ImageFolder(folder)
     except OSError as error:
-        yield str(error)
-        return
-    yield from (f'{split}: missing {os.path.join(folder, name)}' for name in names if name in missing)
-    present = [os.path.join(folder, name) for name in names if name not in missing]
+        return [], [str(error)]
+    for record in records:
+        listed = listed_names(record)
+        try:
+            name = images.find(*listed)
+        except ValueError as error:
+            problems.append(f'{split}: {error}')
+            continue
+        if name is None:
+            problems.append(f'{split}: missing {os.path.join(folder, listed[0])}')
+        else:
+            names.append(name)
+    return names, problems
+
+
+def check_images(headers: dict[str, Header | None], folder: str, split: str) -> Iterator[str]:
+    """Images that cannot be decoded; prints what loading changes, and fills in the ``headers`` of the names."""
+    names = list(headers)
+    notes: dict[str, list[str]] = {}
     with ThreadPool(os.cpu_count()) as pool:
-        decoded = tqdm(pool.imap(decode, present), total=len(present), desc=f'{split}: decoding', unit='image')
-        yield from (f'{split}: unreadable {problem}' for problem in decoded if problem)
+        loaded = pool.imap(examine, [os.path.join(folder, name) for name in names])
+        for name, found in zip(
+            names, progress(loaded, total=len(names), desc=f'{split}: decoding', unit='image'), strict=True
+        ):
+            headers[name] = found.header
+            for change in found.changes:
+                notes.setdefault(change, []).append(name)
+            if found.problem:
+                yield f'{split}: unreadable {found.problem}'
+    print_notes(split, notes)
 
 
-def check_proposals(names: list[str], path: Path, split: str, num_classes: int | None) -> Iterator[str]:
-    """Problems of a proposal file."""
+def check_proposals(
+    headers: Mapping[str, Header | None], path: Path, split: str, num_classes: int | None
+) -> Iterator[str]:
+    """Problems of a proposal file; prints for how many images its boxes are scaled, rotated or stretched.
+
+    Args:
+        headers: of the images by their names.
+        path: the file.
+        split: of the images.
+        num_classes: that the model expects.
+    """
     try:
         proposals = ProposalSet(path)
     except (OSError, ValueError) as error:
         yield str(error)
         return
-    absent = [name for name in names if name not in proposals]
-    print(f'{split}: {path} covers {len(names) - len(absent)} of {len(names)} images, {len(proposals.classes)} classes')
+    absent = [name for name in headers if name not in proposals]
+    covered = len(headers) - len(absent)
+    print(f'{split}: {path} covers {covered} of {len(headers)} images, {len(proposals.classes)} classes')
+    if proposals.dropped:
+        print(f'{split}: {path}: {describe_dropped(proposals.dropped)}')
+    notes: dict[str, list[str]] = {}
+    for name, header in headers.items():
+        found = proposals.get(name)
+        fit = 'equal' if found is None or not len(found) else fit_of_sizes(found.image_size, header)
+        if found is not None and header is not None and fit != 'equal':
+            kind = f'proposals {fit} to the size of the file'
+            notes.setdefault(kind, []).append(f'{name}: for {found.image_size}, the file is {header.image_size}')
+    print_notes(split, notes)
     if num_classes not in (None, len(proposals.classes)):
         yield f'{path} has {len(proposals.classes)} classes, but the num_classes of the model is {num_classes}'
-    if len(absent) == len(names):
+    if headers and not covered:
         yield f'{path} knows none of the {split} images'
+
+
+def print_notes(split: str, notes: Mapping[str, Sequence[str]]) -> None:
+    """A line for each kind of change, with how many images and an example."""
+    for kind, names in notes.items():
+        print(f'{split}: {len(names)} images: {kind} (such as {names[0]})')
 
 
 def check_overlap(datasets: list[dict[str, Any]]) -> Iterator[str]:
@@ -119,9 +182,10 @@ def check_overlap(datasets: list[dict[str, Any]]) -> Iterator[str]:
             continue  # reported by check_split
         for record in records:
             if record['split'] == config['split']:
-                other = images.setdefault(record['filename'], config['split'])
+                path = os.path.normpath(os.path.join(folder_of(config), listed_names(record)[0]))
+                other = images.setdefault(path, config['split'])
                 if other != config['split']:
-                    yield f'{record["filename"]} is in {other} and in {config["split"]}'
+                    yield f'{path} is in {other} and in {config["split"]}'
 
 
 def num_classes_of(model: Mapping[str, Any]) -> int | None:
@@ -145,10 +209,10 @@ def check(cfg: Config) -> list[str]:
     for name in LOADERS:
         if cfg.get(name) is None:
             continue
-        config = innermost(cfg[name].dataset)
-        if 'ann_file' not in config or 'split' not in config:
-            raise SystemExit(f'{name} holds {config.get("type")!r}, expected an ImageTextDataset')
-        datasets.append(config)
+        for config in datasets_of(cfg[name].dataset):
+            if 'ann_file' not in config or 'split' not in config:
+                raise SystemExit(f'{name} holds {config.get("type")!r}, expected an ImageTextDataset')
+            datasets.append(config)
     if not datasets:
         raise SystemExit(f'the config has no data set to verify: none of {", ".join(LOADERS)}')
     for config in datasets:

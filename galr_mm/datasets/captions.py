@@ -8,16 +8,21 @@ Everything is held as Karpathy records, one an image::
 
 from __future__ import annotations
 
-import json
 import random
 from collections.abc import Iterable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+from galr_mm.imagery.files import HOW_TO_GET_DATA
+from galr_mm.messages import clip, reason, shorten
 from galr_mm.text import caption_words
+from galr_mm.utils.io import read_json
 
 SPLITS = ('train', 'val', 'test')
-HOW_TO_GET_DATA = 'docs/datasets.md says where each data set comes from and how its folder is laid out'
+KARPATHY, COCO = 'a Karpathy-style json', 'a json of COCO captions'
+ROWS, NWPU = 'a list of images with captions', 'a json of classes with their images, as NWPU-Captions has it'
+TABLE, LINES = 'a table', 'a list of images with captions, one a line'
+KIND_OF_SUFFIX = {'.csv': TABLE, '.tsv': TABLE, '.txt': TABLE, '.jsonl': LINES}
 
 
 class CleanRecords(NamedTuple):
@@ -43,18 +48,27 @@ def load_karpathy(path: str | Path) -> list[dict]:
 
     Raises:
         FileNotFoundError: when there is no such file.
-        ValueError: when it is not json, or a record lacks a field or holds a value of the wrong kind.
+        ValueError: when it is something else, with the command that converts other lists, or a record lacks a field or
+            holds a value of the wrong kind.
     """
     path = Path(path)
-    if not path.is_file():
+    if not path.exists():
         raise FileNotFoundError(f'no caption file at {path}; {HOW_TO_GET_DATA}')
+    content: Any = None
+    kind = 'a folder' if path.is_dir() else KIND_OF_SUFFIX.get(path.suffix.lower())
+    if kind is None:
+        content = read_json(path, KARPATHY)
+        kind = json_kind(content)
+    if kind != KARPATHY:
+        raise ValueError(f'{path} is {kind}, not {KARPATHY}. {_how_to_convert(path)}')
     try:
-        content = json.loads(path.read_text(encoding='utf-8-sig'))
         records = content['images']
         if not isinstance(records, list):
             raise TypeError(f"'images' is a {type(records).__name__}")
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} is not a Karpathy-style json with a list 'images': {error!r}") from error
+    except (KeyError, TypeError) as error:
+        raise ValueError(
+            f"{path} is not {KARPATHY} with a list 'images': {reason(error)}. {_how_to_convert(path)}"
+        ) from error
     for index, record in enumerate(records):
         problem = _record_problem(record)
         if problem:
@@ -62,20 +76,44 @@ def load_karpathy(path: str | Path) -> list[dict]:
     return records
 
 
+def json_kind(content: object) -> str:
+    """Which kind of caption list a json holds: KARPATHY, also for what is none of them, ROWS, COCO or NWPU."""
+    if isinstance(content, list):
+        return ROWS
+    if not isinstance(content, dict):
+        return KARPATHY
+    notes = content.get('annotations')
+    if isinstance(notes, list) and any(isinstance(note, dict) and 'caption' in note for note in notes):
+        return COCO
+    lists = [*content.values()]
+    classes = 'images' not in content and any(lists) and all(isinstance(x, list) for x in lists)
+    return NWPU if classes and all(isinstance(entry, dict) for entries in lists for entry in entries) else KARPATHY
+
+
+def _how_to_convert(path: Path) -> str:
+    return (
+        f'`python tools/dataset_converters/convert_captions.py {path} --images IMAGES --out DATASET.json` makes one of '
+        'other caption lists'
+    )
+
+
 def _record_problem(record: object) -> str:
     if not isinstance(record, dict):
-        return f'is {record!r}, expected a dict'
+        return f'is {shorten(record)}, expected a dict'
     for key in ('filename', 'split', 'sentences'):
         if key not in record:
-            return f"({record.get('filename', 'no filename')}) has no '{key}'"
+            return f"({shorten(record.get('filename', 'no filename'))}) has no '{key}'"
     if not isinstance(record['filename'], str) or not record['filename']:
-        return f'has the filename {record["filename"]!r}, expected a name'
+        return f'has the filename {shorten(record["filename"])}, expected a name'
     if record['split'] not in (*SPLITS, 'restval'):
-        return f"({record['filename']}) has split {record['split']!r}, expected one of {SPLITS} or 'restval'"
+        split = shorten(record['split'])
+        return f"({shorten(record['filename'])}) has split {split}, expected one of {SPLITS} or 'restval'"
     if not isinstance(record['sentences'], list) or not all(
         isinstance(s, dict) and isinstance(s.get('raw'), str) for s in record['sentences']
     ):
-        return f"({record['filename']}) needs sentences=[{{'raw': str, ...}}, ...]"
+        return f"({shorten(record['filename'])}) needs sentences=[{{'raw': str, ...}}, ...]"
+    if not isinstance(record.get('filepath', ''), str):
+        return f'({shorten(record["filename"])}) has the filepath {shorten(record["filepath"])}, expected a folder'
     return ''
 
 
@@ -99,7 +137,7 @@ def read_precomp(folder: str | Path) -> list[dict]:
         for path in (names_path, caps_path):
             if not path.is_file():
                 raise FileNotFoundError(f'{path} is missing; {HOW_TO_GET_DATA}')
-        names, captions = _lines(names_path), _lines(caps_path)
+        names, captions = read_lines(names_path), read_lines(caps_path)
         grouped = _group(names, captions, names_path, caps_path)
         records += [_record(name, split, texts) for name, texts in grouped.items()]
         each[split] = {len(texts) for texts in grouped.values()}
@@ -111,7 +149,12 @@ def read_precomp(folder: str | Path) -> list[dict]:
     return number_records(records)
 
 
-def _lines(path: Path) -> list[str]:
+def read_lines(path: Path) -> list[str]:
+    """Lines of a UTF-8 text file.
+
+    Raises:
+        ValueError: when it is not UTF-8; names it.
+    """
     # split by hand: a blank caption line counts, and some lists hold characters str.splitlines would break at
     try:
         text = path.read_text(encoding='utf-8-sig')
@@ -155,6 +198,27 @@ def number_records(records: list[dict]) -> list[dict]:
     return records
 
 
+def sentid_problem(records: list[dict]) -> str:
+    """Why the ``sentid`` of sentences do not tell them apart; empty where they do.
+
+    >>> sentid_problem([{'filename': name, 'sentences': [{'raw': 'a river', 'sentid': 0}]} for name in 'ab'])
+    'a and b both have the sentid 0, so they restart; expected one of its own for each sentence of the file'
+    """
+    owners: dict[int, str] = {}
+    for record in records:
+        for sentence in record['sentences']:
+            sentid = sentence.get('sentid')
+            if not isinstance(sentid, int) or isinstance(sentid, bool) or sentid < 0:
+                return f'{record["filename"]} has the sentid {sentid!r}, expected 0 or more'
+            if sentid in owners:
+                return (
+                    f'{owners[sentid]} and {record["filename"]} both have the sentid {sentid}, so they restart; '
+                    'expected one of its own for each sentence of the file'
+                )
+            owners[sentid] = record['filename']
+    return ''
+
+
 def clean_split(records: list[dict], split: str, source: str | Path) -> CleanRecords:
     """Records of one split without captions that hold no word.
 
@@ -175,8 +239,8 @@ def clean_split(records: list[dict], split: str, source: str | Path) -> CleanRec
             dropped.append(record['filename'])
     if dropped and split != 'train':
         raise ValueError(
-            f'{source}: {len(dropped)} {split} images have no caption that holds a word: {", ".join(dropped[:10])}; '
-            'evaluation would no longer be on the published split'
+            f'{source}: {len(dropped)} {split} images have no caption that holds a word: '
+            f'{clip(", ".join(dropped[:10]))}; evaluation would no longer be on the published split'
         )
     if not kept:
         splits = sorted({record['split'] for record in records})

@@ -6,7 +6,8 @@ from collections import Counter
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from galr_mm.datasets.captions import HOW_TO_GET_DATA, SPLITS, clean_split
+from galr_mm.datasets.captions import SPLITS, clean_split
+from galr_mm.imagery.files import ImageFolder, listed_names
 from galr_mm.text import Vocabulary
 
 
@@ -35,42 +36,23 @@ def clean_records(records: list[dict[str, Any]], source: str | Path) -> CleanedR
 
 
 def match_files(records: list[dict[str, Any]], folder: Path) -> int:
-    """Give records the names their images have in ``folder``, where they differ in the file type only.
+    """Give records the names that their images have in ``folder``, see :class:`galr_mm.imagery.ImageFolder`.
 
     Returns:
         How many names were changed.
 
     Raises:
         FileNotFoundError: when images are missing; names the first of them.
-        ValueError: when two images differ in the file type only and neither is the listed one.
+        ValueError: when more than one file could be an image, or one file is the image of two records.
     """
-    if not folder.is_dir():
-        raise FileNotFoundError(f'no image folder at {folder}. {HOW_TO_GET_DATA}')
-    names = {path.relative_to(folder).as_posix() for path in folder.rglob('*') if path.is_file()}
-    by_stem: dict[str, list[str]] = {}
-    for name in sorted(names):
-        by_stem.setdefault(str(Path(name).with_suffix('')), []).append(name)
-    changed = 0
-    missing: list[str] = []
-    for record in records:
-        if record['filename'] in names:
-            continue
-        found = by_stem.get(str(Path(record['filename']).with_suffix('')), [])
-        if len(found) > 1:
-            raise ValueError(f'{record["filename"]} is not in {folder}, and {", ".join(found)} could each be it')
-        if found:
-            record['filename'] = found[0]
-            changed += 1
-        else:
-            missing.append(record['filename'])
-    twice = [name for name, count in Counter(record['filename'] for record in records).items() if count > 1]
+    located = ImageFolder(folder).locate(list(map(listed_names, records)))
+    twice = [name for name, count in Counter(located).items() if count > 1]
     if twice:
         raise ValueError(f'{twice[0]} in {folder} is the file of more than one listed image')
-    if missing:
-        raise FileNotFoundError(
-            f'{len(missing)} of {len(records)} images are not in {folder} under any file type: '
-            f'{", ".join(missing[:5])}{", ..." if len(missing) > 5 else ""}. {HOW_TO_GET_DATA}'
-        )
+    changed = sum(record['filename'] != name for record, name in zip(records, located, strict=True))
+    for record, name in zip(records, located, strict=True):
+        record.pop('filepath', None)
+        record['filename'] = name
     return changed
 
 

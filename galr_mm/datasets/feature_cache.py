@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from galr_mm.utils.io import write_npz, write_text
+from galr_mm.utils.io import read_json, write_npz, write_text
 
 DTYPES = {'float16': torch.float16, 'bfloat16': torch.bfloat16, 'float32': torch.float32}
 
@@ -92,10 +92,7 @@ def read_meta(folder: Path) -> dict[str, Any]:
     path = folder / 'meta.json'
     if not path.is_file():
         raise FileNotFoundError(f'no feature cache at {folder} (no meta.json); tools/cache_features.py makes one')
-    try:
-        meta = json.loads(path.read_text(encoding='utf-8'))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f'{path} is not json: {error}') from error
+    meta = read_json(path)
     if not isinstance(meta, dict) or 'names' not in meta or 'views' not in meta:
         raise ValueError(f'{path} is not the meta.json of a feature cache')
     return meta

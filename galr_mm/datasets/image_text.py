@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -8,12 +9,13 @@ import numpy as np
 from mmengine.dataset import BaseDataset
 from mmengine.logging import print_log
 
-from galr_mm.datasets.captions import HOW_TO_GET_DATA, SPLITS, clean_split, load_karpathy
+from galr_mm.datasets.captions import SPLITS, clean_split, load_karpathy, sentid_problem
 from galr_mm.detection import ProposalSet
+from galr_mm.imagery.files import ImageFolder, listed_names
+from galr_mm.messages import shorten
 from galr_mm.registry import DATASETS
-from galr_mm.structures import Detections
+from galr_mm.structures import Detections, ImageId, stable_id
 from galr_mm.text import caption_key
-from galr_mm.utils.io import missing_files
 
 CAPTIONS = ('each', 'all')
 
@@ -27,9 +29,13 @@ class ImageTextDataset(BaseDataset):
 
     In training a sample is one caption: ``img_path``, ``text``, ``image_id``, ``text_id``, ``caption_id``. In test mode
     and with ``captions='all'`` it is one image with all its captions: ``text`` (list), ``text_id`` / ``gt_text_id`` /
-    ``gt_image_id`` / ``caption_id`` (lists). Captions of equal words share a ``caption_id``. With
-    proposals a sample also holds ``detections`` (:class:`galr_mm.structures.Detections`), which the loading transforms
-    of this package turn into the keys that mmcv's transforms move along with the image.
+    ``gt_image_id`` / ``caption_id`` (lists). With proposals a sample also holds ``detections``
+    (:class:`galr_mm.structures.Detections`), which the loading transforms of this package turn into the keys that
+    mmcv's transforms move along with the image.
+
+    ``image_id`` is an :class:`~galr_mm.structures.ImageId`, unlike those of other data sets; captions of equal words
+    share a ``caption_id`` in whatever data set. So mmengine's ConcatDataset, RepeatDataset and ClassBalancedDataset (by
+    the classes of the proposals) may hold such data sets.
 
     Args:
         ann_file: the json file, relative to ``data_root``.
@@ -74,32 +80,27 @@ class ImageTextDataset(BaseDataset):
 
     def load_data_list(self) -> list[dict]:
         """Read captions and proposals and check that every image is there."""
-        clean = clean_split(load_karpathy(self.ann_file), self.split, self.ann_file)
+        records = load_karpathy(self.ann_file)
+        clean = clean_split(records, self.split, self.ann_file)
         if clean.summary():
             print_log(f'{self.ann_file} ({self.split}): {clean.summary()}', 'current')
         if 'img_path' not in self.data_prefix:
             raise ValueError(f'data_prefix is {dict(self.data_prefix)}, expected dict(img_path=...)')
         folder = self.data_prefix['img_path']
-        missing = missing_files([record['filename'] for record in clean.records], folder)
-        if missing:
-            raise FileNotFoundError(
-                f'{len(missing)} of {len(clean.records)} {self.split} images of {self.ann_file} are not in {folder}: '
-                f'{", ".join(missing[:5])}{", ..." if len(missing) > 5 else ""}. {HOW_TO_GET_DATA}; '
-                'tools/dataset_converters/convert_captions.py --images fixes names of another file type'
-            )
-        self._load_proposals([record['filename'] for record in clean.records])
-        vectors = self._load_vectors(clean.records)
+        listed = list(map(listed_names, clean.records))
+        names = ImageFolder(folder).locate(listed, f'{self.split} images of {self.ann_file}')
+        self._load_proposals(names)
+        vectors = self._load_vectors(clean.records, records)
 
         samples: list[dict[str, object]] = []
         text_id = 0
-        captions: dict[str, int] = {}
-        for image_id, record in enumerate(clean.records):
+        for image_id, (name, record) in enumerate(zip(names, clean.records, strict=True)):
             sentences = record['sentences']
             text_ids = list(range(text_id, text_id + len(sentences)))
             text_id += len(sentences)
             texts = [s['raw'] if vectors is None else vectors[s['sentid']] for s in sentences]
-            caption_ids = [captions.setdefault(caption_key(s['raw']), len(captions)) for s in sentences]
-            image = dict(img_path=os.path.join(folder, record['filename']), file_name=record['filename'])
+            caption_ids = [stable_id(caption_key(s['raw'])) for s in sentences]
+            image = dict(img_path=os.path.join(folder, name), file_name=name)
             if self.test_mode or self.captions == 'all':
                 samples.append(
                     dict(
@@ -138,28 +139,54 @@ class ImageTextDataset(BaseDataset):
         self.proposals = ProposalSet(path, self.max_proposals)
         absent = sum(name not in self.proposals for name in file_names)
         if absent == len(file_names):
-            raise ValueError(f'{path} knows none of the {absent} {self.split} images, such as {file_names[0]!r}')
+            raise ValueError(f'{path} knows none of the {absent} {self.split} images, such as {shorten(file_names[0])}')
         print_log(f'{self.split}: proposals from {path}; {absent} of {len(file_names)} images are not in it', 'current')
         self._metainfo['proposal_classes'] = self.proposals.classes
 
-    def _load_vectors(self, records: list[dict]) -> np.ndarray | None:
+    def _load_vectors(self, records: list[dict], all_records: list[dict]) -> np.ndarray | None:
         if self.sentence_vectors is None:
             return None
         path = Path(self.data_root or '.') / self.sentence_vectors
         if not path.is_file():
             raise FileNotFoundError(f'no sentence vectors at {path}')
         vectors = np.load(path, mmap_mode='r', allow_pickle=False)
-        sentids = [s.get('sentid') for record in records for s in record['sentences']]
-        if not all(isinstance(sentid, int) and sentid >= 0 for sentid in sentids):
-            raise ValueError(f'{self.ann_file}: sentence vectors need sentences with a sentid, the row of their vector')
-        last = max(sentids)
+        problem = sentid_problem(all_records)  # one file of vectors serves all splits
+        if problem:
+            raise ValueError(
+                f'{self.ann_file}: sentence vectors need sentences with a sentid, the row of their vector; {problem}. '
+                'tools/dataset_converters/convert_captions.py numbers them anew'
+            )
+        last = max(s['sentid'] for record in records for s in record['sentences'])
         if vectors.ndim != 2 or len(vectors) <= last:
             raise ValueError(f'{path} has shape {vectors.shape}, expected (more than {last}, D): one row a sentid')
         return np.asarray(vectors, dtype=np.float32)
 
+    @cached_property
+    def _source(self) -> str:
+        return f'split {self.split!r} of {self.ann_file} with the images of {self.data_prefix["img_path"]}'
+
+    @cached_property
+    def _folder(self) -> str:
+        return os.path.realpath(self.data_prefix['img_path'])
+
+    def get_cat_ids(self, idx: int) -> list[int]:
+        """Classes of the proposals of sample ``idx``, for mmengine's ClassBalancedDataset.
+
+        Raises:
+            ValueError: when there are no proposals.
+        """
+        sample = self.get_data_info(idx)
+        if 'detections' not in sample:
+            raise ValueError(
+                f'{self.ann_file}: balancing classes needs proposals, whose classes are those of an image; set '
+                'proposal_file'
+            )
+        return sample['detections'].labels.unique().tolist()
+
     def get_data_info(self, idx: int) -> dict:
         """Sample ``idx`` before the pipeline, with its proposals."""
         sample = super().get_data_info(idx)
+        sample['image_id'] = ImageId(self._source, sample['image_id'], os.path.join(self._folder, sample['file_name']))
         if self.proposals is not None:
             found = self.proposals.get(sample['file_name'])
             # an image that the file does not know has no objects

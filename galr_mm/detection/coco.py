@@ -3,82 +3,125 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 from mmengine.logging import print_log
 
+from galr_mm.detection.checks import (
+    check_boxes,
+    check_scores,
+    look_up,
+    number,
+    read_box,
+    reason_to_drop,
+    reason_to_ignore,
+)
+from galr_mm.imagery.files import name_key
+from galr_mm.messages import clip, reason, shorten
 from galr_mm.structures import Detections
-from galr_mm.utils.io import write_text
+from galr_mm.utils.io import read_json, write_text
 
 
 class CocoContent(NamedTuple):
-    """What a COCO json says: names of the classes, and per file name the objects."""
+    """What a COCO json says: names of the classes, objects per file name, and how many were left out for a reason."""
 
     classes: tuple[str, ...]
     detections: dict[str, Detections]
+    dropped: Counter[str]
 
 
-def parse_coco(content: Mapping[str, Any], source: str | Path) -> CocoContent:
+def parse_coco(content: Mapping[str, Any], source: str | Path, kind: str = 'annotation') -> CocoContent:
     """Read the content of a COCO json: ``images``, ``categories`` and ``annotations``.
 
-    An annotation without a score counts as certain (1.0), so that a file of annotated boxes serves as well. Boxes with
-    NaN or infinite values, and boxes that are empty or outside the image, are left out; how many is logged.
+    An annotation without a score counts as certain (1.0), so that a file of annotated boxes serves as well. Crowds and
+    what is to be ignored, boxes or scores with NaN or infinite values, and boxes that are empty or outside the image
+    are left out; how many is logged, and so is what is suspicious (see :mod:`galr_mm.detection.checks`).
 
     Args:
         content: images with file_name, width, height; categories; annotations with image_id, category_id, bbox (xywh
-            in pixels) and score.
+            in pixels), and score, from 0 to 1.
         source: named by errors.
+        kind: what errors call an annotation, before its index.
 
     Raises:
-        ValueError: when a field is missing, of another kind, or names what is not listed.
+        ValueError: when a field is missing, of another kind, or names what is not listed, when scores are not from 0 to
+            1, or boxes not xywh in pixels of their images.
     """
     try:
-        for entry in content['images']:
-            if not all(1 <= _number(entry[side]) < math.inf for side in ('width', 'height')):
-                raise ValueError(f'image {entry["file_name"]} has no size')
+        for index, entry in enumerate(content['images']):
+            if not all(1 <= number(entry[side]) < math.inf and entry[side] % 1 == 0 for side in ('width', 'height')):
+                raise ValueError(f'image {index}, {shorten(entry["file_name"])}, has no size in whole pixels')
         for key, field in (('images', 'id'), ('images', 'file_name'), ('categories', 'id'), ('categories', 'name')):
             counts = Counter(entry[field] for entry in content[key])
             twice = [value for value, count in counts.items() if count > 1]
             if twice:
-                raise ValueError(f'{key} have the {field} {twice[0]!r} more than once')
+                raise ValueError(f'{key} have the {field} {shorten(twice[0])} more than once')
+            if field in ('file_name', 'name') and not all(isinstance(value, str) for value in counts):
+                raise TypeError(f'a {field} of {key} is not a text')
         if not isinstance(content['annotations'], list):
             raise TypeError('annotations is not a list')
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(
             f'{source} is not a COCO json with images (id, file_name, width, height), categories (id, name) and '
-            f'annotations: {error!r}'
+            f'annotations: {reason(error)}'
         ) from error
     label_of = {category['id']: label for label, category in enumerate(content['categories'])}
     sizes = {image['id']: (int(image['height']), int(image['width'])) for image in content['images']}
-    rows: dict[object, list[list[float]]] = {image_id: [] for image_id in sizes}
-    bad = 0
-    for annotation in content['annotations']:
+    rows: list[list[float]] = []  # x, y, width, height, score, label, height and width of the image
+    owners: list[Hashable] = []
+    indices: list[int] = []
+    dropped: Counter[str] = Counter()
+    for index, annotation in enumerate(content['annotations']):
         try:
-            x, y, w, h = (_number(value) for value in annotation['bbox'])
-            row = [x, y, w, h, _number(annotation.get('score', 1.0)), label_of[annotation['category_id']]]
-            (height, width), image_rows = sizes[annotation['image_id']], rows[annotation['image_id']]
-        except (KeyError, TypeError, ValueError) as error:
+            why = reason_to_ignore(annotation)
+            if why is None:
+                label, size = look_up(label_of, annotation, 'category_id'), look_up(sizes, annotation, 'image_id')
+                row = [*read_box(annotation), number(annotation.get('score', 1.0)), label, *size]
+                why = reason_to_drop(row)
+        except (TypeError, ValueError) as error:
             raise ValueError(
-                f'{source}: annotation {annotation} needs bbox=[x, y, w, h], and an image_id and category_id '
-                f'that are listed in the file ({error!r})'
+                f'{source}: {kind} {index} is {shorten(annotation)}: {clip(error)}; it needs bbox=[x, y, w, h], and an '
+                'image_id and category_id that are listed in the file'
             ) from error
-        visible = min(w, h) > 0 and min(x + w, y + h) > 0 and x < width and y < height
-        if all(map(math.isfinite, row)) and visible:
-            image_rows.append(row)
-        else:
-            bad += 1
-    if bad:
-        print_log(
-            f'{source}: {bad} objects with NaN, or with a box that is empty or outside its image, left out', 'current'
-        )
+        if why is not None:
+            dropped[why] += 1
+            continue
+        rows.append(row)
+        owners.append(annotation['image_id'])
+        indices.append(index)
+    table = np.array(rows, np.float64).reshape(-1, 8)
+    try:
+        check_scores(table[:, 4], np.array(indices), kind)
+        visible, notes = check_boxes(table[:, :4], table[:, [7, 6]], np.array(indices), kind)
+    except ValueError as error:
+        raise ValueError(f'{source}: {error}') from error
+    if not visible.all():
+        dropped['outside their image'] += int((~visible).sum())
+    for note in [*([describe_dropped(dropped)] if dropped else []), *notes]:
+        print_log(f'{source}: {note}', 'current', logging.WARNING)
+    of_image: dict[Hashable, list[int]] = {image_id: [] for image_id in sizes}
+    for position in np.flatnonzero(visible):
+        of_image[owners[position]].append(position)
     return CocoContent(
         tuple(category['name'] for category in content['categories']),
-        {i['file_name']: Detections.from_rows(rows[i['id']], sizes[i['id']]) for i in content['images']},
+        {
+            image['file_name']: Detections.from_rows(table[of_image[image['id']], :6], sizes[image['id']])
+            for image in content['images']
+        },
+        dropped,
     )
+
+
+def describe_dropped(dropped: Mapping[str, int]) -> str:
+    """How many objects were left out, and why."""
+    reasons = ', '.join(f'{count} {reason}' for reason, count in dropped.items() if count)
+    return f'{sum(dropped.values())} objects left out{f": {reasons}" if reasons else ""}'
 
 
 def write_coco(
@@ -97,11 +140,16 @@ def write_coco(
 
     Returns:
         What was written.
+
+    Raises:
+        ValueError: when a label has no class.
     """
     images: list[dict[str, object]] = []
     annotations: list[dict[str, object]] = []
     for image_id, (file_name, found) in enumerate(detections, start=1):
         height, width = found.image_size
+        if len(found) and int(found.labels.max()) >= len(classes):
+            raise ValueError(f'{file_name}: label {int(found.labels.max())}, but there are {len(classes)} classes')
         images.append(dict(id=image_id, file_name=file_name, height=height, width=width))
         annotations += found.to_coco(image_id, first_id=len(annotations) + 1)
     content = dict(
@@ -135,25 +183,15 @@ class ProposalSet:
                 f'no proposals at {path}; make them with '
                 f'`python tools/extract_proposals.py DET_CONFIG DET_CKPT IMAGES --out {path}`'
             )
-        try:
-            content = json.loads(self.path.read_text(encoding='utf-8'))
-        except ValueError as error:
-            raise ValueError(f'{path} is not a COCO json: {error!r}') from error
-        self.classes, found = parse_coco(content, self.path)
-        self._detections = {name: detections.top(max_per_image) for name, detections in found.items()}
+        self.classes, found, self.dropped = parse_coco(read_json(self.path, 'a COCO json'), self.path)
+        self._detections = {name_key(name): detections.top(max_per_image) for name, detections in found.items()}
 
     def __len__(self) -> int:
         return len(self._detections)
 
     def __contains__(self, file_name: str) -> bool:
-        return file_name in self._detections
+        return name_key(file_name) in self._detections
 
     def get(self, file_name: str) -> Detections | None:
         """Objects of an image; None when the file says nothing of it."""
-        return self._detections.get(file_name)
-
-
-def _number(value: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise TypeError(f'{value!r} is not a number')
-    return float(value)
+        return self._detections.get(name_key(file_name))

@@ -13,15 +13,16 @@ from mmengine.config import Config, ConfigDict
 from mmengine.dataset import Compose, pseudo_collate
 from mmengine.model import BaseModel
 from mmengine.registry import DefaultScope
-from mmengine.runner.checkpoint import CheckpointLoader
 from torch import Tensor, nn
 from torchvision.ops import batched_nms
 
 from galr_mm.detection.saved_config import check_types, read_config_text
-from galr_mm.imagery import Window, open_image, windows
+from galr_mm.imagery import Window, open_image, read_image, windows
+from galr_mm.integrations.checkpoints import read_checkpoint
 from galr_mm.integrations.installation import require_module
 from galr_mm.registry import MODELS
 from galr_mm.structures import Detections
+from galr_mm.utils.config import read_config_file
 
 
 class MMDetDetector:
@@ -38,14 +39,14 @@ class MMDetDetector:
     Attributes:
         model: the detector, in evaluation.
         classes: names of its labels.
-        for_files, for_arrays: its test pipeline for ``dict(img_path=..., img_id=...)`` and for BGR uint8 arrays,
-            ``dict(img=..., img_id=...)``.
+        pipeline: its test pipeline for BGR uint8 arrays, ``dict(img=..., img_id=...)``. Files are loaded by
+            :func:`galr_mm.imagery.read_image`, in place of the pipeline's own first step.
 
     Raises:
         ImportError: when mmdet is not installed.
         FileNotFoundError: when config or checkpoint is missing.
-        ValueError: when the checkpoint is another detector's, holds no config where none is given, or nothing names
-            the classes.
+        ValueError: when the checkpoint cannot be read, is another detector's, holds no config where none is given, or
+            nothing names the classes.
     """
 
     def __init__(
@@ -55,7 +56,7 @@ class MMDetDetector:
         for path in (config, checkpoint):
             if isinstance(path, (str, Path)) and '://' not in str(path) and not Path(path).is_file():
                 raise FileNotFoundError(f'no file at {path}')
-        content = CheckpointLoader.load_checkpoint(str(checkpoint), map_location='cpu')
+        content = read_checkpoint(checkpoint)
         cfg = self._read_config(config, content, checkpoint)
         # mmdet's package imports slowly, and its parts look for each other in its own scope
         with DefaultScope.overwrite_default_scope('mmdet'):
@@ -74,14 +75,14 @@ class MMDetDetector:
             )
         self.classes = (names,) if isinstance(names, str) else tuple(names)
         self.cfg = cfg
-        self.for_files, self.for_arrays = _pipelines(steps)
+        self.pipeline = _for_arrays(steps)
 
     @staticmethod
     def _read_config(
         config: str | Path | Mapping[str, Any] | None, content: Mapping[str, Any], checkpoint: str | Path
     ) -> Config:
         if isinstance(config, (str, Path)):
-            return Config.fromfile(config)
+            return read_config_file(config)
         if config is None:
             text = content.get('meta', {}).get('cfg')
             if not isinstance(text, str):
@@ -102,17 +103,15 @@ class MMDetDetector:
         batch = []
         for index, image in enumerate(images):
             try:
-                if isinstance(image, np.ndarray):
-                    batch.append(self.for_arrays(dict(img=image, img_id=index)))
-                else:
-                    batch.append(self.for_files(dict(img_path=str(image), img_id=index)))
+                pixels = image if isinstance(image, np.ndarray) else read_image(image)
+                batch.append(self.pipeline(dict(img=pixels, img_id=index)))
             except Exception as error:  # whatever a decoder or a resize raises
                 name = f'array {index} of {image.shape}' if isinstance(image, np.ndarray) else f'image {image}'
                 raise OSError(f'cannot read the {name} for the detector: {" ".join(str(error).split())}') from error
         return self.detect_prepared(batch)
 
     def detect_prepared(self, batch: Sequence[dict[str, Any]]) -> list[Detections]:
-        """Objects of images that went through ``for_files`` or ``for_arrays``.
+        """Objects of images that went through ``pipeline``.
 
         Images of equal size go through the detector together: padding one to the size of another would change its
         scores, so that they hung on what else is in the batch.
@@ -145,7 +144,7 @@ class MMDetDetector:
         with open_image(path) as image:
             size = (image.height, image.width)
             for group in _groups(windows(*size, tile, overlap), batch_size):
-                batch = [self.for_arrays(dict(img=image.read(window), img_id=i)) for i, window in enumerate(group)]
+                batch = [self.pipeline(dict(img=image.read(window), img_id=i)) for i, window in enumerate(group)]
                 for window, part in zip(group, self.detect_prepared(batch), strict=True):
                     found.append(part)
                     boxes.append(part.boxes + part.boxes.new_tensor([window.left, window.top]).repeat(2))
@@ -172,14 +171,14 @@ def _load_weights(model: nn.Module, content: Mapping[str, Any], checkpoint: str 
     model.load_state_dict({key: weights[key] for key in own})
 
 
-def _pipelines(steps: Sequence[Mapping[str, Any]]) -> tuple[Compose, Compose]:
-    """A detector's test pipeline without annotations, once for image files and once for BGR arrays."""
+def _for_arrays(steps: Sequence[Mapping[str, Any]]) -> Compose:
+    """A detector's test pipeline without annotations, for BGR arrays."""
     steps = [dict(step) for step in steps if 'LoadAnnotations' not in step['type']]
     if not steps or steps[0]['type'].split('.')[-1] != 'LoadImageFromFile':
         first = steps[0]['type'] if steps else 'nothing'
         raise ValueError(f"the detector's test pipeline begins with {first}, expected LoadImageFromFile")
     with DefaultScope.overwrite_default_scope('mmdet'):
-        return Compose(steps), Compose([dict(steps[0], type='mmdet.LoadImageFromNDArray'), *steps[1:]])
+        return Compose([dict(steps[0], type='mmdet.LoadImageFromNDArray'), *steps[1:]])
 
 
 def _groups(items: Iterator[Window], size: int) -> Iterator[list[Window]]:

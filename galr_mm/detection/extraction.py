@@ -9,7 +9,8 @@ from __future__ import annotations
 import glob
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,13 +19,13 @@ from mmengine.config import Config
 from mmengine.dataset import Compose
 from mmengine.dist import barrier, broadcast_object_list, get_rank, get_world_size, is_main_process
 from torch.utils.data import DataLoader, Dataset
-from tqdm import tqdm
 
 from galr_mm.detection.coco import write_coco
 from galr_mm.detection.detector import MMDetDetector
-from galr_mm.imagery import image_size, list_images
+from galr_mm.imagery import image_size, list_images, read_image
 from galr_mm.structures import Detections
 from galr_mm.utils.io import file_lock, write_text
+from galr_mm.utils.logging import progress
 
 
 class DetectorInputs(Dataset[dict[str, Any]]):
@@ -45,7 +46,7 @@ class DetectorInputs(Dataset[dict[str, Any]]):
         try:
             if self.tile and max(image_size(self.root / name)) > self.tile:
                 return {'name': name}
-            return {'name': name, 'data': self.pipeline(dict(img_path=str(self.root / name), img_id=index))}
+            return {'name': name, 'data': self.pipeline(dict(img=read_image(self.root / name), img_id=index))}
         except Exception as error:  # whatever a decoder raises on a broken file; it is listed in the result
             return {'name': name, 'error': _reason(error)}
 
@@ -82,6 +83,14 @@ class Settings(NamedTuple):
             raise ValueError(f'overlap is {self.overlap}, expected 0 to less than the tile of {self.tile}')
 
 
+class Detected(NamedTuple):
+    """One image: its objects, or why it cannot be read, and how many objects were left out for which reason."""
+
+    name: str
+    found: Detections | str
+    dropped: Mapping[str, int] = {}
+
+
 def detect(
     detector: MMDetDetector,
     root: Path,
@@ -89,14 +98,14 @@ def detect(
     settings: Settings,
     batch_size: int = 8,
     num_workers: int = 2,
-) -> Iterator[tuple[str, Detections | str]]:
-    """Yield the name of each image, in order, with its objects, or with why it cannot be read."""
-    images = DetectorInputs(root, names, detector.for_files, settings.tile)
+) -> Iterator[Detected]:
+    """Yield what was found in each image, in order."""
+    images = DetectorInputs(root, names, detector.pipeline, settings.tile)
     for items in DataLoader(images, batch_size, num_workers=num_workers, collate_fn=list):
         results = iter(detector.detect_prepared([item['data'] for item in items if 'data' in item]))
         for item in items:
             if 'error' in item:
-                yield item['name'], item['error']
+                yield Detected(item['name'], item['error'])
                 continue
             if 'data' in item or settings.tile is None:
                 found = next(results)
@@ -110,9 +119,9 @@ def detect(
                         batch_size=batch_size,
                     )
                 except Exception as error:  # as above, for what only decoding shows
-                    yield item['name'], _reason(error)
+                    yield Detected(item['name'], _reason(error))
                     continue
-            yield item['name'], found.filtered(settings.score_thr, settings.max_per_image)
+            yield Detected(item['name'], *found.filtered_and_counted(settings.score_thr, settings.max_per_image))
 
 
 def extract_proposals(
@@ -169,12 +178,12 @@ def extract_proposals(
             print(f'resuming after {len(names) - len(todo)} of {len(names)} images from {_partial(out)}', flush=True)
         with (
             _partial(out, get_rank()).open('a', encoding='utf-8') as file,
-            tqdm(total=len(own), unit='image', disable=not is_main_process()) as bar,
+            progress(total=len(own), unit='image', disable=not is_main_process()) as bar,
         ):
             if not is_main_process():
                 file.write(json.dumps(header) + '\n')
-            for name, found in detect(detector, root, own, settings, batch_size, num_workers):
-                file.write(json.dumps(_record(name, found)) + '\n')
+            for detected in detect(detector, root, own, settings, batch_size, num_workers):
+                file.write(json.dumps(_record(detected)) + '\n')
                 file.flush()
                 bar.update()
         barrier()
@@ -184,6 +193,10 @@ def extract_proposals(
         info = {key: value for key, value in header.items() if key != 'images'}  # a path of this machine
         info['config'] = Path(config).name
         info['unreadable'] = {name: records[name]['error'] for name in names if 'error' in records[name]}
+        dropped = Counter[str]()
+        for record in records.values():
+            dropped.update(record.get('dropped', {}))
+        info['dropped'] = dict(dropped)
         readable = ((name, _detections(records[name])) for name in names if 'error' not in records[name])
         content = write_coco(out, readable, detector.classes, info)
         for path in _partials(out):
@@ -210,12 +223,13 @@ def _start(out: Path, header: dict) -> list[str]:
     return list(done)
 
 
-def _record(name: str, found: Detections | str) -> dict[str, Any]:
+def _record(detected: Detected) -> dict[str, Any]:
     """A line of the journal: file_name, height, width and objects [x, y, w, h, score, label], or error."""
+    name, found, dropped = detected
     if isinstance(found, str):
         return {'file_name': name, 'error': found}
     height, width = found.image_size
-    return {'file_name': name, 'height': height, 'width': width, 'objects': found.to_rows()}
+    return {'file_name': name, 'height': height, 'width': width, 'objects': found.to_rows(), 'dropped': dropped}
 
 
 def _detections(record: dict[str, Any]) -> Detections:

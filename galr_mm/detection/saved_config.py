@@ -10,6 +10,8 @@ from typing import Any
 from mmengine.registry import MODELS
 from mmengine.utils import get_object_from_string
 
+from galr_mm.messages import shorten
+
 PACKAGES = ('torch', 'torchvision', 'mmcv', 'mmengine', 'mmdet', 'mmpretrain', 'galr_mm')
 
 
@@ -76,8 +78,8 @@ config=FILE instead
     for name in _types(config):
         if isinstance(name, str) and '.' in name and not _is_class_of(name, packages):
             raise ValueError(
-                f'the config inside {source} has type={name!r}, which is not a class of a package of models; give '
-                'config=FILE instead'
+                f'the config inside {source} has type={shorten(name)}, which is not a class of a package of models; '
+                'give config=FILE instead'
             )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,7 +17,6 @@ from mmengine.registry import init_default_scope
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torch.utils.data import DataLoader, Dataset
-from tqdm import tqdm
 
 from galr_mm.datasets.captions import SPLITS
 from galr_mm.datasets.feature_cache import (
@@ -36,7 +35,9 @@ from galr_mm.models import DualEncoder, EfficientNetLite, HuggingFaceTextEncoder
 from galr_mm.models.retrievers.dual_encoder import check_cached
 from galr_mm.models.visual import StagedBackbone
 from galr_mm.registry import DATASETS, MODELS
+from galr_mm.utils.config import datasets_of
 from galr_mm.utils.io import file_lock
+from galr_mm.utils.logging import progress
 from galr_mm.utils.precision import autocast
 
 FLUSH_EVERY = 500  # images that an interrupted run may lose; writing to disk each time would cost more
@@ -124,16 +125,6 @@ def preprocessor_of(cfg: Config) -> dict[str, Any] | None:
 def plain(value: Any) -> Any:
     """A part of a config as dicts, lists and scalars."""
     return json.loads(json.dumps(value.to_dict() if hasattr(value, 'to_dict') else value))
-
-
-def datasets_of(config: Any) -> Iterator[Any]:
-    """The configs with a pipeline below a data set's, whatever wraps them."""
-    if 'pipeline' in config:
-        yield config
-    for name in ('dataset', 'datasets'):
-        inner = config.get(name)
-        for child in inner if isinstance(inner, (list, tuple)) else [inner] if inner is not None else []:
-            yield from datasets_of(child)
 
 
 def split_pipeline(pipeline: Sequence[Any]) -> tuple[list[dict[str, Any]], tuple[str, ...]]:
@@ -374,7 +365,7 @@ def fill_images(
     rows = len(found.training) * len(views) + len(found.others)
     stored = open_array(out / 'features.npy', (rows, *meta['shape']), storage_type(dtype))
     done = open_array(out / 'done.npy', (len(paths),), np.bool_)
-    with tqdm(total=len(paths), initial=int(done.sum()), unit='image') as bar:
+    with progress(total=len(paths), initial=int(done.sum()), unit='image') as bar:
         for part, some in ((range(len(found.training)), views), (range(len(found.training), len(paths)), views[:1])):
             todo = [image for image in part if not done[image]]
             each = max(1, batch_size // len(some))
@@ -410,7 +401,7 @@ def fill_captions(model: DualEncoder, captions: Sequence[str], out: Path, batch_
     encoder = model.text_encoder
     assert isinstance(encoder, HuggingFaceTextEncoder)
     ordered = sorted(captions, key=len)
-    for start in tqdm(range(0, len(ordered), batch_size), unit='batch', desc='captions'):
+    for start in progress(range(0, len(ordered), batch_size), unit='batch', desc='captions'):
         encoder(ordered[start : start + batch_size])
     write_captions(out / 'captions.npz', list(encoder.known), torch.stack(list(encoder.known.values())))
 

@@ -11,6 +11,7 @@ from galr_mm.evaluation.rerankers import (
     ReverseRankRerank,
     build_rerankers,
 )
+from galr_mm.evaluation.semantic_localization import semantic_localization_metrics
 from galr_mm.functional import (
     QueryBankReranker,
     chance_recall_at_k,
@@ -50,4 +51,5 @@ __all__ = [
     'recall_at_k',
     'retrieval_ranks',
     'reverse_rank_rerank',
+    'semantic_localization_metrics',
 ]

@@ -22,10 +22,11 @@ from galr_mm.utils.io import write_npz
 class RetrievalEvaluator(Evaluator):
     """Scores a whole split from per-sample features, under mmengine's plain ValLoop and TestLoop.
 
-    Samples are gathered over all processes by ``image_id`` and ``text_id``; those that only pad the last process's
-    part count once. Captions that the text encoder takes for the same (``text_key`` of a sample, the caption itself
-    where there is none) get one feature, so that their ties are exact and the tie rule orders them. Every metric is
-    computed from the ranks of the raw scores, and from those of each re-ranker under its prefix, in one table.
+    Samples are gathered over all processes by ``image_id`` and ``text_id``, also of concatenated data sets; those that
+    only pad the last process's part count once. Captions that the text encoder takes for the same (``text_key`` of a
+    sample, the caption itself where there is none) get one feature, so that their ties are exact and the tie rule
+    orders them. Every metric is computed from the ranks of the raw scores, and from those of each re-ranker under its
+    prefix, in one table.
 
     Args:
         metrics: configs of callables that take ranks, ``dict(i2t=(I,), t2i=(T,))``, and give values by name, such as
@@ -96,6 +97,8 @@ class RetrievalEvaluator(Evaluator):
         """The table: a row for the raw scores and one for each re-ranker, and what it was measured on."""
         meta, positives = self.dataset_meta or {}, result.positives
         split = f'split {meta["split"]!r} of {meta["ann_file"]}' if 'split' in meta else 'a split'
+        if len(result.sources) > 1:  # the meta information of concatenated data sets is that of the first
+            split = ' and '.join(result.sources)
         names = [name for name in metrics if not any(name.startswith(f'{prefix}/') for prefix in self.rerankers)]
         rows = [('', names)]
         for prefix in result.scores:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import fields
 from functools import partial
@@ -21,8 +22,10 @@ from galr_mm.functional import (
     rescore,
 )
 from galr_mm.functional.rerank.checks import check_options
+from galr_mm.functional.rerank.column_statistics import NearZeroSumsWarning
 from galr_mm.registry import RERANKERS
 from galr_mm.structures import RerankedScores, RetrievalScores
+from galr_mm.utils.logging import warn_once
 
 Reranker = Callable[[RetrievalScores], RetrievalScores]
 # what `rerank=<name>` stands for
@@ -99,6 +102,23 @@ class MultivariateRerank(FormulaRerank):
     """
 
     formula = staticmethod(multivariate_scores)
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        if options.get('weights', (1,))[0] == 0:
+            self._settings['significance'] = 'off'  # nothing would come of it
+
+    def rescore(self, scores: RetrievalScores) -> RerankedScores:
+        """Re-rank both directions; column sums near zero are logged once, for both."""
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter('always', NearZeroSumsWarning)
+            result = super().rescore(scores)
+        for warning in caught:
+            if issubclass(warning.category, NearZeroSumsWarning):
+                warn_once('column sums near zero', f'{self!r}: {warning.message}')
+            else:
+                warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
+        return result
 
 
 @RERANKERS.register_module()

@@ -12,8 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from galr_mm.messages import reason
 from galr_mm.structures import RetrievalResult
-from galr_mm.utils.io import write_npz, write_text
+from galr_mm.utils.io import read_json, write_npz, write_text
 
 Ranks = dict[str, Tensor]  # 'i2t' (I,) and 't2i' (T,)
 
@@ -75,7 +76,7 @@ def load_run(path: str | Path) -> Run:
     path = Path(path)
     splits: dict[str, Split] = {}
     try:
-        record = json.loads(path.read_text(encoding='utf-8'))
+        record = read_json(path)
         with np.load(path.with_suffix('.npz')) as file:
             arrays = {name: file[name] for name in file.files}
         for name in record['metrics']:
@@ -90,7 +91,7 @@ def load_run(path: str | Path) -> Run:
             owner = torch.from_numpy(arrays[f'{name}/owner'].astype(np.int64))
             splits[name] = Split(ranks, owner, arrays[f'{name}/images'].tobytes().decode().split('\n'))
     except (KeyError, TypeError, ValueError, OSError) as error:
-        raise ValueError(f'{path} and its .npz are not what run_seeds.py writes: {error!r}') from error
+        raise ValueError(f'{path} and its .npz are not what run_seeds.py writes: {reason(error)}') from error
     return Run(record, splits)
 
 

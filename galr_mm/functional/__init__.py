@@ -1,4 +1,4 @@
-"""Recall and re-ranking as pure functions; they need torch and numpy only."""
+"""Recall, re-ranking and means over windows as pure functions; they need torch and numpy only."""
 
 from galr_mm.functional.bootstrap import Interval, bootstrap_over_seeds, mean_and_sd, paired_bootstrap
 from galr_mm.functional.recall import chance_recall_at_k, recall_at_k, recall_from_ranks, retrieval_ranks
@@ -14,6 +14,7 @@ from galr_mm.functional.rerank.query_bank import QueryBankReranker, rerank_candi
 from galr_mm.functional.rerank.querybank_norm import QueryBankNorm, querybank_rerank
 from galr_mm.functional.rerank.rescored import Rescored, reranked_ranks, rescore
 from galr_mm.functional.rerank.reverse_rank import reverse_rank_rerank
+from galr_mm.functional.window_mean import WindowMean
 
 __all__ = [
     'CSLS',
@@ -26,6 +27,7 @@ __all__ = [
     'QueryBankReranker',
     'Ranking',
     'Rescored',
+    'WindowMean',
     'bootstrap_over_seeds',
     'chance_recall_at_k',
     'correct_hubs',

@@ -8,6 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from galr_mm.functional.arrays import Array, as_positives, as_ranks
+from galr_mm.functional.recall import check_topk
+
 NORMAL = 1.959964  # 97.5 % points of the normal distribution, and of Student's with 1 to 10 degrees of freedom
 STUDENT = (12.7062, 4.3027, 3.1824, 2.7764, 2.5706, 2.4469, 2.3646, 2.3060, 2.2622, 2.2281)
 
@@ -24,7 +27,7 @@ class Interval(NamedTuple):
     high: float
 
 
-def mean_and_sd(values: Sequence[float]) -> tuple[float, float]:
+def mean_and_sd(values: Sequence[float] | np.ndarray) -> tuple[float, float]:
     """Mean and standard deviation (over n - 1) of the values of several seeds; NaN is the deviation of one value.
 
     Raises:
@@ -33,15 +36,16 @@ def mean_and_sd(values: Sequence[float]) -> tuple[float, float]:
     >>> mean_and_sd([20.0, 22.0, 24.0])
     (22.0, 2.0)
     """
-    if not values:
+    values = np.asarray(values, dtype=np.float64)
+    if not len(values):
         raise ValueError('no values, expected one or more')
     return float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else math.nan
 
 
 def paired_bootstrap(
-    before: Mapping[str, Tensor],
-    after: Mapping[str, Tensor],
-    positives: Tensor,
+    before: Mapping[str, Array],
+    after: Mapping[str, Array],
+    positives: Array,
     topk: Sequence[int] = (1, 5, 10),
     resamples: int = 2000,
     seed: int = 0,
@@ -78,9 +82,9 @@ def paired_bootstrap(
 
 
 def bootstrap_over_seeds(
-    before: Mapping[int, Mapping[str, Tensor]],
-    after: Mapping[int, Mapping[str, Tensor]],
-    positives: Tensor,
+    before: Mapping[int, Mapping[str, Array]],
+    after: Mapping[int, Mapping[str, Array]],
+    positives: Array,
     topk: Sequence[int] = (1, 5, 10),
     resamples: int = 2000,
     seed: int = 0,
@@ -122,10 +126,16 @@ def bootstrap_over_seeds(
         >>> bootstrap_over_seeds({0: wrong, 1: wrong}, {0: right, 1: wrong}, positives, topk=(1,))['mR'].difference
         50.0
     """
+    topk = check_topk(topk) if len(topk) else ()
     if not topk or not isinstance(resamples, int) or not 1 <= resamples <= 100_000:
         raise ValueError(f'topk is {topk} and resamples {resamples!r}, expected values of k, and 1 to 100,000 draws')
     if not before or not after:
         raise ValueError('before or after is empty, expected the ranks of one or more seeds')
+    before, after = (
+        {key: {direction: as_ranks(row[direction]).cpu() for direction in ('i2t', 't2i')} for key, row in rows.items()}
+        for rows in (before, after)
+    )
+    positives = as_positives(positives).cpu()
     queries = _queries([*before.values(), *after.values()], positives)
     images = len(positives)
     generator = torch.Generator().manual_seed(seed)
@@ -142,7 +152,7 @@ def bootstrap_over_seeds(
                 name: torch.stack(
                     [
                         torch.zeros(images, dtype=torch.float64).index_add_(
-                            0, owners, (row[key][direction].cpu() < k).double() * counted
+                            0, owners, (row[key][direction] < k).double() * counted
                         )
                         for key in sorted(row)
                     ]
@@ -168,13 +178,11 @@ def bootstrap_over_seeds(
 
 def _queries(rows: Sequence[Mapping[str, Tensor]], positives: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
     """For each direction, the image (Q,) of each query and 1 or 0 (Q,) for whether it has a positive."""
-    owner = dict(i2t=torch.arange(len(positives)), t2i=positives.cpu().int().argmax(dim=0))
+    owner = dict(i2t=torch.arange(len(positives)), t2i=positives.int().argmax(dim=0))
     counted = {}
     for direction in ('i2t', 't2i'):
-        first = rows[0][direction].cpu()
-        if any(
-            row[direction].shape != first.shape or not torch.equal(row[direction].cpu() < 0, first < 0) for row in rows
-        ):
+        first = rows[0][direction]
+        if any(row[direction].shape != first.shape or not torch.equal(row[direction] < 0, first < 0) for row in rows):
             raise ValueError(f'before and after differ in the {direction} queries that have a positive')
         if not (first >= 0).any():
             raise ValueError(f'{direction} has no query with a positive')

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager
+from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-import mmcv
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+
+from galr_mm.imagery import tiff
+from galr_mm.imagery.header import read_file_header
+from galr_mm.imagery.pixels import read_image
+from galr_mm.imagery.stretch import Stretch, sample_step
+
+if TYPE_CHECKING:
+    from tifffile import TiffPage
 
 
 class Window(NamedTuple):
@@ -34,20 +41,13 @@ class OpenedImage(Protocol):
 
 
 def image_size(path: str | Path) -> tuple[int, int]:
-    """Height and width, from a file's header where Pillow knows its kind, else by decoding it.
+    """Height and width of the upright image, from the file's header where its kind is known, else by decoding it.
 
     Raises:
         OSError: when the file cannot be read.
     """
-    limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None  # large is what we are here for; nothing is decoded
-    try:
-        with Image.open(path) as image:
-            return image.height, image.width
-    except UnidentifiedImageError:
-        decoded = DecodedImage(path)
-        return decoded.height, decoded.width
-    finally:
-        Image.MAX_IMAGE_PIXELS = limit
+    header = read_file_header(path)
+    return read_image(path).shape[:2] if header is None else header.image_size
 
 
 def windows(height: int, width: int, tile: int, overlap: int) -> Iterator[Window]:
@@ -70,36 +70,34 @@ def _starts(length: int, tile: int, overlap: int) -> list[int]:
 
 @contextmanager
 def open_image(path: str | Path) -> Iterator[OpenedImage]:
-    """A tiled gray or RGB TIFF of 8 or 16 bit is read window by window; everything else is decoded once, by mmcv.
+    """A tiled gray or RGB TIFF is read window by window; everything else is decoded once. The pixels are the same.
 
     Raises:
-        OSError: when the file cannot be decoded.
+        OSError: when the file cannot be read or decoded.
+        ImportError: when it is a TIFF that needs tifffile, which is not installed.
     """
-    if Path(path).suffix.lower() in ('.tif', '.tiff') and find_spec('tifffile'):
-        import tifffile
-
-        with ExitStack() as stack:
-            page = None
-            with suppress(tifffile.TiffFileError):  # what it cannot read mmcv may
-                page = stack.enter_context(tifffile.TiffFile(path)).pages[0]
-            if page is not None and _is_windowed(page):
+    header = read_file_header(path)
+    if header is not None and header.tags is not None and find_spec('tifffile'):
+        with tiff.first_page(path) as page:
+            if _is_windowed(page):
                 yield TiledTiff(page)
                 return
     yield DecodedImage(path)
 
 
-def _is_windowed(page) -> bool:
+def _is_windowed(page: TiffPage) -> bool:
     """Whether tiles of this page, put together, are the image: no palette, not rotated, a codec that is available."""
     import tifffile
 
-    orientation = page.tags.get('Orientation')
     return (
         page.is_tiled
-        and page.dtype in (np.uint8, np.uint16)
+        and page.dtype is not None
+        and page.dtype.kind in 'uif'
         and page.planarconfig == 1
-        and page.bitspersample in (8, 16)
-        and page.photometric in (tifffile.PHOTOMETRIC.MINISBLACK, tifffile.PHOTOMETRIC.RGB)
-        and (orientation is None or orientation.value == 1)
+        and page.imagedepth == 1
+        and page.bitspersample == 8 * page.dtype.itemsize
+        and page.photometric in (tiff.BLACK_IS_ZERO, tiff.RGB)
+        and page.tags.valueof(274, 1) == 1
         # LZW, JPEG and others are those of the package imagecodecs
         and page.compression in tifffile.TIFF.DECOMPRESSORS
     )
@@ -109,9 +107,7 @@ class DecodedImage:
     """An image that is decoded whole."""
 
     def __init__(self, path: str | Path) -> None:
-        self.array = mmcv.imread(str(path))
-        if self.array is None:
-            raise OSError(f'{path} cannot be decoded')
+        self.array = read_image(path)
         self.height, self.width = self.array.shape[:2]
 
     def read(self, window: Window) -> np.ndarray:
@@ -122,16 +118,33 @@ class DecodedImage:
 class TiledTiff:
     """First page of a TIFF that is stored in tiles, of which only those under a window are decoded."""
 
-    def __init__(self, page) -> None:
+    def __init__(self, page: TiffPage) -> None:
         self.page = page
         self.height, self.width = page.imagelength, page.imagewidth
 
     def read(self, window: Window) -> np.ndarray:
-        """BGR uint8 (h, w, 3): gray is repeated, alpha dropped, 16 bit scaled to 8."""
+        """BGR uint8 (h, w, 3), as :func:`galr_mm.imagery.pixels.read_image` would give them."""
+        return tiff.to_bgr(self.values(window), self.page, self.stretch)
+
+    @cached_property
+    def stretch(self) -> Stretch | None:
+        """One for the whole scene, that of the file decoded whole; every tile is decoded once for it."""
+        if not tiff.is_deep(self.page):
+            return None
+        step = sample_step(self.height, self.width)
+        sampled = []
+        for top in range(0, self.height, self.page.tilelength):
+            row = self.values(Window(0, top, self.width, min(top + self.page.tilelength, self.height)))
+            sampled.append(row[-top % step :: step, ::step])
+        return tiff.stretch_of(self.page, np.concatenate(sampled))
+
+    def values(self, window: Window) -> np.ndarray:
+        """Values (h, w, 1 or 3) as they are stored."""
         page, file = self.page, self.page.parent.filehandle
         high, wide = page.tilelength, page.tilewidth
         across = -(-self.width // wide)
-        out = np.zeros((window.bottom - window.top, window.right - window.left, page.samplesperpixel), page.dtype)
+        bands = tiff.bands_of(page)
+        out = np.full((window.bottom - window.top, window.right - window.left, bands), page.nodata, page.dtype)
         for row in range(window.top // high, -(-window.bottom // high)):
             for column in range(window.left // wide, -(-window.right // wide)):
                 index = row * across + column
@@ -139,16 +152,12 @@ class TiledTiff:
                 data = file.read(page.databytecounts[index])
                 part = page.decode(data, index, jpegtables=page.jpegtables)[0]
                 if part is None:
-                    continue  # a tile that was never written is black
-                part = part[0]  # h, w, samples; cut off at the edges of the image
+                    continue  # a tile that was never written has no values
+                part = part[0, ..., :bands]  # h, w, samples; cut off at the edges of the image
                 top, left = row * high, column * wide
                 first_y, first_x = max(top, window.top), max(left, window.left)
                 last_y, last_x = min(top + part.shape[0], window.bottom), min(left + part.shape[1], window.right)
                 out[first_y - window.top : last_y - window.top, first_x - window.left : last_x - window.left] = part[
                     first_y - top : last_y - top, first_x - left : last_x - left
                 ]
-        if out.dtype == np.uint16:
-            out = (out / 257).round().astype(np.uint8)
-        if out.shape[2] < 3:
-            return np.repeat(out[..., :1], 3, axis=2)
-        return np.ascontiguousarray(out[..., 2::-1])
+        return out

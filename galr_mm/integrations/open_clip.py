@@ -8,7 +8,6 @@ the path of a model's own JSON file (``my/clip.json``), ``local-dir:<folder>`` o
 from __future__ import annotations
 
 import difflib
-import json
 import os
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
@@ -20,6 +19,8 @@ from torch import Tensor
 
 from galr_mm.integrations.hf_offline import fail_fast_offline
 from galr_mm.integrations.installation import OptionalModule
+from galr_mm.messages import reason
+from galr_mm.utils.io import instead_of, read_json
 
 if TYPE_CHECKING:
     from typing import TypeAlias
@@ -78,6 +79,18 @@ def load_tokenizer(model_name: str) -> Callable[[Sequence[str]], Tensor]:
             return open_clip.get_tokenizer(name)
     except (OSError, RuntimeError, ValueError) as error:
         raise _explained(error, name, None) from error
+
+
+def cut_captions(tokenizer: Any, texts: Sequence[str]) -> list[str]:
+    """Captions that are longer than the context of a tokenizer from :func:`load_tokenizer`."""
+    room = tokenizer.context_length
+    read, there = (used_tokens(tokenizer(['', *texts], context_length=size)) for size in (room, room + 2))
+    return [text for text, cut in zip(texts, (there > read)[1:].tolist(), strict=True) if cut]
+
+
+def used_tokens(ids: Tensor) -> Tensor:
+    """How many tokens of each row (T, L) are not filling; the first row is that of an empty caption."""
+    return (ids != ids[0, -1]).sum(dim=1)
 
 
 def load_preprocess(model_name: str, pretrained: str | None = None) -> dict[str, Any]:
@@ -172,12 +185,12 @@ def keep_text_tower(clip: OpenCLIPModel) -> OpenCLIPModel:
 def _config_of(name: str) -> dict:
     """The json that stands beside the weights, of a folder or a repository; empty for a plain name."""
     if name.startswith('local-dir:'):
-        return json.loads((Path(name.partition(':')[2]) / 'open_clip_config.json').read_text(encoding='utf-8'))
+        return read_json(Path(name.partition(':')[2]) / 'open_clip_config.json')
     if name.startswith('hf-hub:'):
         path = open_clip.pretrained.download_pretrained_from_hf(
             name.partition(':')[2], filename='open_clip_config.json'
         )
-        return json.loads(Path(path).read_text(encoding='utf-8'))
+        return read_json(path)
     return {}
 
 
@@ -202,11 +215,9 @@ def _resolve(model_name: str) -> str:
 def _add_model_file(path: Path) -> str:
     if not path.is_file():
         raise FileNotFoundError(f'no model file at {path}')
-    try:
-        content = json.loads(path.read_text(encoding='utf-8'))
-    except ValueError as error:
-        raise ValueError(f'{path} is not json: {error}') from error
-    missing = [key for key in ('embed_dim', 'vision_cfg', 'text_cfg') if key not in content]
+    content = read_json(path)
+    keys = ('embed_dim', 'vision_cfg', 'text_cfg')
+    missing = [key for key in keys if not isinstance(content, dict) or key not in content]
     if missing:
         raise ValueError(f'{path} is not a model of open_clip: {", ".join(missing)} missing')
     known = open_clip.get_model_config(path.stem)
@@ -250,7 +261,7 @@ def _check_activation(name: str, tag: str) -> None:
 
 def _explained(error: Exception, name: str, pretrained: str | None) -> Exception:
     """The error to raise: what was tried, and how to get what is missing."""
-    detail = f'{type(error).__name__}: {" ".join(str(error).split())[:500]}'
+    detail = reason(error)
     what = f'open_clip model {name!r}' + (f' with pretrained={pretrained!r}' if pretrained else '')
     is_file = pretrained is not None and os.path.isfile(pretrained)
     needed = _hub_repositories(name, None if is_file else pretrained)
@@ -262,7 +273,8 @@ def _explained(error: Exception, name: str, pretrained: str | None) -> Exception
             'copy the cache; or give pretrained the path of a file, or use local-dir:<folder>'
         )
     if is_file:
-        return ValueError(f'{pretrained} does not fit {what}{_instead_of_weights(str(pretrained))}: {detail}')
+        instead = instead_of(str(pretrained))
+        return ValueError(f'{pretrained} does not fit {what}: {f"it is {instead}" if instead else detail}')
     hint = '. The folder holds open_clip_config.json and the weights' if brings_weights(name) else ''
     kind = FileNotFoundError if isinstance(error, OSError) else ValueError
     return kind(f'{what} cannot be built: {detail}{hint}')
@@ -277,14 +289,3 @@ def _hub_repositories(name: str, tag: str | None) -> list[str]:
     text = open_clip.get_model_config(name)['text_cfg']
     needed = [weights.get('hf_hub') or weights.get('url'), text.get('hf_model_name'), text.get('hf_tokenizer_name')]
     return [repository.rstrip('/') for repository in needed if repository]
-
-
-def _instead_of_weights(path: str) -> str:
-    """What a file is instead of weights, where its first bytes tell."""
-    with open(path, 'rb') as file:
-        start = file.read(64).lstrip().lower()
-    if start.startswith(b'version https://git-lfs'):
-        return ' (it is a pointer of git-lfs, not the weights: git lfs pull)'
-    if start.startswith((b'<!doc', b'<html')):
-        return ' (it is a web page, not the weights)'
-    return '' if start else ' (it is empty)'

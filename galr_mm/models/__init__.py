@@ -1,3 +1,4 @@
+import galr_mm.integrations.checkpoints  # noqa: F401  # the readers of checkpoints, for foreign tools too
 from galr_mm.models.clip import CLIPEmbedding, OpenCLIPBackbone, OpenCLIPRetriever, OpenCLIPTextEncoder
 from galr_mm.models.detection import ProposalGenerator
 from galr_mm.models.fusion import MIDF, ReleasedMIDF

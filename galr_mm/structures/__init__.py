@@ -1,6 +1,19 @@
 from galr_mm.structures.detections import Detections
+from galr_mm.structures.ids import ImageId, stable_id
+from galr_mm.structures.localization import LocalizationMap, SceneEmbeddings
 from galr_mm.structures.object_graph import ObjectGraph
 from galr_mm.structures.retrieval_result import RetrievalResult
 from galr_mm.structures.retrieval_scores import QueryBank, RerankedScores, RetrievalScores
 
-__all__ = ['Detections', 'ObjectGraph', 'QueryBank', 'RerankedScores', 'RetrievalResult', 'RetrievalScores']
+__all__ = [
+    'Detections',
+    'ImageId',
+    'LocalizationMap',
+    'ObjectGraph',
+    'QueryBank',
+    'RerankedScores',
+    'RetrievalResult',
+    'RetrievalScores',
+    'SceneEmbeddings',
+    'stable_id',
+]

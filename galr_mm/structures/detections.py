@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -30,7 +31,9 @@ class Detections:
         - labels: int64 (n,)
 
     Raises:
-        ValueError: when the shapes do not fit each other, or the image has no size.
+        TypeError: when an argument holds something else than numbers.
+        ValueError: when the shapes do not fit each other, a score is not finite, a label is not a whole number from 0
+            on, or the image has no size in whole pixels.
 
     Example:
         >>> found = Detections([[0, 0, 10, 20], [5, 5, 9, 9]], [0.2, 0.9], [3, 1], image_size=(40, 50))
@@ -50,8 +53,8 @@ class Detections:
         labels: Tensor | ArrayLike,
         image_size: Sequence[int],
     ) -> None:
-        boxes, scores = _tensor(boxes, torch.float32), _tensor(scores, torch.float32)
-        labels = _tensor(labels, torch.int64)
+        boxes, scores = _tensor(boxes, 'boxes').float(), _tensor(scores, 'scores').float()
+        labels = _tensor(labels, 'labels')
         boxes = boxes.reshape(0, 4) if not boxes.numel() else boxes
         n = len(scores) if scores.ndim == 1 else -1
         if boxes.shape != (n, 4) or labels.shape != (n,):
@@ -59,9 +62,18 @@ class Detections:
                 'expected boxes (n, 4), scores (n,) and labels (n,), got '
                 f'{tuple(boxes.shape)}, {tuple(scores.shape)} and {tuple(labels.shape)}'
             )
+        for name, values, good, expected in (
+            ('scores', scores, scores.isfinite(), 'finite numbers'),
+            ('labels', labels, (labels >= 0) & (labels.long() == labels), 'whole numbers from 0 on'),
+        ):
+            if not good.all():
+                raise ValueError(f'{name} hold {values[~good][0].item()}, expected {expected}')
+        labels = labels.long()
         height, width = (int(side) for side in image_size)
-        if min(height, width) < 1:
-            raise ValueError(f'image_size is {(height, width)}, expected a height and a width of 1 or more')
+        if min(height, width) < 1 or (height, width) != tuple(image_size):
+            raise ValueError(
+                f'image_size is {tuple(image_size)}, expected a height and a width in whole pixels, 1 or more'
+            )
         order = scores.argsort(descending=True, stable=True)
         object.__setattr__(self, 'boxes', boxes[order])
         object.__setattr__(self, 'scores', scores[order])
@@ -79,7 +91,7 @@ class Detections:
         return cls(instances.bboxes, instances.scores, instances.labels, image_size)
 
     @classmethod
-    def from_rows(cls, rows: Sequence[Sequence[float]], image_size: Sequence[int]) -> Detections:
+    def from_rows(cls, rows: Sequence[Sequence[float]] | np.ndarray, image_size: Sequence[int]) -> Detections:
         """From rows [x, y, width, height, score, label], see :meth:`to_rows`."""
         values = np.asarray(rows, dtype=np.float64).reshape(-1, 6)
         corner, size = values[:, :2], values[:, 2:4]
@@ -99,10 +111,24 @@ class Detections:
 
         Boxes are clipped to the image; those that are empty then are left out.
         """
+        return self.filtered_and_counted(score_thr, max_count)[0]
+
+    def filtered_and_counted(
+        self, score_thr: float = 0.0, max_count: int | None = None
+    ) -> tuple[Detections, Counter[str]]:
+        """As :meth:`filtered`, with how many objects were left out for which reason."""
         height, width = self.image_size
         boxes = self.boxes.clamp(min=0).minimum(self.boxes.new_tensor([width, height, width, height]))
-        keep = (boxes[:, 2:] > boxes[:, :2]).all(1) & (self.scores >= score_thr)
-        return Detections(boxes[keep], self.scores[keep], self.labels[keep], self.image_size).top(max_count)
+        visible = (boxes[:, 2:] > boxes[:, :2]).all(1)
+        keep = visible & (self.scores >= score_thr)
+        kept = Detections(boxes[keep], self.scores[keep], self.labels[keep], self.image_size)
+        best = kept.top(max_count)
+        dropped = {
+            'with an empty box in the image': len(self) - int(visible.sum()),
+            f'with a score below {score_thr}': int(visible.sum()) - len(kept),
+            f'beyond the {max_count} highest-scoring of their image': len(kept) - len(best),
+        }
+        return best, Counter({reason: count for reason, count in dropped.items() if count})
 
     def top(self, count: int | None) -> Detections:
         """The ``count`` highest-scoring objects; all when None."""
@@ -157,5 +183,12 @@ class Detections:
         return f'Detections({len(self)} objects, image_size={self.image_size})'
 
 
-def _tensor(values: Tensor | ArrayLike, dtype: torch.dtype) -> Tensor:
-    return torch.as_tensor(values if isinstance(values, Tensor) else np.asarray(values)).to(dtype)
+def _tensor(values: Tensor | ArrayLike, name: str) -> Tensor:
+    if not isinstance(values, Tensor):
+        values = np.asarray(values)
+        if values.dtype.kind not in 'iuf':
+            raise TypeError(f'{name} hold {values.dtype}, expected numbers')
+        values = torch.as_tensor(values)
+    if values.dtype == torch.bool or values.is_complex():
+        raise TypeError(f'{name} hold {values.dtype}, expected numbers')
+    return values

@@ -13,7 +13,8 @@ from galr_mm.structures.retrieval_scores import Direction, RerankedScores, Retri
 class RetrievalResult:
     """What an evaluation found, for hooks, statistics and tools.
 
-    Rows of the image side are ``image_ids`` in rising order, columns ``text_ids`` likewise.
+    Rows of the image side are ``image_ids`` in rising order, columns ``text_ids`` likewise. Ids are those of the data
+    set; of concatenated ones, those of the next continue after the last of the one before.
 
     Args:
         scores: by prefix, '' for the raw scores and the name of each re-ranker for its own.
@@ -21,6 +22,7 @@ class RetrievalResult:
         image_paths: I, None where a sample had none.
         text_ids: T.
         texts: T captions, or what stands for them.
+        sources: the data sets, in words, where they say so.
 
     Example:
         >>> raw = RetrievalScores.from_matrix(torch.tensor([[0.2, 0.9], [0.5, 0.4]]), captions_per_image=1)
@@ -36,6 +38,7 @@ class RetrievalResult:
     image_paths: list[str | None]
     text_ids: list[int]
     texts: list
+    sources: tuple[str, ...] = ()
 
     @property
     def raw(self) -> RetrievalScores:

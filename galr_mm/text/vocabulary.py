@@ -8,8 +8,9 @@ from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
+from galr_mm.messages import reason, shorten
 from galr_mm.text.normalize import caption_words
-from galr_mm.utils.io import write_text
+from galr_mm.utils.io import read_json, write_text
 
 
 class Vocabulary:
@@ -25,8 +26,11 @@ class Vocabulary:
     pad, unknown = 0, 1
 
     def __init__(self, words: list[str]) -> None:
-        if words[:2] != ['<pad>', '<unk>'] or len(set(words)) != len(words):
-            raise ValueError("a vocabulary is a list of distinct words that starts with '<pad>', '<unk>'")
+        are_words = isinstance(words, list) and all(isinstance(word, str) for word in words)
+        if not are_words or words[:2] != ['<pad>', '<unk>'] or len(set(words)) != len(words):
+            raise ValueError(
+                f"a vocabulary is a list of distinct words that starts with '<pad>', '<unk>', got {shorten(words)}"
+            )
         self.words = words
         self._index = {word: index for index, word in enumerate(words)}
 
@@ -54,10 +58,11 @@ class Vocabulary:
                 f'no vocabulary at {path}; make one with '
                 f'`python tools/dataset_converters/build_vocabulary.py CAPTIONS.json --out {path}`'
             )
+        content = read_json(path, 'a vocabulary')
         try:
-            return cls(json.loads(path.read_text(encoding='utf-8'))['words'])
+            return cls(content['words'])
         except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(f'{path} is not a vocabulary: {error!r}') from error
+            raise ValueError(f'{path} is not a vocabulary: {reason(error)}') from error
 
     def save(self, path: str | Path) -> None:
         """Write json; a file is replaced as a whole."""

@@ -1,12 +1,83 @@
 from __future__ import annotations
 
+import errno
+import gzip
+import json
 import os
+import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, TextIO
 
 import numpy as np
 import numpy.typing as npt
+
+from galr_mm.messages import clip
+
+GZIP = b'\x1f\x8b'
+NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)  # what network file systems without locks answer
+_HELD: set[TextIO] = set()  # open lock files of this process
+
+
+def _let_go() -> None:
+    for file in _HELD:
+        file.close()
+    _HELD.clear()
+
+
+if hasattr(os, 'register_at_fork'):
+    os.register_at_fork(after_in_child=_let_go)
+
+
+def read_json(path: str | Path, kind: str = 'json') -> Any:
+    """What a json file holds, whoever wrote it.
+
+    UTF-8 with or without a byte-order mark, UTF-16 and UTF-32, plain or gzipped whatever the name says. ``NaN`` and
+    ``Infinity`` are read, as Python writes them: who wants numbers checks them.
+
+    Args:
+        path: the file.
+        kind: what it should be, for the message.
+
+    Raises:
+        OSError: when the file cannot be opened; names it.
+        ValueError: when it is not json; names the file and the place in it, in a few words.
+    """
+    content = Path(path).read_bytes()
+    try:
+        if content.startswith(GZIP):
+            content = gzip.decompress(content)
+        return json.loads(content.decode(json.detect_encoding(content)))
+    except UnicodeDecodeError as error:  # holds the whole file, and so does its repr
+        at = len(content) - len(error.object) + error.start
+        problem = f'byte {at} is 0x{content[at]:02x}, which is not {error.encoding.upper()}; save the file as UTF-8'
+    except json.JSONDecodeError as error:
+        problem = f'{error.msg} at line {error.lineno}, column {error.colno}'
+    except (EOFError, OSError, zlib.error) as error:
+        problem = f'a broken gzip file ({clip(error)})'
+    except RecursionError:
+        problem = 'it is nested too deeply'
+    except ValueError as error:  # an integer of thousands of digits
+        problem = clip(error)
+    instead = instead_of(path)
+    raise ValueError(f'{path} is not {kind}: {f"it is {instead}" if instead else problem}')
+
+
+def instead_of(path: str | Path) -> str:
+    """What a file is in place of what it was meant to be, where its bytes tell; else ''."""
+    with open(path, 'rb') as file:
+        start = file.read(256).removeprefix(b'\xef\xbb\xbf').lstrip().lower()
+    if not start:
+        return 'empty'
+    if start.startswith(b'version https://git-lfs'):
+        return 'a pointer of git-lfs, not the file itself: git lfs pull'
+    if start.startswith((b'<!doc', b'<html', b'<?xml', b'<head')):
+        return 'a web page (html), not the file itself: download it again'
+    if start.startswith(b'pk\x03\x04') and not zipfile.is_zipfile(path):
+        return 'a zip archive that was cut off: download it again'
+    return ''
 
 
 @contextmanager
@@ -26,7 +97,8 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
 def file_lock(path: str | Path) -> Iterator[None]:
     """Keep other processes from writing ``path`` for the length of a run; the lock goes with the process.
 
-    The system's advisory lock on ``<path>.lock``; where the system has none (Windows), nothing is locked.
+    The system's advisory lock on ``<path>.lock``; where the system or the file system has none, nothing is locked.
+    Processes that are forked meanwhile do not hold it: loaders may outlive a killed training by seconds.
 
     Raises:
         BlockingIOError: when another run holds the lock.
@@ -44,11 +116,16 @@ def file_lock(path: str | Path) -> Iterator[None]:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
                 raise BlockingIOError(f'another run is writing {path}; wait for it or stop it') from error
+            except OSError as error:
+                if error.errno not in NO_LOCKS:
+                    raise
             if not _is_open_file(name, file.fileno()):
                 continue  # the holder before us removed it after we opened it: others lock a new file of this name
+            _HELD.add(file)
             try:
                 yield
             finally:
+                _HELD.discard(file)
                 name.unlink(missing_ok=True)
             return
 
@@ -71,23 +148,3 @@ def write_npz(path: str | Path, **arrays: npt.ArrayLike) -> None:
     save: Callable[..., None] = np.savez_compressed  # typed with an option that older versions do not have
     with atomic_write(path) as part, part.open('wb') as file:
         save(file, **arrays)
-
-
-def missing_files(names: list[str], folder: str) -> list[str]:
-    """Names that are not in ``folder``; one listing a sub-folder, not one look-up an image.
-
-    Raises:
-        FileNotFoundError: when the folder is not there.
-    """
-    if not os.path.isdir(folder):
-        raise FileNotFoundError(f'no image folder at {folder}; docs/datasets.md says how a data set is laid out')
-    listings: dict[str, set[str]] = {}
-    missing = []
-    for name in names:
-        parent, base = os.path.split(name)
-        if parent not in listings:
-            path = os.path.join(folder, parent)
-            listings[parent] = set(os.listdir(path)) if os.path.isdir(path) else set()
-        if base not in listings[parent]:
-            missing.append(name)
-    return missing

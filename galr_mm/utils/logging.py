@@ -1,10 +1,29 @@
 from __future__ import annotations
 
 import logging
+import sys
+from collections.abc import Iterable
+from typing import TypeVar
 
 from mmengine.logging import print_log
+from tqdm import tqdm
 
+T = TypeVar('T')
 _LOGGED: set[str] = set()
+# how messages begin that are for the log file
+FILE_ONLY = (
+    '\n' + '-' * 60 + '\nSystem environment',
+    'Config:\n',
+    'Hooks will be executed',
+    'Exp name: ',
+    'Using env variable ',
+    'paramwise_options -- ',
+    'Distributed training is not used, all SyncBatchNorm',
+    # of what upstream calls in itself
+    '"FileClient" will be deprecated',
+    '"HardDiskBackend" is the alias',
+    'The prefix is not set in metric class',
+)
 
 
 def warn_once(key: str, message: str) -> None:
@@ -12,3 +31,20 @@ def warn_once(key: str, message: str) -> None:
     if key not in _LOGGED:
         _LOGGED.add(key)
         print_log(message, 'current', logging.WARNING)
+
+
+def quiet_terminal(logger: logging.Logger) -> None:
+    """Keep messages that begin as ``FILE_ONLY`` says from the terminal; handlers that write files get all."""
+    for handler in logger.handlers:
+        if not isinstance(handler, logging.FileHandler):
+            handler.addFilter(_is_for_terminal)
+
+
+def _is_for_terminal(record: logging.LogRecord) -> bool:
+    return not record.getMessage().startswith(FILE_ONLY)
+
+
+def progress(items: Iterable[T] | None = None, **options: object) -> tqdm[T]:
+    """A progress bar: on a terminal as usual, elsewhere (a log, a pipe) a line each half minute."""
+    interval = 0.1 if sys.stderr.isatty() else 30.0
+    return tqdm(items, mininterval=interval, maxinterval=max(interval, 10.0), **options)

@@ -39,7 +39,7 @@ def files(tmp_path, monkeypatch):
         (convert_detections, 'results.json images.json --out file/x.json', '--out: cannot write file/x.json'),
         (convert_detections, 'results.json images.json --overwrite --out folder', '--out: cannot write folder'),
         (convert_released_galr, 'garbage.pth x.pth', 'garbage.pth cannot be read: UnpicklingError'),
-        (convert_released_galr, 'file x.pth', 'file cannot be read: EOFError'),
+        (convert_released_galr, 'file x.pth', 'file cannot be read: it is empty'),
         (convert_released_galr, 'empty.pth x.pth', 'empty.pth: the state dict is empty'),
         (convert_released_galr, 'number.pth x.pth', "'mvsa.LF_conv.weight' holds a int, expected tensors by name"),
         (convert_released_galr, 'key.pth x.pth', '1 holds a Tensor, expected tensors by name'),

@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
+from safetensors.torch import save_file
 
-from galr_mm.cli.common import READ_BY_RUNS, load_config, prepare_cpu_processes, read_config
+from galr_mm.cli.common import load_config, prepare_cpu_processes, read_config
 from galr_mm.cli.test import main as run_test
 from galr_mm.cli.test import merge_args as merge_test_args
 from galr_mm.cli.test import parse_args as parse_test_args
@@ -24,6 +25,7 @@ from galr_mm.cli.train import parse_args as parse_train_args
 from galr_mm.cli.verify_dataset import main as verify
 from galr_mm.evaluation import RecallAtK, csls_rerank, dual_softmax_rerank, querybank_rerank
 from galr_mm.structures import RetrievalScores
+from galr_mm.utils.config import LINES, READ_BY_RUNS
 from tests.helpers import ROOT, SMALL, environment, free_port, run_tool
 
 MINI = str(ROOT / 'configs/galr_mini.py')
@@ -417,7 +419,7 @@ class TestOptions:
     def test_variables_of_shipped_configs(self, name):
         """Every top-level name that no run reads has been copied."""
         path = ROOT / f'configs/{name}.py'
-        variables = [key for key in Config.fromfile(path) if key not in READ_BY_RUNS]
+        variables = [key for key in Config.fromfile(path) if key not in READ_BY_RUNS and key not in LINES]
         assert 'data_root' in variables
         for variable in variables:
             with pytest.raises(SystemExit, match='is copied into other settings'):
@@ -484,3 +486,52 @@ def test_checkpoints_with_averaged_weights(mini_config, tmp_path):
     options = ['test_dataloader.dataset.split=val', 'test_dataloader.dataset.proposal_file=instances_val.json']
     run_tool('tools/test.py', config, best, '--work-dir', tmp_path / 'test', '--cfg-options', *options)
     assert metrics_of(tmp_path / 'test')['mR'] == pytest.approx(validated, abs=1e-3)
+
+
+def test_a_config_and_a_checkpoint_are_enough(mini_config, checkpoint, trained, tmp_path):
+    """Weights as .safetensors, and no vocabulary file: the words are those of the checkpoint, the numbers the same."""
+    weights = torch.load(checkpoint, weights_only=False)['state_dict']
+    save_file({name: value.contiguous() for name, value in weights.items()}, tmp_path / 'a.safetensors')
+    gone = f'model.text_encoder.vocabulary={tmp_path}/gone.json'
+    tables = [
+        table_of(run_tool('tools/test.py', mini_config, file, '--work-dir', tmp_path / work, *options))
+        for file, work, options in (
+            (checkpoint, 'one', []),
+            (tmp_path / 'a.safetensors', 'two', ['--cfg-options', gone]),
+        )
+    ]
+    assert tables[0] == tables[1] != []
+    with pytest.raises(SystemExit, match=r'no vocabulary at .*gone\.json; make one with'):
+        train([str(mini_config), '--work-dir', str(tmp_path / 'three'), '--cfg-options', gone])
+
+
+@pytest.mark.parametrize(
+    ('name', 'message'),
+    [
+        ('empty.pth', r'empty\.pth cannot be read: it is empty'),
+        ('page.pth', r'page\.pth cannot be read: it is a web page'),
+        ('list.pth', r'list\.pth is not a checkpoint'),
+        ('http://127.0.0.1:9/a.pth', r'http://127\.0\.0\.1:9/a\.pth cannot be downloaded'),
+    ],
+)
+@pytest.mark.parametrize('kind', ['test', 'load_from of a test', 'load_from of a training', 'resume'])
+def test_what_a_run_cannot_start_from(mini_config, tmp_path, name, message, kind):
+    (tmp_path / 'empty.pth').touch()
+    (tmp_path / 'page.pth').write_text('<html>')
+    torch.save([1], tmp_path / 'list.pth')
+    path = name if '://' in name else str(tmp_path / name)
+    tool, options = {
+        'test': (run_test, [path]),
+        'load_from of a test': (run_test, ['--cfg-options', f'load_from={path}']),
+        'load_from of a training': (train, ['--cfg-options', f'load_from={path}']),
+        'resume': (train, ['--resume', path]),
+    }[kind]
+    with pytest.raises(SystemExit, match=message) as error:
+        tool([str(mini_config), *options, '--work-dir', str(tmp_path / 'work')])
+    assert len(str(error.value)) < 1000
+
+
+def test_weights_alone_cannot_be_resumed(mini_config, tmp_path):
+    save_file({'a': torch.zeros(1)}, tmp_path / 'a.safetensors')
+    with pytest.raises(SystemExit, match=r'a\.safetensors holds weights only; .*load_from='):
+        train([str(mini_config), '--work-dir', str(tmp_path / 'work'), '--resume', str(tmp_path / 'a.safetensors')])

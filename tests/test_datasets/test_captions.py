@@ -177,6 +177,19 @@ def test_karpathy_and_lists_of_ucm_agree(real_data):
         assert key[r['filename'].split('.')[0]] == (r['split'], [s['raw'].strip() for s in r['sentences']])
 
 
+@pytest.mark.parametrize('ids', [[0, 1, 0], [4, 5, 4]])
+def test_sentences_are_numbered_anew_where_their_ids_are_not_theirs(tmp_path, capsys, ids):
+    records = [record('a', 'train', 'x', 'y'), record('b', 'train', 'z'), record('c', 'val', 'x')]
+    for sentence, sentid in zip((s for r in records for s in r['sentences']), [*ids, 9], strict=True):
+        sentence['sentid'] = sentid
+    path = tmp_path / 'in.json'
+    path.write_text(json.dumps(dict(images=records)))
+    main([str(path), '--out', str(tmp_path / 'out.json')])
+    assert 'sentences are numbered anew' in capsys.readouterr().out
+    found = load_karpathy(tmp_path / 'out.json')
+    assert [s['sentid'] for r in found for s in r['sentences']] == [0, 1, 2, 3]
+
+
 def test_numbers_run_on():
     records = number_records([record('a', 'train', 'x', 'y'), record('b', 'train', 'z')])
     assert [s['sentid'] for r in records for s in r['sentences']] == [0, 1, 2]

@@ -1,11 +1,16 @@
+import copy
 import json
 import shutil
 
 import numpy as np
 import pytest
+from mmengine.config import Config
+from PIL import Image
 
+from galr_mm.cli import convert_captions, verify_dataset
 from galr_mm.datasets import ImageTextDataset
 from galr_mm.datasets.transforms.loading import fit_proposals
+from galr_mm.imagery import list_images
 from tests.helpers import SMALL, run_tool
 
 
@@ -33,7 +38,7 @@ def test_train_samples(mini):
         5 * SMALL['train'],
     )
     sample = dataset[7]
-    assert (sample['image_id'], sample['text_id']) == (1, 7)
+    assert (sample['image_id'].row, sample['text_id']) == (1, 7)
     assert isinstance(sample['text'], str)
     assert 'detections' not in sample
 
@@ -50,7 +55,7 @@ def test_training_on_all_captions_of_an_image(mini):
     as_tested = build(mini, test_mode=True)
     assert [dataset[i] for i in range(len(dataset))] == [as_tested[i] for i in range(len(dataset))]
     data = build(mini, captions='all', pipeline=pack)[2]['data_samples']
-    assert data.image_id == 2
+    assert data.image_id.row == 2
     assert data.text == [build(mini)[i]['text'] for i in range(10, 15)]
     assert data.text_id == [10, 11, 12, 13, 14]
     assert data.caption_id == [build(mini)[i]['caption_id'] for i in range(10, 15)]
@@ -126,6 +131,61 @@ def test_missing_image_and_folder(mini, tmp_path):
         build(root, data_prefix=dict(img_path='nowhere'))
     with pytest.raises(FileNotFoundError, match='no caption file at .*none.json'):
         ImageTextDataset('none.json', 'train', data_root=str(root))
+
+
+def test_one_answer_to_where_an_image_is(tmp_path, capsys):
+    """Data set, converter, extraction and check find the same files, whatever way their names are written."""
+    files = {
+        'S2.v1.a': 'S2.v1.a.jpg',
+        'b.tif': 'b.JPG',
+        'Z\u00fcrich/c.jpg': 'Zu\u0308rich/c.jpg',
+        'd.jpg': 'sub/d.jpg',
+    }
+    records = []
+    for (listed, name), split in zip(files.items(), ('train', 'train', 'val', 'test'), strict=True):
+        path = tmp_path / 'images' / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new('RGB', (8, 8)).save(path, format='JPEG')
+        records.append(dict(filename=listed, split=split, sentences=[dict(raw='a river')]))
+    records[-1]['filepath'] = 'sub'
+    (tmp_path / 'images/Thumbs.db').touch()
+    path = tmp_path / 'captions.json'
+    path.write_text(json.dumps(dict(images=records)))
+    boxes = dict(id=1, file_name='Z\u00fcrich/c.jpg', width=8, height=8)
+    box = dict(image_id=1, category_id=1, bbox=[0, 0, 4, 4], score=0.5)
+    proposals = dict(images=[boxes], categories=[dict(id=1, name='x')], annotations=[box])
+
+    convert_captions.main([str(path), '--images', str(tmp_path / 'images'), '--out', str(tmp_path / 'new.json')])
+    assert '4 names matched to those in' in capsys.readouterr().out
+    for ann_file in ('captions.json', 'new.json'):
+        assert list_images(tmp_path / ann_file)[1] == list(files.values())
+        found = []
+        for split in ('train', 'val', 'test'):
+            if split == 'val':
+                (tmp_path / 'proposals.json').write_text(json.dumps(proposals))
+            dataset = ImageTextDataset(ann_file, split, data_root=str(tmp_path))
+            (tmp_path / 'proposals.json').unlink(missing_ok=True)
+            found += [dataset.get_data_info(index) for index in range(len(dataset))]
+        assert [info['file_name'] for info in found] == list(files.values())
+        assert [info['img_path'] for info in found] == [str(tmp_path / 'images' / name) for name in files.values()]
+        assert len(found[2]['detections']) == 1
+        loader = dict(dataset=dict(type='RepeatDataset', dataset=dict(data_root=str(tmp_path), ann_file=ann_file)))
+        cfg = Config({f'{split}_dataloader': copy.deepcopy(loader) for split in ('train', 'val', 'test')})
+        for split in ('train', 'val', 'test'):
+            cfg[f'{split}_dataloader'].dataset.dataset.split = split
+        assert verify_dataset.check(cfg) == []
+    (tmp_path / 'images/b.png').touch()
+    assert verify_dataset.check(cfg) == []  # the converter wrote b.JPG
+    for loader in (cfg.train_dataloader, cfg.val_dataloader, cfg.test_dataloader):
+        loader.dataset.dataset.ann_file = 'captions.json'
+    (problem,) = verify_dataset.check(cfg)
+    assert 'b.tif is not in' in problem
+    with pytest.raises(ValueError, match=r'b\.JPG, b\.png could each be it'):
+        build_from(tmp_path)
+
+
+def build_from(root, split='train', ann_file='captions.json'):
+    return ImageTextDataset(ann_file, split, data_root=str(root), proposal_file=None)
 
 
 def test_unknown_split(mini):

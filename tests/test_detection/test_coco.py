@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from pycocotools.coco import COCO
 
+from galr_mm.cli import convert_detections
 from galr_mm.detection import ProposalSet, write_coco
 from galr_mm.structures import Detections
-from tests.helpers import run_tool
 
 
 def content():
@@ -106,7 +106,7 @@ def test_boxes_that_are_empty_or_outside_are_left_out_and_logged(tmp_path, monke
     data['annotations'][1]['bbox'] = bbox
     assert len(ProposalSet(save(tmp_path, data)).get('a.jpg')) == 2
     assert len(logged) == 1
-    assert 'proposals.json: 1 objects' in logged[0]
+    assert 'proposals.json: 1 objects left out: 1 ' in logged[0]
 
 
 def test_what_is_written_is_what_is_read(tmp_path):
@@ -133,42 +133,196 @@ IMAGES = dict(
 )
 
 
-def convert(tmp_path, results, images, *flags, check=True):
+def convert(tmp_path, results, images, *flags):
     (tmp_path / 'r.json').write_text(json.dumps(results))
     (tmp_path / 'i.json').write_text(json.dumps(images))
-    tool = 'tools/dataset_converters/coco_results.py'
-    return run_tool(tool, tmp_path / 'r.json', tmp_path / 'i.json', '--out', tmp_path / 'p.json', *flags, check=check)
+    convert_detections.main(
+        [*map(str, (tmp_path / 'r.json', tmp_path / 'i.json', '--out', tmp_path / 'p.json')), *flags]
+    )
 
 
-def test_results_of_another_framework(tmp_path):
-    convert(tmp_path, RESULTS, IMAGES)
+def test_results_of_another_framework(tmp_path, capsys):
+    crowd, empty = dict(RESULTS[1], iscrowd=1), dict(RESULTS[1], bbox=[5, 5, 0, 3])
+    convert(tmp_path, [*RESULTS, crowd, empty, dict(RESULTS[1], score=0.3)], IMAGES, '--max-per-image', '2')
     found = ProposalSet(tmp_path / 'p.json')
     assert found.get('a.jpg').labels.tolist() == [0, 1]
     np.testing.assert_allclose(found.get('a.jpg').boxes, [[5, 5, 8, 8], [1, 2, 11, 22]])
     assert len(found.get('b.jpg').labels) == 0
     assert found.classes == ('ship', 'plane')
+    assert (
+        '2 objects in 2 images written to ' + str(tmp_path / 'p.json') + '; 4 objects left out: 1 crowd (iscrowd), '
+        '1 with an empty box, 1 with a score below 0.1, 1 beyond the 2 highest-scoring of their image'
+    ) in capsys.readouterr().out
+
+
+NAN = float('nan')
+
+
+@pytest.mark.parametrize(
+    ('changes', 'message'),
+    [
+        (dict(image_id=8), 'result 3 is .*image_id is 8, which is not listed'),
+        (dict(image_id=True), 'result 3 is .*image_id is True'),
+        (dict(image_id=[7]), r'result 3 is .*image_id is \[7\]'),
+        (dict(image_id='7'), "result 3 is .*image_id is '7'"),
+        (dict(category_id=2), 'result 3 is .*category_id is 2, which is not listed'),
+        (dict(category_id=1.5), 'result 3 is .*category_id is 1.5'),
+        (dict(category_id=True), 'result 3 is .*category_id is True'),
+        (dict(category_id=None), 'result 3 is .*category_id is None'),
+        (dict(bbox=[1, 2, 3]), r'result 3 is .*bbox is \[1, 2, 3\], expected \[x, y, width, height\]'),
+        (dict(bbox=[1, 2, 3, 4, 5]), r'result 3 is .*bbox is \[1, 2, 3, 4, 5\]'),
+        (dict(bbox='1234'), "result 3 is .*bbox is '1234'"),
+        (dict(bbox=None), 'result 3 is .*bbox is None'),
+        (dict(bbox=[1, 2, 3, '4']), "result 3 is .*'4' is not a number"),
+        (dict(bbox=[1, 2, 3, True]), 'result 3 is .*True is not a number'),
+        (dict(bbox=[1, 2, 3, [4]]), r'result 3 is .*\[4\] is not a number'),
+        (dict(score='0.9'), "result 3 is .*'0.9' is not a number"),
+        (dict(score=None), 'result 3 is .*None is not a number'),
+        (dict(score=True), 'result 3 is .*True is not a number'),
+        (dict(iscrowd='no'), "result 3 is .*iscrowd is 'no', expected 0 or 1"),
+        (dict(ignore=2), 'result 3 is .*ignore is 2, expected 0 or 1'),
+        (dict(score=87.3), r'result 3 has the score 87.3, expected 0 to 1; .* from 0.05 to 87.3 \(percent'),
+        (dict(score=-2.5), r'result 3 has the score -2.5, expected 0 to 1; .* \(logits'),
+        (dict(score=1e9), r'result 3 has the score 1e\+09, expected 0 to 1'),
+    ],
+)
+def test_a_result_of_another_kind_is_an_error_with_its_index(tmp_path, changes, message):
+    with pytest.raises(SystemExit, match=message) as error:
+        convert(tmp_path, [*RESULTS, RESULTS[0] | changes], IMAGES)
+    assert str(tmp_path / 'r.json') in str(error.value)
+    assert len(str(error.value)) < 2000
+    assert not (tmp_path / 'p.json').exists()
 
 
 @pytest.mark.parametrize(
     ('results', 'images', 'message'),
     [
-        ([dict(RESULTS[0], image_id=8)], IMAGES, "'image_id': 8"),
-        ([dict(RESULTS[0], category_id=2)], IMAGES, "'category_id': 2"),
-        ([dict(image_id=7)], IMAGES, 'has no category_id, bbox, score'),
+        ([dict(image_id=7)], IMAGES, 'result 0 has no category_id, bbox, score'),
+        ([RESULTS[0], 'text'], IMAGES, 'result 1 has no image_id'),
+        ([RESULTS[0], None], IMAGES, 'result 1 has no image_id'),
         ({}, IMAGES, 'expected a list'),
         (RESULTS, dict(images=IMAGES['images']), 'images and categories'),
+        (RESULTS, IMAGES | dict(images=[dict(IMAGES['images'][0], width='50')]), "'50' is not a number"),
+        (RESULTS, IMAGES | dict(images=[dict(IMAGES['images'][0], width=50.5)]), "image 0, 'a.jpg', has no size"),
+        (
+            RESULTS,
+            IMAGES | dict(images=[dict(IMAGES['images'][0], file_name=5)]),
+            'a file_name of images is not a text',
+        ),
+        (RESULTS, IMAGES | dict(images=None), 'not a COCO json'),
+        (RESULTS, IMAGES | dict(categories=['ship']), 'not a COCO json'),
     ],
 )
 def test_bad_results(tmp_path, results, images, message):
-    done = convert(tmp_path, results, images, check=False)
-    assert done.returncode != 0
-    assert message in done.stderr
-    assert 'Traceback' not in done.stderr
+    with pytest.raises(SystemExit, match=message) as error:
+        convert(tmp_path, results, images)
+    assert len(str(error.value)) < 2000
     assert not (tmp_path / 'p.json').exists()
+
+
+SCENE = dict(images=[dict(id=1, file_name='a.jpg', width=100, height=60)], categories=[dict(id=1, name='ship')])
+
+
+def of_boxes(boxes, scores=0.9):
+    return [dict(image_id=1, category_id=1, bbox=list(map(float, box)), score=scores) for box in boxes]
+
+
+def some_boxes(count=30):
+    """Boxes xywh all over SCENE."""
+    rng = np.random.default_rng(0)
+    size = rng.uniform(3, 25, (count, 2))
+    return np.hstack([rng.uniform(0, 1, (count, 2)) * ([100, 60] - size), size])
+
+
+def corners(boxes):
+    return np.hstack([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]])
+
+
+@pytest.mark.parametrize(
+    ('boxes', 'message'),
+    [
+        (
+            corners(some_boxes()),
+            r'of 30 boxes make sense as corners \[x1, y1, x2, y2\]; expected \[x, y, width, height\]',
+        ),
+        (
+            [[60, 40, 95, 58], [70, 30, 99, 59], [300, 300, 320, 320]],
+            'result 0 has the bbox .*100 x 60 pixels.*corners',
+        ),
+        (some_boxes() / [100, 60, 100, 60], r'no value of the file is above 1 \(relative\?\)'),
+        (corners(some_boxes()) / [100, 60, 100, 60], r'\(relative\?\)'),
+        (some_boxes() * 8, r'of 30 boxes leave theirs \(for images of another size\?\)'),
+        ([[300, 300, 20, 20]], 'result 0 has the bbox .*leave theirs'),
+    ],
+)
+def test_coordinates_of_another_kind(tmp_path, boxes, message):
+    with pytest.raises(SystemExit, match=message):
+        convert(tmp_path, of_boxes(boxes), SCENE)
+    (tmp_path / 'proposals.json').write_text(json.dumps(SCENE | dict(annotations=of_boxes(boxes))))
+    with pytest.raises(ValueError, match=message.replace('result 0', 'annotation 0')):
+        ProposalSet(tmp_path / 'proposals.json')
+
+
+def test_boxes_of_a_good_file_pass(tmp_path, capsys):
+    convert(tmp_path, of_boxes([*some_boxes(), [-2, 0, 104, 62], [0, 0, 100, 60]]), SCENE)
+    assert '32 objects in 1 images' in capsys.readouterr().out
+
+
+@pytest.mark.parametrize('value', [1e300, 1e308, 10**400, -1e300, NAN, float('inf')])
+@pytest.mark.parametrize('place', range(5))
+def test_absurd_values_are_left_out_and_counted(tmp_path, value, place, monkeypatch):
+    logged = []
+    monkeypatch.setattr('galr_mm.detection.coco.print_log', lambda text, *_: logged.append(text))
+    data = SCENE | dict(annotations=of_boxes(some_boxes(5)))
+    if place < 4:
+        data['annotations'][2]['bbox'][place] = value
+    else:
+        data['annotations'][2]['score'] = value
+        if abs(value) != float('inf') and value == value and isinstance(value, float):
+            with pytest.raises(ValueError, match='annotation 2 has the score .*, expected 0 to 1'):
+                ProposalSet(save(tmp_path, data))
+            return
+    found = ProposalSet(save(tmp_path, data))
+    assert len(found.get('a.jpg')) == 4
+    assert found.get('a.jpg').boxes.isfinite().all()
+    assert found.dropped.total() == 1
+    assert '1 objects left out: 1 ' in logged[0]
+
+
+def test_crowds_and_ignored_boxes_are_no_objects(tmp_path):
+    data = content()
+    data['annotations'][0]['iscrowd'], data['annotations'][1]['ignore'] = 1, True
+    data['annotations'][2].update(iscrowd=0, ignore=False)
+    found = ProposalSet(save(tmp_path, data))
+    assert found.get('a.jpg').scores.tolist() == [1.0]
+    assert found.dropped == {'crowd (iscrowd)': 1, 'to be ignored (ignore)': 1}
+
+
+@pytest.mark.parametrize(
+    ('boxes', 'message'),
+    [
+        (some_boxes(12) * 0.4, 'all 12 boxes are in the upper left quarter'),
+        (
+            [*some_boxes(5), [60, 10, 60, 8]],
+            '1 boxes reach more than a tenth of its side beyond their image; annotation 5',
+        ),
+    ],
+)
+def test_what_is_suspicious_is_logged(tmp_path, boxes, message, monkeypatch):
+    logged = []
+    monkeypatch.setattr('galr_mm.detection.coco.print_log', lambda text, *_: logged.append(text))
+    assert len(ProposalSet(save(tmp_path, SCENE | dict(annotations=of_boxes(boxes)))).get('a.jpg')) == len(boxes)
+    assert [message in text for text in logged] == [True]
 
 
 @pytest.mark.parametrize('flags', [('--max-per-image', '-1'), ('--max-per-image', '0'), ('--score-thr', 'nan')])
 def test_bad_numbers(tmp_path, flags):
-    done = convert(tmp_path, RESULTS, IMAGES, *flags, check=False)
-    assert flags[1] in done.stderr
+    with pytest.raises(SystemExit, match=flags[1]):
+        convert(tmp_path, RESULTS, IMAGES, *flags)
+    assert not (tmp_path / 'p.json').exists()
+
+
+def test_a_label_without_a_class_is_not_written(tmp_path):
+    with pytest.raises(ValueError, match=r'a.jpg: label 2, but there are 2 classes'):
+        write_coco(tmp_path / 'p.json', [('a.jpg', Detections([[0, 0, 1, 1]], [0.5], [2], (9, 9)))], ['ship', 'car'])
     assert not (tmp_path / 'p.json').exists()

@@ -46,6 +46,7 @@ def test_coco_json(whole, mini):
         assert annotation['score'] >= 0.3
         assert min(w, h) > 0
     assert max(len(coco.getAnnIds(i)) for i in coco.imgs) <= 10
+    assert content['info']['dropped']['beyond the 10 highest-scoring of their image'] > 0
     assert not out.with_name(out.name + '.partial.jsonl').exists()
 
 
@@ -95,7 +96,7 @@ def test_killed_run_goes_on(whole, detector, mini, tmp_path):
     done = run_tool(*command[1:])
     after = int(re.search(rf'resuming after (\d+) of {COUNT}', done.stdout).group(1))
     assert after == len(lines) - 2  # header and cut line
-    assert 'written to' in done.stdout
+    assert re.search(r'written to .*; \d+ objects left out: .*\d+ beyond the 10 highest-scoring', done.stdout)
     ours, theirs = ProposalSet(out), ProposalSet(whole[0])
     assert len(ours) == COUNT
     for name in list_images(mini / 'images')[1]:

@@ -12,6 +12,7 @@ from PIL import Image
 from galr_mm.detection import ProposalSet
 from galr_mm.detection.detector import MMDetDetector
 from galr_mm.detection.extraction import Settings, extract_proposals
+from galr_mm.imagery import read_image
 from galr_mm.utils.io import file_lock
 from tests.helpers import DETECTOR_CONFIG as CONFIG
 from tests.helpers import run_tool
@@ -35,6 +36,18 @@ def folder(tmp_path_factory, mini):
     (folder / 'broken.png').write_bytes((folder / 'scene.png').read_bytes()[:2000])
     (folder / 'empty.jpg').write_bytes(b'')
     return folder
+
+
+def test_a_deep_scene_gives_the_same_whole_and_as_an_array(folder, detector):
+    adapter = MMDetDetector(detector, CONFIG)
+    path = folder / '11 bit.tif'
+    tifffile.imwrite(path, image('16 bit', (64, 64)) >> 5, tile=(16, 16))
+    of_file, of_array = adapter.detect([path, read_image(path)])
+    of_tiles = adapter.detect_in_tiles(path, tile=64, overlap=0, merge_iou=1.0)
+    path.unlink()
+    assert len(of_file) > 0
+    assert of_file.to_rows() == of_array.to_rows()
+    torch.testing.assert_close(of_tiles.scores, of_file.scores[: len(of_tiles)], atol=1e-3, rtol=0)
 
 
 SETTINGS = Settings(score_thr=0.3, max_per_image=400, tile=256, overlap=0, merge_iou=1.0)

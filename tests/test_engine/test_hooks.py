@@ -9,8 +9,10 @@ from mmengine.config import Config
 from mmengine.runner import Runner
 
 from galr_mm.cli.common import ensure_rerank_hook
-from galr_mm.engine.hooks import RerankHook
-from galr_mm.visualization import ranked_hits
+from galr_mm.engine.hooks import RankedHitsHook, RerankHook
+from galr_mm.registry import DATASETS
+from galr_mm.structures import RetrievalResult, RetrievalScores
+from galr_mm.visualization import Hit, ranked_hits
 from tests.helpers import SMALL
 
 
@@ -26,6 +28,7 @@ def build(mini_config, tmp_path):
     return build
 
 
+COUNTS = ['num_images', 'num_texts']  # ConcatDataset compares what else the sets say of themselves
 HOOK = [dict(type='galr_mm.RerankHook')]
 
 
@@ -108,6 +111,45 @@ def test_ranked_hits_of_a_part_of_the_data(build, tmp_path, monkeypatch):
                 height, width = detections.image_size
                 sure = detections.boxes[detections.scores >= 0.3]
                 np.testing.assert_allclose(hit.boxes * [width, height, width, height], sure, rtol=1e-5)
+
+
+def test_a_positive_that_is_not_among_those_shown():
+    """Caption 0 has its image in place 3 of 4, caption 1 in the first; a caption without a positive gets no more."""
+    t2i = torch.tensor([[0.1, 0.9, 0.8, 0.0], [0.2, 0.9, 0.1, 0.0], [0.4, 0.3, 0.2, 0.1]])
+    positives = torch.zeros(4, 3, dtype=torch.bool)
+    positives[0, 0] = positives[1, 1] = True
+    scores = RetrievalScores(t2i.t(), t2i, positives)
+    result = RetrievalResult({'': scores}, [0, 1, 2, 3], list('abcd'), [0, 1, 2], ['x', 'y', 'z'])
+    hook = RankedHitsHook('.', topk=2)
+    boxes = {'a': np.zeros((1, 4))}
+    rows = [hook._hits(result, query, '', boxes) for query in range(3)]
+    assert [[hit.img_path for hit in hits] for hits in rows] == [['b', 'c', 'a'], ['b', 'a'], ['a', 'b']]
+    assert [[hit.rank for hit in hits] for hits in rows] == [[None, None, 3], [None, None], [None, None]]
+    assert rows[0][2] == Hit('a', None, True, boxes['a'], 3)
+    assert [hit.positive for hit in rows[1]] == [True, False]
+
+
+def test_concatenated_sets_on_a_runner(build, mini_config, tmp_path, monkeypatch):
+    """Each image and its captions once, with the objects of its own set."""
+    drawn = []
+    monkeypatch.setattr('galr_mm.visualization.draw_ranked_hits', lambda rows, path, title: drawn.extend(rows))
+    cfg = Config.fromfile(mini_config)
+    parts = [{**cfg[f'{split}_dataloader'].dataset.to_dict(), 'indices': SMALL[split]} for split in ('val', 'test')]
+    both = dict(_delete_=True, type='ConcatDataset', datasets=parts, ignore_keys=['ann_file', 'split', *COUNTS])
+    hook = dict(type='galr_mm.RankedHitsHook', out_dir=str(tmp_path / 'show'), num_queries=2, topk=99)
+    runner = build(custom_hooks=[hook], **{'test_dataloader.dataset': both})
+    runner.test()
+    result, total = runner.test_loop.evaluator.result, SMALL['val'] + SMALL['test']
+    infos = [DATASETS.build(dict(part, pipeline=[])).get_data_info(i) for part in parts for i in range(part['indices'])]
+    assert result.image_ids == list(range(total))
+    assert result.image_paths == [info['img_path'] for info in infos]
+    assert result.texts == [text for info in infos for text in info['text']]
+    assert torch.equal(result.positives, torch.eye(total).repeat_interleave(5, dim=1).bool())
+    boxes = {info['img_path']: info['detections'].relative_boxes().numpy() for info in infos}
+    for _, hits in drawn:
+        assert {hit.img_path for hit in hits} == set(boxes)
+        for hit in hits:
+            np.testing.assert_array_equal(hit.boxes, boxes[hit.img_path])
 
 
 @pytest.mark.parametrize(

@@ -236,3 +236,21 @@ def test_scores_check_their_shapes():
         RetrievalScores(torch.rand(2, 3), torch.rand(2, 3), torch.ones(2, 3).bool())
     with pytest.raises(ValueError, match='2 images with 5 captions each need 10 columns, got 9'):
         RetrievalScores.from_matrix(torch.rand(2, 9))
+
+
+@pytest.mark.parametrize('kind', [torch.tensor, np.array, tuple], ids=['tensor', 'array', 'tuple'])
+def test_ids_of_other_types(kind):
+    data, expected, ev = samples(), evaluator(), evaluator()
+    expected.process(samples())
+    for sample in data:
+        sample.text_id, sample.gt_image_id = kind(sample.text_id), kind(sample.gt_image_id)
+        sample.gt_text_id = kind(sample.gt_text_id)
+    ev.process(data)
+    assert ev.evaluate(6) == expected.evaluate(6)
+    assert ev.result.text_ids == expected.result.text_ids
+    one, alone = samples(texts=1), evaluator()
+    for sample in one:
+        sample.text, sample.gt_text_id = sample.text[0], torch.tensor(sample.gt_text_id[0])
+    alone.process(one)
+    alone.evaluate(6)
+    assert alone.result.text_ids == [0, 1, 2, 3, 4, 5]

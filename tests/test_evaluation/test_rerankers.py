@@ -1,3 +1,5 @@
+import warnings
+
 import pytest
 import torch
 
@@ -18,6 +20,8 @@ from galr_mm.evaluation import (
     reverse_rank_rerank,
 )
 from galr_mm.evaluation.sweep import GRIDS, sweep_reranker
+from galr_mm.functional import multivariate_rerank_from_features
+from galr_mm.functional.rerank.column_statistics import NearZeroSumsWarning
 from galr_mm.registry import RERANKERS
 from galr_mm.structures import RetrievalScores
 
@@ -206,3 +210,51 @@ def test_sweeps_without_a_grid():
         sweep_reranker(scores, 'dsl', dict(scale=()))
     _, points = sweep_reranker(scores, 'rr', dict(k=(2, 5)), decay=0.1)
     assert [point.options for point in points] == [{'k': 2}, {'k': 5}]
+
+
+@pytest.fixture
+def logged(monkeypatch):
+    messages = []
+    monkeypatch.setattr('galr_mm.utils.logging._LOGGED', set())
+    monkeypatch.setattr('galr_mm.utils.logging.print_log', lambda text, *_: messages.append(text))
+    return messages
+
+
+def test_sums_near_zero_are_said_once(logged):
+    """In both directions together; not for similarities that have sums, nor where the term is off."""
+    centered = torch.randn(40, 200, generator=torch.Generator().manual_seed(0)) * 0.1
+    near_zero, clear = (RetrievalScores.from_matrix(scores) for scores in (centered, centered + 1))
+    for options in (dict(significance='off'), dict(significance='softmax'), dict(weights=(0, 1, 1))):
+        MultivariateRerank(**options)(near_zero)
+    MultivariateRerank()(clear)
+    ReverseRankRerank()(near_zero)
+    assert logged == []
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        MultivariateRerank(k=5)(near_zero)
+        MultivariateRerank(k=5)(near_zero)
+    assert len(logged) == 1
+    assert "MultivariateRerank(k=5): significance='ratio' divides by sums over queries" in logged[0]
+    assert 'rerank_cfg.mr.significance' in logged[0]
+
+
+@pytest.mark.filterwarnings('always')
+def test_the_function_warns_of_sums_near_zero():
+    centered = torch.randn(40, 200, generator=torch.Generator().manual_seed(0))
+    for call in (
+        lambda: multivariate_rerank(centered),
+        lambda: multivariate_rerank_from_features(centered, centered - centered.mean(0)),
+    ):
+        with pytest.warns(NearZeroSumsWarning, match='significance') as caught:
+            call()
+        assert len(caught) == 1
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        multivariate_rerank(centered + 5)
+        multivariate_rerank(centered, weights=(0, 1, 1))
+
+
+def test_a_weight_of_zero_is_the_term_off():
+    scores = torch.rand(30, 150, generator=torch.Generator().manual_seed(0))
+    on, off = (multivariate_rerank(scores, k=9, weights=(0, 1, 1.1), significance=s) for s in ('ratio', 'off'))
+    assert torch.equal(on, off)

@@ -100,7 +100,9 @@ def test_from_file_to_embedding(name, weights, images):
 
     theirs, file = weights[name]
     preprocess = image_transform_v2(PreprocessCfg(**theirs.visual.preprocess_cfg), is_train=False)
-    expected = theirs.encode_image(torch.stack([preprocess(Image.open(p)) for p in images]), normalize=True)
+    expected = theirs.encode_image(
+        torch.stack([preprocess(Image.open(p).convert('RGB')) for p in images]), normalize=True
+    )
     ours = build('OpenCLIPRetriever', model_name=name, pretrained=file).eval()
     pipeline = Compose(
         [dict(type='galr_mm.OpenCLIPPreprocess', model_name=name), dict(type='galr_mm.PackRetrievalInputs')]
@@ -441,3 +443,21 @@ def test_missing_package(monkeypatch):
     monkeypatch.setitem(sys.modules, 'open_clip', None)
     with pytest.raises(ImportError, match=r'galr_mm\[clip\]'):
         build('OpenCLIPRetriever', model_name=TINY)
+
+
+@pytest.mark.parametrize('name', [TINY, TINY_COCA])
+def test_captions_that_are_cut_are_said_once(name, monkeypatch):
+    """Exactly those of more tokens than the context, as open_clip's tokenizer counts them."""
+    logged = []
+    monkeypatch.setattr('galr_mm.models.text.tokenized.print_log', lambda text, *_: logged.append(text))
+    encoder = build('OpenCLIPTextEncoder', model_name=name).eval()
+    room = encoder.tokenizer.context_length - 2  # of the tokens two are not words
+    fits, long = ' '.join(['plane'] * room), ' '.join(['plane'] * (room + 1))
+    encoder(TEXTS + [fits])
+    assert encoder.cut([fits, long, 'a river', long + ' in a desert']) == [long, long + ' in a desert']
+    assert logged == []
+    for _ in range(2):
+        encoder([fits, long, 'a river'])
+    assert len(logged) == 1
+    assert logged[0].startswith('1 of 3 captions are longer than what the text encoder reads')
+    assert len(logged[0]) < 1000

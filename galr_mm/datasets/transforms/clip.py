@@ -1,21 +1,16 @@
 from __future__ import annotations
 
-import io
-
 import numpy as np
+import torch
 from mmcv.transforms.utils import cache_randomness
-from mmengine import fileio
-from PIL import Image, ImageOps
+from PIL import Image
 from torchvision.transforms import RandomResizedCrop
 from torchvision.transforms import functional as F
 
 from galr_mm.datasets.transforms.geometric import keep_visible_boxes
-from galr_mm.datasets.transforms.loading import LoadImageWithProposals, fit_proposals
+from galr_mm.datasets.transforms.loading import LoadImageWithProposals
 from galr_mm.integrations.open_clip import load_preprocess, resize_steps
 from galr_mm.registry import TRANSFORMS
-
-# what open_clip turns into RGB as a person would; 16-bit and float images go through LoadImageWithProposals
-PIL_MODES = ('1', 'L', 'LA', 'P', 'PA', 'RGB', 'RGBA', 'CMYK', 'YCbCr')
 
 
 @TRANSFORMS.register_module()
@@ -24,8 +19,9 @@ class OpenCLIPPreprocess(LoadImageWithProposals):
 
     The first step of a pipeline, in place of :class:`galr_mm.LoadImageWithProposals`. Without ``scale`` it does what
     open_clip's ``preprocess_val`` does, up to normalization, which is the data preprocessor's; with it, a random crop
-    of that fraction of the image, as ``preprocess_train`` does. Boxes move along. An image that is rotated by its EXIF
-    data is set upright first, as everywhere here.
+    of that fraction of the image, as ``preprocess_train`` does. Boxes move along. The pixels that are resampled are
+    those of :func:`galr_mm.imagery.read_image`: for RGB files what PIL reads; alpha, palettes and values of more than
+    8 bit are resolved before.
 
     Required Keys:
 
@@ -66,45 +62,36 @@ class OpenCLIPPreprocess(LoadImageWithProposals):
             self.random_crop = RandomResizedCrop(crop_size, scale, interpolation=self.steps[0].interpolation)
 
     @cache_randomness
-    def _draw_window(self, crop: RandomResizedCrop, image: Image.Image) -> tuple[int, int, int, int]:
+    def _draw_window(self, crop: RandomResizedCrop, img: np.ndarray) -> tuple[int, int, int, int]:
         """Top, left, height and width of a random crop."""
-        return crop.get_params(image, list(crop.scale), list(crop.ratio))
+        return crop.get_params(torch.from_numpy(img).permute(2, 0, 1), list(crop.scale), list(crop.ratio))
 
     def transform(self, results: dict) -> dict:
         """Load and resize one image."""
-        image = self._open(results)
-        results['ori_shape'] = image.height, image.width
+        results = super().transform(results)
+        img = results['img']
         if self.random_crop is None:
-            whole = self.steps[0](image)
+            whole = self.steps[0](_to_pillow(img))
             done = self.steps[1](whole) if len(self.steps) > 1 else whole
-            zoom = np.divide(whole.size, image.size)
+            zoom = np.divide(whole.size, img.shape[1::-1])
             corner = np.round(np.subtract(whole.size, done.size) / 2)
         else:
             crop = self.random_crop
-            top, left, height, width = self._draw_window(crop, image)
-            done = F.resized_crop(image, top, left, height, width, crop.size, crop.interpolation)
+            top, left, height, width = self._draw_window(crop, img)
+            part = _to_pillow(img[top : top + height, left : left + width])
+            done = F.resize(part, crop.size, crop.interpolation)
             zoom = np.divide(done.size, (width, height))
             corner = np.multiply((left, top), zoom)
-        results['img'] = np.ascontiguousarray(np.asarray(done.convert('RGB'))[..., ::-1])
+        results['img'] = np.ascontiguousarray(np.asarray(done)[..., ::-1])
         results['img_shape'] = results['img'].shape[:2]
         if 'gt_bboxes' in results:
             boxes = results['gt_bboxes'] * np.tile(zoom, 2) - np.tile(corner, 2)
             keep_visible_boxes(results, boxes.astype(np.float32), self.min_visible)
         return results
 
-    def _open(self, results: dict) -> Image.Image:
-        """The image as PIL reads it, its mode kept: open_clip makes it RGB after resizing."""
-        if results.get('img') is None:
-            try:
-                image = ImageOps.exif_transpose(Image.open(io.BytesIO(fileio.get(results['img_path']))))
-            except OSError:
-                image = None  # LoadImageWithProposals reads it all the same, or says which file it is
-            if image is not None and image.mode in PIL_MODES:
-                results['img_shape'] = image.height, image.width
-                fit_proposals(results)
-                return image
-        results = super().transform(results)
-        return Image.fromarray(np.ascontiguousarray(results['img'][..., ::-1]))
-
     def __repr__(self) -> str:
         return f'{type(self).__name__}(model_name={self.model_name!r}, scale={self.scale})'
+
+
+def _to_pillow(img: np.ndarray) -> Image.Image:
+    return Image.fromarray(np.ascontiguousarray(img[..., ::-1]))

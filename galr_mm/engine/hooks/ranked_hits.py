@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from mmengine.dist import master_only
@@ -11,7 +11,10 @@ from mmengine.logging import print_log
 from mmengine.runner import Runner
 
 from galr_mm.registry import HOOKS
-from galr_mm.structures import Detections
+from galr_mm.structures import Detections, RetrievalResult
+
+if TYPE_CHECKING:  # matplotlib is loaded where something is drawn
+    from galr_mm.visualization import Hit
 
 
 @HOOKS.register_module()
@@ -34,7 +37,7 @@ class RankedHitsHook(Hook):
     @master_only
     def after_test_epoch(self, runner: Runner, metrics: dict | None = None) -> None:
         """Draw the sheets."""
-        from galr_mm.visualization import Hit, draw_ranked_hits
+        from galr_mm.visualization import draw_ranked_hits
 
         result, dataset = runner.test_loop.evaluator.result, runner.test_loop.dataloader.dataset
         if None in result.image_paths:
@@ -43,38 +46,39 @@ class RankedHitsHook(Hook):
         queries = np.linspace(0, len(result.texts) - 1, min(self.num_queries, len(result.texts))).round().astype(int)
         found = proposals_of(dataset)
         for prefix in result.scores:
-            indices, scores = result.top('t2i', queries.tolist(), self.topk, prefix)
-            rows = []
-            for query, images, values in zip(queries.tolist(), indices.tolist(), scores.tolist(), strict=True):
-                hits = [
-                    Hit(
-                        result.image_paths[image],
-                        value,
-                        bool(result.positives[image, query]),
-                        found.get(result.image_ids[image]),
-                    )
-                    for image, value in zip(images, values, strict=True)
-                ]
-                rows.append((str(result.texts[query]), hits))
+            rows = [(str(result.texts[query]), self._hits(result, query, prefix, found)) for query in queries.tolist()]
             path = self.out_dir / f'{prefix or "raw"}_hits.png'
             draw_ranked_hits(rows, path, title=f'{prefix or "raw"} scores')
             print_log(f'ranked hits drawn to {path}', 'current')
 
+    def _hits(self, result: RetrievalResult, query: int, prefix: str, found: dict[str | None, np.ndarray]) -> list[Hit]:
+        """The best images of a caption, and after them its best positive where that is not among them."""
+        from galr_mm.visualization import Hit
 
-def proposals_of(dataset: Any) -> dict[int, np.ndarray]:
-    """Relative boxes (n, 4) of the data set's images by their ``image_id``, for those that have proposals."""
-    proposals = getattr(dataset, 'proposals', None)
-    if proposals is None:
-        return {}
-    boxes = {}
-    for row in range(len(dataset)):
-        info = dataset.get_data_info(row)
-        found = proposals.get(info['file_name'])
-        if found is not None:
-            boxes[info['image_id']] = relative_boxes(found)
-    return boxes
+        order, scores = (row[0].tolist() for row in result.top('t2i', [query], len(result.image_ids), prefix))
+        positive = [bool(result.positives[image, query]) for image in order]
+        shown = list(range(min(self.topk, len(order))))
+        if True in positive and positive.index(True) >= self.topk:
+            shown.append(positive.index(True))
+        hits = []
+        for place in shown:
+            path = str(result.image_paths[order[place]])
+            boxes = found.get(path)
+            if place < self.topk:
+                hits.append(Hit(path, scores[place], positive[place], boxes))
+            else:
+                hits.append(Hit(path, None, True, boxes, rank=place + 1))
+        return hits
 
 
-def relative_boxes(found: Detections, score_thr: float = 0.3) -> np.ndarray:
+def proposals_of(dataset: Any) -> dict[str | None, np.ndarray]:
+    """Relative boxes (n, 4) of a data set's images by their path, for those that have proposals."""
+    infos = map(dataset.get_data_info, range(len(dataset))) if hasattr(dataset, 'get_data_info') else ()
+    return {info['img_path']: relative_boxes(info['detections']) for info in infos if 'detections' in info}
+
+
+def relative_boxes(found: Detections) -> np.ndarray:
     """Boxes (n, 4) of the sure objects relative to the image's width and height."""
-    return found.relative_boxes()[found.scores >= score_thr].numpy()
+    from galr_mm.visualization.ranked_hits import SURE
+
+    return found.relative_boxes()[found.scores >= SURE].numpy()

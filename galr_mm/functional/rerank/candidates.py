@@ -14,6 +14,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from galr_mm.functional.arrays import Array
+from galr_mm.functional.rerank.checks import check_filler, check_whole, prepare, prepare_reverse
 from galr_mm.functional.rerank.column_statistics import column_statistic
 from galr_mm.functional.rerank.reverse_ranks import ReverseCounter
 from galr_mm.functional.rerank.tiles import MatrixTiles, require_finite
@@ -59,16 +61,16 @@ class Candidates:
 
 
 def find_candidates(
-    similarity: Tensor,
+    similarity: Array,
     k: int,
-    reverse_similarity: Tensor | None = None,
+    reverse_similarity: Array | None = None,
     significance: str = 'ratio',
     filler: float | None = None,
 ) -> tuple[Candidates, Tensor]:
     """The k best of each row of a matrix (Q, N), their significance, and where the query stands in their own lists.
 
     Args:
-        similarity: (Q, N), floating point.
+        similarity: (Q, N).
         k: candidates of each query.
         reverse_similarity: (N, Q), the other direction where it is not the transpose.
         significance: 'ratio', 'softmax' or 'off', see
@@ -93,6 +95,10 @@ def find_candidates(
         >>> rest
         tensor([0.2500, 0.2500])
     """
+    check_whole('k', k)
+    check_filler(filler)
+    k, similarity = int(k), prepare(similarity)
+    reverse_similarity = prepare_reverse(reverse_similarity, similarity)
     if filler is not None:  # as it is written in this matrix
         filler = torch.tensor(filler, dtype=similarity.dtype).item()
     tiles = MatrixTiles(similarity)

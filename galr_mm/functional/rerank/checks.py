@@ -3,29 +3,19 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Iterable, Sequence
 from numbers import Real
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from galr_mm.functional.arrays import Array, as_tensor
 from galr_mm.functional.recall import check_finite
+from galr_mm.messages import shorten
 
 REVERSES = ('ordinal', 'absolute')
 SIGNIFICANCES = ('ratio', 'softmax', 'off')
 TAILS = ('keep', 'zero')
-
-
-def as_tensor(array: Tensor | np.ndarray) -> Tensor:
-    """A tensor that shares the memory of an array where it can, of read-only ones too: nothing here writes to it."""
-    if isinstance(array, np.ndarray):
-        array = np.ascontiguousarray(array) if any(step < 0 for step in array.strides) else array
-        with warnings.catch_warnings():
-            warnings.filterwarnings('ignore', message='The given NumPy array is not writable')
-            return torch.as_tensor(array)
-    return torch.as_tensor(array).detach()
 
 
 def check_filler(filler: float | None) -> None:
@@ -35,16 +25,16 @@ def check_filler(filler: float | None) -> None:
         ValueError: for what is not a finite number.
     """
     if filler is not None and not _finite(filler):
-        raise ValueError(f'filler is {filler!r}, expected None or a finite number')
+        raise ValueError(f'filler is {shorten(filler)}, expected None or a finite number')
 
 
-def prepare(similarity: Tensor | np.ndarray) -> Tensor:
+def prepare(similarity: Array, name: str = 'similarity') -> Tensor:
     """A similarity matrix as a tensor of floating-point numbers.
 
     Raises:
-        ValueError: for a matrix that is not 2-d, or is empty, complex or sparse.
+        ValueError: for a matrix that is not 2-d, does not hold numbers, or is empty, complex or sparse.
     """
-    similarity = as_tensor(similarity)
+    similarity = as_tensor(similarity, name)
     dense = similarity.layout == torch.strided
     if similarity.ndim != 2 or not similarity.numel() or similarity.is_complex() or not dense:
         raise ValueError(
@@ -56,7 +46,7 @@ def prepare(similarity: Tensor | np.ndarray) -> Tensor:
     return similarity.to(torch.float32 if similarity.element_size() <= 2 else torch.float64)
 
 
-def prepare_reverse(reverse_similarity: Tensor | np.ndarray | None, similarity: Tensor) -> Tensor | None:
+def prepare_reverse(reverse_similarity: Array | None, similarity: Tensor) -> Tensor | None:
     """The other direction as a tensor beside ``similarity`` (Q, N).
 
     Raises:
@@ -64,7 +54,7 @@ def prepare_reverse(reverse_similarity: Tensor | np.ndarray | None, similarity: 
     """
     if reverse_similarity is None:
         return None
-    reverse_similarity = prepare(reverse_similarity).to(similarity.device)
+    reverse_similarity = prepare(reverse_similarity, 'reverse_similarity').to(similarity.device)
     if reverse_similarity.shape != similarity.shape[::-1]:
         raise ValueError(
             f'expected reverse_similarity {tuple(similarity.shape[::-1])} beside similarity '
@@ -94,15 +84,17 @@ def check_options(
     )
     for name, (value, values) in known.items():
         if value not in values:
-            raise ValueError(f'{name} is {value!r}, expected one of {values}')
+            raise ValueError(f'{name} is {shorten(value)}, expected one of {values}')
     check_whole('k', k)
     if not _finite(decay) or decay < 0:
-        raise ValueError(f'decay is {decay!r}, expected a finite number of 0 or more')
+        raise ValueError(f'decay is {shorten(decay)}, expected a finite number of 0 or more')
     given = tuple(weights) if isinstance(weights, Iterable) else ()
     if len(given) != 3 or not all(_finite(weight) and abs(weight) < 1e30 for weight in given):
-        raise ValueError(f'weights is {weights!r}, expected three values below 1e30: significance, forward, reverse')
+        raise ValueError(
+            f'weights is {shorten(weights)}, expected three values below 1e30: significance, forward, reverse'
+        )
     if reverse_top is not None and (not _finite(reverse_top) or reverse_top < 0):
-        raise ValueError(f'reverse_top is {reverse_top!r}, expected None or a number of 0 or more')
+        raise ValueError(f'reverse_top is {shorten(reverse_top)}, expected None or a number of 0 or more')
 
 
 def check_whole(name: str, value: float) -> None:
@@ -112,7 +104,7 @@ def check_whole(name: str, value: float) -> None:
         ValueError: names the option and the value.
     """
     if not _finite(value) or int(value) != value or value < 1:
-        raise ValueError(f'{name} is {value!r}, expected a whole number of 1 or more')
+        raise ValueError(f'{name} is {shorten(value)}, expected a whole number of 1 or more')
 
 
 def check_scale(scale: float) -> None:
@@ -122,20 +114,20 @@ def check_scale(scale: float) -> None:
         ValueError: names the value.
     """
     if not _finite(scale) or scale <= 0:
-        raise ValueError(f'scale is {scale!r}, expected a finite number above 0')
+        raise ValueError(f'scale is {shorten(scale)}, expected a finite number above 0')
 
 
 def _finite(value: object) -> bool:
     return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def prepare_features(**feats: Tensor | np.ndarray) -> list[Tensor]:
+def prepare_features(**feats: Array) -> list[Tensor]:
     """Check two sets of features and give them as tensors.
 
     Raises:
         ValueError: when one is not (n, D), is empty or holds NaN or infinity, or when the widths differ.
     """
-    tensors = [as_tensor(feat) for feat in feats.values()]
+    tensors = [as_tensor(feat, name) for name, feat in feats.items()]
     for name, feat in zip(feats, tensors, strict=True):
         if feat.ndim != 2 or not feat.numel() or feat.is_complex():
             raise ValueError(f'expected {name} (n, D) of real values, got shape {tuple(feat.shape)} of {feat.dtype}')

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from typing import Protocol
 
 import torch
 from torch import Tensor
+
+NEAR_ZERO = 0.01  # of the sum of magnitudes
+
+
+class NearZeroSumsWarning(UserWarning):
+    """The columns of many candidates have no sum that a similarity could be a fraction of."""
 
 
 class ColumnStatistic(Protocol):
@@ -31,7 +38,8 @@ def column_statistic(
 
     'ratio' divides by the column sum. A column whose sum is near zero or negative has no such ratio: the divisor is
     kept at or above 1 % of the column's sum of magnitudes, which changes nothing where the sum is clearly positive.
-    'softmax' is the softmax over the column, 'off' a term of 0.
+    Where that happens to more than a tenth of the candidates, a :class:`NearZeroSumsWarning` says so. 'softmax' is the
+    softmax over the column, 'off' a term of 0.
     """
     if significance == 'off':
         return NoStatistic()
@@ -46,7 +54,18 @@ class GuardedSums:
 
     def significance(self, similarity: Tensor, index: Tensor) -> Tensor:
         """Similarity over the column sum, which is kept at or above 1 % of the column's magnitudes."""
-        divisor = torch.maximum(self.total, 0.01 * self.magnitude)
+        floor = NEAR_ZERO * self.magnitude
+        guarded = (self.total < floor)[index].double().mean().item()
+        if guarded > 0.1:
+            warnings.warn(
+                NearZeroSumsWarning(
+                    "significance='ratio' divides by sums over queries, and for many candidates they are near zero or "
+                    'negative: this term means little here and can outweigh the others. Compare with '
+                    "significance='softmax' or 'off' (rerank_cfg.mr.significance, --significance)"
+                ),
+                stacklevel=2,
+            )
+        divisor = torch.maximum(self.total, floor)
         divisor = torch.where(divisor > 0, divisor, 1.0)  # a column of zeros: every ratio is 0
         return similarity.double() / divisor[index]
 
@@ -81,7 +100,7 @@ class FeatureColumnSums(GuardedSums):
         length = torch.stack([part.norm(dim=1).sum() for part in _blocks(queries)]).sum()
         self.total = torch.cat([part @ summed for part in _blocks(gallery)])
         # |q . g| <= |q| |g|: above this bound no column needs its magnitudes
-        self.bound = torch.cat([0.01 * length * part.norm(dim=1) for part in _blocks(gallery)])
+        self.bound = torch.cat([NEAR_ZERO * length * part.norm(dim=1) for part in _blocks(gallery)])
         self.magnitude = torch.zeros_like(self.total)
 
     def update(self, rows: slice, columns: slice, tile: Tensor) -> None:

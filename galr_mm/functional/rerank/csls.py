@@ -17,9 +17,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
 from torch import Tensor
 
+from galr_mm.functional.arrays import Array
 from galr_mm.functional.rerank.checks import check_whole
 from galr_mm.functional.rerank.hubs import HubCorrection, Statistic, Tiles, correct_hubs
 from galr_mm.functional.rerank.top_k import RunningTopK
@@ -88,9 +88,9 @@ def _mean(value: Tensor, filler: float | None) -> Tensor:
 
 
 def csls_rerank(
-    similarity: Tensor | np.ndarray,
+    similarity: Array,
     k: int = 10,
-    bank: Tensor | np.ndarray | None = None,
+    bank: Array | None = None,
     filler: float | None = None,
 ) -> Tensor:
     """Cross-domain similarity local scaling, float64 (Q, N), whose order in each row is the new order.

@@ -15,9 +15,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
 from torch import Tensor
 
+from galr_mm.functional.arrays import Array
 from galr_mm.functional.rerank.checks import check_scale
 from galr_mm.functional.rerank.column_statistics import ColumnSoftmax
 from galr_mm.functional.rerank.hubs import HubCorrection, Statistic, Tiles, bounded_exp, correct_hubs
@@ -58,9 +58,9 @@ class DualSoftmax(HubCorrection):
 
 
 def dual_softmax_rerank(
-    similarity: Tensor | np.ndarray,
+    similarity: Array,
     scale: float = 20.0,
-    bank: Tensor | np.ndarray | None = None,
+    bank: Array | None = None,
     filler: float | None = None,
 ) -> Tensor:
     """Similarity times its softmax over the queries (DSL), float64 (Q, N), whose order in each row is the new order.

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import Literal, NamedTuple, overload
 
-import numpy as np
 from torch import Tensor
 
+from galr_mm.functional.arrays import Array
 from galr_mm.functional.rerank.candidates import Candidates
 from galr_mm.functional.rerank.checks import check_options, prepare_features
 from galr_mm.functional.rerank.column_statistics import ColumnStatistic, FeatureColumnSums, column_statistic
@@ -43,8 +43,8 @@ def best_first(candidates: Candidates, scores: Tensor) -> Ranking:
 
 @overload
 def multivariate_rerank_from_features(
-    query_feats: Tensor | np.ndarray,
-    gallery_feats: Tensor | np.ndarray,
+    query_feats: Array,
+    gallery_feats: Array,
     k: int = ...,
     weights: Sequence[float] = ...,
     decay: float = ...,
@@ -58,8 +58,8 @@ def multivariate_rerank_from_features(
 
 @overload
 def multivariate_rerank_from_features(
-    query_feats: Tensor | np.ndarray,
-    gallery_feats: Tensor | np.ndarray,
+    query_feats: Array,
+    gallery_feats: Array,
     k: int = ...,
     weights: Sequence[float] = ...,
     decay: float = ...,
@@ -73,8 +73,8 @@ def multivariate_rerank_from_features(
 
 
 def multivariate_rerank_from_features(
-    query_feats: Tensor | np.ndarray,
-    gallery_feats: Tensor | np.ndarray,
+    query_feats: Array,
+    gallery_feats: Array,
     k: int = 30,
     weights: Sequence[float] = (0.3, 1.0, 1.1),
     decay: float = 0.05,
@@ -120,6 +120,7 @@ def multivariate_rerank_from_features(
     """
     queries, gallery = prepare_features(query_feats=query_feats, gallery_feats=gallery_feats)
     check_options(k, weights, decay, reverse, reverse_top, significance)
+    significance = significance if weights[0] else 'off'  # nothing would come of it
     tiles = FeatureTiles(queries, gallery)
     directions = [(queries, gallery), (gallery, queries)][: 2 if both else 1]
     best = [RunningTopK(len(q), len(g), int(k), tiles.dtype, tiles.device) for q, g in directions]

@@ -22,12 +22,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from typing import ClassVar, Protocol
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from galr_mm.functional.arrays import Array, as_tensor
 from galr_mm.functional.recall import check_finite
-from galr_mm.functional.rerank.checks import as_tensor, check_filler, check_whole, prepare, prepare_features
+from galr_mm.functional.rerank.checks import check_filler, check_whole, prepare, prepare_features
 from galr_mm.functional.rerank.from_features import Ranking
 from galr_mm.functional.rerank.tiles import FeatureTiles, MatrixTiles, require_finite
 from galr_mm.functional.rerank.top_k import RunningTopK
@@ -165,9 +165,9 @@ def _finite(tiles: Tiles) -> Iterator[Tile]:
 
 
 def correct_hubs(
-    similarity: Tensor | np.ndarray,
+    similarity: Array,
     correction: HubCorrection,
-    bank: Tensor | np.ndarray | None = None,
+    bank: Array | None = None,
     filler: float | None = None,
 ) -> Tensor:
     """Corrected scores of a matrix, float64 (Q, N), whose order in each row is the new order.
@@ -198,7 +198,7 @@ def correct_hubs(
         filler = torch.tensor(filler, dtype=similarity.dtype).item()
     tiles, seen = MatrixTiles(similarity), None
     if bank is not None:
-        bank = prepare(bank).to(similarity.device)
+        bank = prepare(bank, 'bank').to(similarity.device)
         if bank.shape[1] != similarity.shape[1]:
             raise ValueError(
                 f'expected a bank (P, {similarity.shape[1]}) beside similarity {tuple(similarity.shape)}, got '
@@ -220,11 +220,11 @@ def correct_hubs(
 
 
 def correct_hubs_from_features(
-    query_feats: Tensor | np.ndarray,
-    gallery_feats: Tensor | np.ndarray,
+    query_feats: Array,
+    gallery_feats: Array,
     correction: HubCorrection,
     top: int = 30,
-    bank_feats: Tensor | np.ndarray | None = None,
+    bank_feats: Array | None = None,
 ) -> Ranking:
     """The highest corrected scores of the dot products of features, without their matrix.
 
@@ -289,8 +289,8 @@ class BankReranker:
 
     def __init__(
         self,
-        bank: Tensor | np.ndarray,
-        gallery: Tensor | np.ndarray,
+        bank: Array,
+        gallery: Array,
         correction: HubCorrection,
         top: int = 30,
     ) -> None:
@@ -300,13 +300,13 @@ class BankReranker:
         self.correction = correction
         self.statistic = statistic_of(correction, FeatureTiles(bank, self.gallery))
 
-    def __call__(self, query: Tensor | np.ndarray) -> Ranking:
+    def __call__(self, query: Array) -> Ranking:
         """Indices and scores, best first, each (top,) for the features (D,) of a query, (n, top) for those of n.
 
         Raises:
             ValueError: when the features do not fit the gallery or hold NaN or infinity.
         """
-        query = as_tensor(query).to(self.gallery.device)
+        query = as_tensor(query, 'query').to(self.gallery.device)
         queries, _ = prepare_features(query=query[None] if query.ndim == 1 else query, gallery=self.gallery)
         tiles = FeatureTiles(queries, self.gallery)
         nearest = nearest_of(self.correction, tiles)

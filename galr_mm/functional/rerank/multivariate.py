@@ -19,10 +19,10 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Literal
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from galr_mm.functional.arrays import Array
 from galr_mm.functional.rerank.candidates import Candidates
 from galr_mm.functional.rerank.checks import check_options
 from galr_mm.functional.rerank.rescored import rescore
@@ -65,7 +65,7 @@ def reverse_order(candidates: Candidates, reverse: str) -> Tensor:
 
 
 def multivariate_rerank(
-    similarity: Tensor | np.ndarray,
+    similarity: Array,
     k: int = 30,
     weights: Sequence[float] = (0.3, 1.0, 1.1),
     decay: float = 0.05,
@@ -73,7 +73,7 @@ def multivariate_rerank(
     reverse_top: int | None = None,
     significance: Literal['ratio', 'softmax', 'off'] = 'ratio',
     tail: Literal['keep', 'zero'] = 'keep',
-    reverse_similarity: Tensor | np.ndarray | None = None,
+    reverse_similarity: Array | None = None,
     filler: float | None = None,
 ) -> Tensor:
     """Multivariate rerank (MR) of GaLR, Sec. III-F; the formula is at the top of this module.
@@ -112,4 +112,5 @@ def multivariate_rerank(
     """
     check_options(k, weights, decay, reverse, reverse_top, significance, tail)
     formula = partial(multivariate_scores, weights=weights, decay=decay, reverse=reverse, reverse_top=reverse_top)
+    significance = significance if weights[0] else 'off'  # nothing would come of it
     return rescore(similarity, k, formula, significance, tail, reverse_similarity, filler).matrix()

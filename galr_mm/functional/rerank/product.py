@@ -5,10 +5,10 @@ from __future__ import annotations
 from functools import partial
 from typing import Literal
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from galr_mm.functional.arrays import Array
 from galr_mm.functional.rerank.candidates import Candidates
 from galr_mm.functional.rerank.checks import check_options
 from galr_mm.functional.rerank.multivariate import reverse_order
@@ -39,12 +39,12 @@ def product_scores(candidates: Candidates, decay: float = 0.05, reverse: str = '
 
 
 def product_rerank(
-    similarity: Tensor | np.ndarray,
+    similarity: Array,
     k: int = 30,
     decay: float = 0.05,
     reverse: Literal['ordinal', 'absolute'] = 'ordinal',
     tail: Literal['keep', 'zero'] = 'keep',
-    reverse_similarity: Tensor | np.ndarray | None = None,
+    reverse_similarity: Array | None = None,
     filler: float | None = None,
 ) -> Tensor:
     """Similarity times forward and reverse term for the k best.

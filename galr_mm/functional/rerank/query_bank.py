@@ -5,12 +5,12 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Literal
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from galr_mm.functional.arrays import Array, as_tensor
 from galr_mm.functional.rerank.candidates import Candidates
-from galr_mm.functional.rerank.checks import as_tensor, check_options, prepare_features
+from galr_mm.functional.rerank.checks import check_options, prepare_features
 from galr_mm.functional.rerank.column_statistics import column_statistic
 from galr_mm.functional.rerank.from_features import Ranking, best_first
 from galr_mm.functional.rerank.multivariate import multivariate_scores
@@ -50,8 +50,8 @@ class QueryBankReranker:
 
     def __init__(
         self,
-        bank: Tensor | np.ndarray,
-        gallery: Tensor | np.ndarray,
+        bank: Array,
+        gallery: Array,
         k: int = 30,
         weights: Sequence[float] = (0.3, 1.0, 1.1),
         decay: float = 0.05,
@@ -73,13 +73,13 @@ class QueryBankReranker:
                 require_finite(tile)
                 self.statistic.update(rows, columns, tile)
 
-    def __call__(self, query: Tensor | np.ndarray) -> Ranking:
+    def __call__(self, query: Array) -> Ranking:
         """Indices and scores, each (k,), best first, for the features (D,) of a query.
 
         Raises:
             ValueError: when the query is not (D,) or holds NaN or infinity.
         """
-        query = as_tensor(query).to(self.gallery.device)
+        query = as_tensor(query, 'query').to(self.gallery.device)
         if query.ndim != 1:
             raise ValueError(f'expected one query (D,), got shape {tuple(query.shape)}')
         query, _ = prepare_features(query=query[None], gallery=self.gallery[:1])
@@ -98,9 +98,9 @@ class QueryBankReranker:
 
 
 def rerank_candidates(
-    bank: Tensor | np.ndarray,
-    query: Tensor | np.ndarray,
-    candidates: Tensor | np.ndarray,
+    bank: Array,
+    query: Array,
+    candidates: Array,
     weights: Sequence[float] = (0.3, 1.0, 1.1),
     decay: float = 0.05,
     reverse: Literal['ordinal', 'absolute'] = 'ordinal',

@@ -17,10 +17,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from galr_mm.functional.arrays import Array
 from galr_mm.functional.rerank.checks import check_scale
 from galr_mm.functional.rerank.column_statistics import ColumnSoftmax
 from galr_mm.functional.rerank.hubs import HubCorrection, Statistic, Tiles, bounded_exp, correct_hubs
@@ -90,8 +90,8 @@ class QueryBankNorm(HubCorrection):
 
 
 def querybank_rerank(
-    similarity: Tensor | np.ndarray,
-    bank: Tensor | np.ndarray,
+    similarity: Array,
+    bank: Array,
     scale: float = 20.0,
     dynamic: bool = False,
     filler: float | None = None,

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from galr_mm.functional.arrays import Array, as_positives, as_ranks, as_tensor
 from galr_mm.functional.rerank.candidates import Candidates, find_candidates
-from galr_mm.functional.rerank.checks import check_filler, prepare, prepare_reverse
+from galr_mm.functional.rerank.checks import prepare
 from galr_mm.functional.rerank.order_preserving_shift import scatter_scores
 
 
@@ -52,18 +52,18 @@ class Rescored:
             self.tail,
         ).matrix()
 
-    def ranks(self, positives: Tensor, raw_ranks: Tensor) -> Tensor:
+    def ranks(self, positives: Array, raw_ranks: Array) -> Tensor:
         """Ranks in the re-ranked matrix, int64 (Q,), without it: :func:`~galr_mm.functional.reranked_ranks`."""
         return reranked_ranks(self.candidates, self.scores, positives, raw_ranks, self.tail)
 
 
 def rescore(
-    similarity: Tensor | np.ndarray,
+    similarity: Array,
     k: int,
     formula: Callable[[Candidates], Tensor],
     significance: str = 'ratio',
     tail: str = 'keep',
-    reverse_similarity: Tensor | np.ndarray | None = None,
+    reverse_similarity: Array | None = None,
     filler: float | None = None,
 ) -> Rescored:
     """Find the candidates of a matrix (Q, N) and give them the scores of a formula.
@@ -85,15 +85,13 @@ def rescore(
         >>> rescored.matrix().argsort(descending=True)
         tensor([[0, 1, 2]])
     """
-    check_filler(filler)
     similarity = prepare(similarity)
-    backward = prepare_reverse(reverse_similarity, similarity)
-    candidates, below = find_candidates(similarity, int(k), backward, significance, filler)
+    candidates, below = find_candidates(similarity, k, reverse_similarity, significance, filler)
     return Rescored(similarity, candidates, below, formula(candidates), tail)
 
 
 def reranked_ranks(
-    candidates: Candidates, scores: Tensor, positives: Tensor, raw_ranks: Tensor, tail: str = 'keep'
+    candidates: Candidates, scores: Array, positives: Array, raw_ranks: Array, tail: str = 'keep'
 ) -> Tensor:
     """0-based rank of each query's best positive once its candidates are ordered by new scores.
 
@@ -111,6 +109,9 @@ def reranked_ranks(
     Returns:
         int64 (Q,), -1 for queries without any positive.
 
+    Raises:
+        ValueError: for positives that are not true or false, or ranks that are not whole numbers.
+
     Example:
         >>> from galr_mm.functional import find_candidates, multivariate_scores, retrieval_ranks
         >>> similarity = torch.tensor([[0.5, 0.75, 0.25], [0.25, 1.0, 0.5]])
@@ -121,6 +122,8 @@ def reranked_ranks(
         (tensor([1, 0]), tensor([0, 0]))
     """
     index = candidates.index
+    positives = as_positives(positives).to(index.device)
+    scores, raw_ranks = as_tensor(scores, 'scores').to(index.device), as_ranks(raw_ranks).to(index.device)
     scores = scores.to(candidates.similarity.dtype)  # as the matrix would hold them: rounding makes ties
     positive = positives.gather(1, index)
     beyond = positives.shape[1]

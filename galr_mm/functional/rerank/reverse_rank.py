@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from typing import Literal
 
-import numpy as np
 from torch import Tensor
 
+from galr_mm.functional.arrays import Array
 from galr_mm.functional.rerank.multivariate import multivariate_rerank
 
 
 def reverse_rank_rerank(
-    similarity: Tensor | np.ndarray,
+    similarity: Array,
     k: int = 30,
     decay: float = 0.05,
     tail: Literal['keep', 'zero'] = 'keep',
-    reverse_similarity: Tensor | np.ndarray | None = None,
+    reverse_similarity: Array | None = None,
     filler: float | None = None,
 ) -> Tensor:
     """Order the k best by the query's position in their own lists only (MTFN-RR, Wang et al., 2019).

@@ -33,7 +33,7 @@ class OpenCLIPBackbone(OpenCLIPTower, EmbeddingBackbone):
             evaluation. As in open_clip, what a timm trunk's ``head`` projects with is not locked.
         unlocked_groups: how many groups at the end stay trainable; not for OpenCLIP's own ResNets.
         grad_checkpointing: compute activations anew in the backward pass, for less memory.
-        clip: an open_clip model that is loaded already, instead of ``model_name``.
+        clip: an open_clip model that is loaded already, that of ``model_name``.
 
     Shapes:
         - input: (B, 3, S, S), normalized, S = ``image_size``
@@ -63,6 +63,9 @@ class OpenCLIPBackbone(OpenCLIPTower, EmbeddingBackbone):
                 raise ValueError('model_name is missing, e.g. ViT-B-32')
             clip = load_clip(model_name, pretrained)
         self.tower = clip.visual
+        if model_name is not None:
+            step = dict(type='galr_mm.OpenCLIPPreprocess', model_name=model_name, pretrained=pretrained)
+            self.pipeline = [step, dict(type='galr_mm.PackRetrievalInputs')]
         size = self.tower.image_size
         self.image_size = (size[0], size[1]) if isinstance(size, (tuple, list)) else (size, size)
         if lock:

@@ -52,6 +52,8 @@ class OpenCLIPRetriever(DualEncoder):
     ) -> None:
         clip = load_clip(model_name, pretrained)
         image = OpenCLIPBackbone(
+            model_name,
+            pretrained,
             out_indices=(),
             lock=lock_image,
             unlocked_groups=lock_image_unlocked_groups,

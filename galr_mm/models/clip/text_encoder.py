@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from galr_mm.integrations.open_clip import keep_text_tower, load_clip, load_tokenizer, lock_text_tower
+from galr_mm.integrations.open_clip import cut_captions, keep_text_tower, load_clip, load_tokenizer, lock_text_tower
 from galr_mm.models.clip.tower import OpenCLIPTower, check_unlocked
 from galr_mm.models.text import TokenizedTextEncoder
 from galr_mm.registry import MODELS
@@ -46,6 +46,7 @@ class OpenCLIPTextEncoder(OpenCLIPTower, TokenizedTextEncoder):
         super().__init__(init_cfg)
         check_unlocked(lock, unlocked_layers, 'unlocked_layers')
         self.tokenizer = load_tokenizer(model_name)
+        self.filling = int(self.tokenizer([''])[0, -1])  # what stands behind the words
         clip = load_clip(model_name, pretrained) if clip is None else clip
         self.temperature = (1 / clip.logit_scale.exp()).item()
         if lock:
@@ -58,7 +59,14 @@ class OpenCLIPTextEncoder(OpenCLIPTower, TokenizedTextEncoder):
 
     def tokenize(self, texts: Sequence[str]) -> Tensor:
         """Token ids of captions, int64 (T, context length)."""
-        return self.tokenizer(list(texts))
+        ids = self.tokenizer(list(texts))
+        if not self._cut_reported and (ids[:, -2] != self.filling).any():  # hardly any room was left
+            self.report_lost(texts)
+        return ids
+
+    def cut(self, texts: Sequence[str]) -> list[str]:
+        """Captions of more tokens than the model's context."""
+        return cut_captions(self.tokenizer, texts)
 
     def encode_ids(self, ids: Tensor) -> Tensor:
         """Features (T, embed_dim), in float32, of token ids (T, context length)."""

@@ -3,7 +3,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from hashlib import blake2b
 from numbers import Integral
 from typing import Any, overload
 
@@ -16,10 +15,11 @@ from torch.nn import functional as F
 from torch.nn.utils import convert_conv2d_weight_memory_format
 from torch.utils.checkpoint import checkpoint
 
+from galr_mm.messages import shorten
 from galr_mm.models.text import TokenizedTextEncoder
 from galr_mm.models.visual import BackboneFeatures, EmbeddingBackbone, GlobalPool, StagedBackbone
 from galr_mm.registry import MODELS
-from galr_mm.structures import ObjectGraph
+from galr_mm.structures import ImageId, ObjectGraph, stable_id
 from galr_mm.text import caption_key
 from galr_mm.utils.precision import autocast, check_precision
 
@@ -196,7 +196,7 @@ class DualEncoder(BaseModel):
     def encode_text(self, texts: Sequence[Any] | Tensor) -> Tensor:
         """L2-normalized features (T, D) of captions in the form the text encoder takes: a list of them, token ids."""
         if isinstance(texts, str):
-            raise TypeError(f'expected a list of captions, got one string: {texts!r}')
+            raise TypeError(f'expected a list of captions, got one string: {shorten(texts)}')
         return F.normalize(self.text_encoder(texts), dim=-1)
 
     def build_graph(self, images: Tensor, data_samples: list[DataSample] | None) -> ObjectGraph | None:
@@ -383,9 +383,9 @@ def texts_of(sample: DataSample) -> list:
 def pair_ids(data_samples: list[DataSample]) -> tuple[Tensor, Tensor, Tensor]:
     """Ids of the B images and T captions of a batch, equal for equal ones, and the row of each caption's image.
 
-    They mean the same on all processes: those of the data set. Samples of a foreign data set may lack ``image_id``
-    (each then counts as an image of its own) or ``caption_id`` (then the words decide, and what is not words counts as
-    a caption of its own).
+    They mean the same on all processes and in all data sets: an image is its file where its id is a
+    :class:`~galr_mm.structures.ImageId`. Samples of a foreign data set may lack ``image_id`` (each then counts as an
+    image of its own) or ``caption_id`` (then the words decide, and what is not words counts as a caption of its own).
 
     Shapes:
         - output: int64 (B,), (T,) and (T,)
@@ -399,6 +399,7 @@ def pair_ids(data_samples: list[DataSample]) -> tuple[Tensor, Tensor, Tensor]:
     for position, sample in enumerate(data_samples):
         image = sample.get('image_id')
         image = image.item() if isinstance(image, Tensor) else image
+        image = image.file or image if isinstance(image, ImageId) else image
         images.append(_id_of(('row', get_rank(), position) if image is None else image))
         texts = texts_of(sample)
         ids = sample.get('caption_id')
@@ -419,9 +420,7 @@ def pair_ids(data_samples: list[DataSample]) -> tuple[Tensor, Tensor, Tensor]:
 
 def _id_of(key: Any) -> int:
     """An int64 of a key, the same on all processes: a number is its own, any other becomes a negative one."""
-    if isinstance(key, Integral):
-        return int(key)
-    return ~(int.from_bytes(blake2b(repr(key).encode(), digest_size=8).digest(), 'big') >> 1)
+    return int(key) if isinstance(key, Integral) else stable_id(key)
 
 
 def gather_rows(rows: Tensor) -> Tensor:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from mmengine.logging import print_log
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence, pad_sequence
 
+from galr_mm.messages import shorten
 from galr_mm.models.text.tokenized import TokenizedTextEncoder
 from galr_mm.registry import MODELS
 from galr_mm.text import Vocabulary
@@ -102,9 +104,13 @@ class BiGRUEncoder(TokenizedTextEncoder):
         if self.training and len(ids) >= ENOUGH and all((i == Vocabulary.unknown).all() for i in ids):
             raise ValueError(
                 f'none of the words of {len(texts)} training captions is in the vocabulary of {len(self.vocabulary)} '
-                f'words; the first caption is {texts[0]!r}'
+                f'words; the first caption is {shorten(texts[0])}'
             )
         return pad_sequence(ids, batch_first=True, padding_value=Vocabulary.pad)
+
+    def unknown_words(self, texts: Sequence[str]) -> Counter[str]:
+        """Words without an id, with how often each occurs."""
+        return self.vocabulary.unknown_words(texts)
 
     def encode_ids(self, ids: Tensor) -> Tensor:
         """Features (T, embed_dim) of word ids (T, L)."""

@@ -99,7 +99,15 @@ class HuggingFaceTextEncoder(TokenizedTextEncoder):
     def tokenize(self, texts: Sequence[str]) -> Tensor:
         """Token ids of captions, int64 (T, L)."""
         options = dict(padding=True, truncation=True, max_length=self.max_length, return_tensors='pt')
-        return self.tokenizer(list(texts), **options).input_ids
+        ids = self.tokenizer(list(texts), **options).input_ids
+        if ids.shape[1] == self.max_length and not self._cut_reported:
+            self.report_lost(texts)
+        return ids
+
+    def cut(self, texts: Sequence[str]) -> list[str]:
+        """Captions of more than ``max_length`` tokens."""
+        ids = self.tokenizer(list(texts), verbose=False).input_ids
+        return [text for text, tokens in zip(texts, ids, strict=True) if len(tokens) > self.max_length]
 
     def pool(self, ids: Tensor) -> Tensor:
         """The model's own sentence vectors (T, C) of token ids (T, L)."""

@@ -6,6 +6,7 @@ import torch
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 
+from galr_mm.messages import shorten
 from galr_mm.registry import MODELS
 
 
@@ -40,8 +41,8 @@ class SentenceVectorProjection(BaseModule):
         if not isinstance(texts, Tensor):
             if len(texts) and isinstance(texts[0], str):
                 raise TypeError(
-                    f'this model takes sentence vectors of width {self.fc.in_features}, not words ({texts[0]!r}); '
-                    'set sentence_vectors in the data set'
+                    f'this model takes sentence vectors of width {self.fc.in_features}, not words '
+                    f'({shorten(texts[0])}); set sentence_vectors in the data set'
                 )
             texts = torch.stack([torch.as_tensor(t) for t in texts])
         return self.fc(texts.to(self.fc.weight)).relu()

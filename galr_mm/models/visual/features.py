@@ -45,10 +45,12 @@ class EmbeddingBackbone(BaseModule):
     Attributes:
         image_size: height and width of the images it takes.
         data_preprocessor: config of the one that normalizes images as its weights want them, or None.
+        pipeline: configs of the transforms that make such images of files and arrays, or None where it does not know.
     """
 
     image_size: tuple[int, int] = (224, 224)
     data_preprocessor: dict[str, Any] | None = None
+    pipeline: list[dict[str, Any]] | None = None
 
     @abstractmethod
     def extract_features(self, images: Tensor) -> BackboneFeatures:

@@ -1,0 +1,42 @@
+"""Values and reasons in messages: short, whatever they are, so that a message can be read."""
+
+from __future__ import annotations
+
+import reprlib
+
+_SHORT = reprlib.Repr()
+_SHORT.maxlevel, _SHORT.maxstring, _SHORT.maxother, _SHORT.maxlong = 3, 120, 120, 60
+
+
+def shorten(value: object) -> str:
+    """``repr`` of a value of any size, in 500 characters at most.
+
+    >>> shorten('a river'), len(shorten('a river ' * 1000)), shorten(list(range(1000)))
+    ("'a river'", 120, '[0, 1, 2, 3, 4, 5, ...]')
+    """
+    try:
+        return clip(_SHORT.repr(value))
+    except ValueError:  # an integer of more digits than Python writes
+        return f'a {type(value).__name__}'
+
+
+def clip(text: object, limit: int = 500) -> str:
+    """A text on one line, its middle left out where it is longer than ``limit``.
+
+    >>> clip('aaaabbbbcccc', limit=9)
+    'aa ... cc'
+    """
+    line = ' '.join(str(text).split())
+    if len(line) <= limit:
+        return line
+    head = (limit - 5) // 2
+    return f'{line[:head]} ... {line[len(line) - (limit - 5 - head) :]}'
+
+
+def reason(error: BaseException, limit: int = 500) -> str:
+    """Kind and text of an error.
+
+    >>> reason(KeyError('images'))
+    "KeyError: 'images'"
+    """
+    return f'{type(error).__name__}: {clip(error, limit)}'
