@@ -2,12 +2,24 @@
 
 import os
 import shutil
+import struct
+import zlib
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from galr_mm.archive import ArchiveIndex, Box, Cut, Description, Encoded, FileState, open_writer, read_metadata
+from galr_mm.archive import (
+    ArchiveIndex,
+    Box,
+    Cut,
+    Description,
+    Encoded,
+    FileState,
+    export_hits,
+    open_writer,
+    read_metadata,
+)
 from galr_mm.archive import changes as changes_module
 from galr_mm.archive.records import tile_id
 from galr_mm.imagery import Window
@@ -184,7 +196,10 @@ def test_a_bomb_is_named_and_left_out(tmp_path, cut):
     """A small file of very many pixels."""
     archive = tmp_path / 'archive'
     draw(archive / 'good.png')
-    Image.new('1', (30000, 20000)).save(archive / 'bomb.png')
+    rows = zlib.compress(bytes((30000 // 8 + 1) * 20000))
+    chunks = [(b'IHDR', struct.pack('>IIBBBBB', 30000, 20000, 1, 0, 0, 0, 0)), (b'IDAT', rows), (b'IEND', b'')]
+    framed = (struct.pack('>I', len(d)) + k + d + struct.pack('>I', zlib.crc32(k + d)) for k, d in chunks)
+    (archive / 'bomb.png').write_bytes(b'\x89PNG\r\n\x1a\n' + b''.join(framed))
     encode = Encoder()
     report = update(tmp_path / 'index', archive, encode, cut)
     assert report.added == 1
@@ -294,6 +309,21 @@ def test_tiles(tmp_path):
     assert not hit.is_whole
     with pytest.raises(ValueError, match='made with cut 10 pixels, overlap 4, got whole images'):
         update(tmp_path / 'index', archive)
+
+
+def test_an_image_that_is_rotated_by_its_exif_data(tmp_path):
+    """Its size, its tiles and its sheet are those of the upright image."""
+    archive, exif = tmp_path / 'archive', Image.Exif()
+    archive.mkdir()
+    exif[0x0112] = 6
+    Image.fromarray(np.zeros((12, 30, 3), np.uint8)).save(archive / 'rotated.jpg', exif=exif)
+    report = update(tmp_path / 'index', archive, cut=Cut(12))
+    assert report.tiles == 3
+    hits = find(tmp_path / 'index', vector(0), k=9)
+    assert {hit.image_size for hit in hits} == {(30, 12)}
+    assert {hit.window for hit in hits} == {(0, 0, 12, 12), (0, 12, 12, 24), (0, 18, 12, 30)}
+    export_hits([('all', hits)], tmp_path / 'hits.html')
+    assert (tmp_path / 'hits.html').read_text().count('data:image/jpeg') == 3
 
 
 @pytest.mark.parametrize(('tile', 'overlap'), [(0, 0), (5, 5), (5, -1)])
