@@ -18,7 +18,7 @@ import numpy as np
 
 from galr_mm.datasets.captions import number_records
 from galr_mm.text import Vocabulary
-from galr_mm.utils.io import write_text
+from galr_mm.utils.io import atomic_write, write_text
 from galr_mm.utils.logging import progress
 
 SIDE = 256
@@ -232,7 +232,8 @@ def make(out: Path, counts: dict[str, int], seed: int) -> int:
                 done, code = cv2.imencode('.jpg', img, [cv2.IMWRITE_JPEG_QUALITY, 92])
                 if not done:
                     raise OSError(f'cannot encode {name}')
-                (out / 'images' / name).write_bytes(code.tobytes())
+                with atomic_write(out / 'images' / name) as part:
+                    part.write_bytes(code.tobytes())
                 records.append(dict(filename=name, split=split, sentences=[dict(raw=text) for text in captions]))
                 images, annotations = coco[split]['images'], coco[split]['annotations']
                 images.append(dict(id=number + 1, file_name=name, width=SIDE, height=SIDE))

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from galr_mm.integrations.checkpoints import read_weights
@@ -61,5 +61,5 @@ def main(argv: Sequence[str] | None = None) -> None:
     except ValueError as error:
         raise SystemExit(f'{args.checkpoint}: {error}') from error
     with atomic_write(args.out) as part:
-        save_file(weights, part, metadata=dict(note.split('=', 1) for note in args.note))
+        part.write_bytes(save(weights, metadata=dict(note.split('=', 1) for note in args.note)))
     print(f'{args.out}: {len(weights)} tensors, {args.out.stat().st_size / 2**20:.1f} MiB')
