@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 from benchmarks.faults.making import IN_ANY_CONFIG, Case, Maker
 from benchmarks.faults.workplace import TOOLS
+
+
+def without_val(content: dict[str, Any]) -> None:
+    """Let the images of val be training images."""
+    for record in content['images']:
+        record['split'] = 'train' if record['split'] == 'val' else record['split']
 
 
 class BadWords(Maker):
@@ -34,17 +41,18 @@ class BadWords(Maker):
             'optim_wrapper.optimizer.lr': -1, 'optim_wrapper.type': 'NoWrapper', 'train_cfg.max_epochs': 'many',
             'train_cfg.type': 'NoLoop', 'param_scheduler.0.type': 'NoSchedule', 'val_evaluator.type': 'galr_mm.None',
             'val_evaluator.metrics.0.topk': '(0,)', 'default_hooks.checkpoint.type': 'NoHook', 'rerank': 'nothing',
-            'rerank_cfg.mr.k': 0, 'modle.fusion': 3, 'train_cfgs.max_epochs': 3, 'data_root': '/x',
+            'rerank_cfg.mr.k': 0, 'modle.fusion': 3, 'train_cfgs.max_epochs': 3,
         }  # fmt: skip
         for key, value in train.items():
-            names = (key, key.split('.')[0], str(value).strip('(),[]'), key.split('.')[-1])
+            names = (key.split('.')[-1], str(value).strip('(),[]'), self.place.config.name)
             extra = ['rerank=mr'] if key.startswith('rerank_cfg') else []
             tool = 'test' if key.startswith('rerank') else 'train'
             yield Case('wrong setting', tool, [*self.common(tool), '--cfg-options', *extra, f'{key}={value}'], names)
         for tool in (*IN_ANY_CONFIG, 'run_seeds'):
             yield self.with_options('setting without a value', tool, 'rerank', '--cfg-options', 'rerank')
             yield self.with_options('misspelt setting', tool, 'modle.fusion=3', 'modle')
-            yield self.with_options('wrong setting', tool, 'test_dataloader.dataset.type=galr_mm.No', 'galr_mm.No')
+            loader = 'train_dataloader' if tool in ('train', 'run_seeds') else 'test_dataloader'
+            yield self.with_options('wrong setting', tool, f'{loader}.dataset.type=galr_mm.No', 'galr_mm.No')
             yield self.with_options('setting inside a value', tool, 'work_dir.a=3', 'work_dir')
 
     def options(self) -> Iterator[Case]:
@@ -58,7 +66,6 @@ class BadWords(Maker):
         values: dict[str, dict[str, list[object]]] = {
             'extract_proposals': {
                 '--score-thr': ['high', 2, 'nan'], '--max-per-image': [0, 'x', 1.5], '--tile': [0, 100],
-                '--overlap': [-1],
                 '--merge-iou': [0, 3], '--batch-size': [0, -1], '--num-workers': [-1], '--device': ['nothing'],
                 '--launcher': ['nothing', 'pytorch'], '--img-root': ['/none'],
             },
@@ -93,6 +100,8 @@ class BadWords(Maker):
                     words = list(good[tool])
                     if option in words:
                         del words[words.index(option) : words.index(option) + 2]
+                    if option == '--val-fraction':  # which is for lists without val
+                        words[0] = self.changed('no_val.json', self.captions, without_val)
                     names = (option, option.strip('-').replace('-', '_'), str(value))
                     yield Case('wrong value of an option', tool, [*words, option, value], names)
         conflicts: list[tuple[str, list[object], tuple[str, ...]]] = [
@@ -154,7 +163,6 @@ class BadWords(Maker):
                 target = folder if tool not in suffixes else self.folder / f'a_folder{suffixes[tool]}'
                 target.mkdir(exist_ok=True)
                 yield Case('folder for an output', tool, [*words, flag, target], (target.name,))
-        yield Case('output inside a file', 'convert_released_galr', [self.checkpoint, inside / 'x.pth'], (str(file),))
         for flag in ('--out', '--show-dir'):
             target = inside / 'x.npz' if flag == '--out' else inside
             yield Case('output inside a file', 'test', [*good['test'], flag, target], (str(file),))

@@ -131,6 +131,7 @@ def changed(earlier: dict[str, str], folder: Path) -> list[str]:
     now = contents(folder)
     kinds = {name.split('_')[0] for name in now if name.endswith('.pth')}  # best, epoch
     gone = [name for name in earlier if name not in now and name.split('_')[0] not in kinds]
+    gone = [name for name in gone if not name.endswith('.lock')]  # of a run that was killed
     return [*unreadable(folder), *(f'{name} is gone' for name in gone)]
 
 

@@ -43,7 +43,7 @@ ROOT = Path(__file__).resolve().parents[2]
 TOOLS: dict[str, Callable[[Sequence[str]], None]] = {
     name: importlib.import_module(f'galr_mm.cli.{name}').main
     for _, name, _ in pkgutil.iter_modules(galr_mm.cli.__path__)
-    if name != 'common'
+    if name not in ('common', 'errors')
 }
 # mmengine lays out the whole config as text for each checkpoint, most of the time of a training this small
 yapf_api.FormatCode = memoized(yapf_api.FormatCode)
