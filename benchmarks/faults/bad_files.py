@@ -28,6 +28,7 @@ class BadFiles(Maker):
         for kind, path in self.broken_json('captions.json', self.captions):
             yield Case(kind, 'build_vocabulary', [path, '--out', out / 'v.json'], (path.name,))
             if kind != 'folder for a file':
+                yield Case(kind, 'make_selo_mosaics', [path, '--out', out / 'selo'], (path.name,))
                 yield Case(kind, 'convert_captions', [path, '--out', out / 'd.json'], (path.name,))
         for kind, path in self.broken_json('results.json', place.results, of_lists=True):
             yield Case(kind, 'convert_detections', [path, place.listing, '--out', out / 'p.json'], (path.name,))
@@ -44,10 +45,15 @@ class BadFiles(Maker):
                 tool = IN_ANY_CONFIG[number % len(IN_ANY_CONFIG)]  # each kind at one of them
                 loader = 'train_dataloader' if tool == 'train' else 'test_dataloader'
                 yield self.with_options(kind, tool, f'{loader}.dataset.{key}={path}', path.name)
+        for kind, path in self.broken_json('annotations.json', self.annotations):
+            words = [*self.right()['eval_selo']]
+            words[words.index('--annotations') + 1] = path
+            yield Case(kind, 'eval_selo', words, (path.name,))
         vocabulary = place.data / 'vocabulary.json'
         for number, (kind, path) in enumerate(self.broken_json('vocabulary.json', vocabulary)):
             tool = ('train', 'get_flops', 'cache_features', 'verify_dataset')[number % 4]
             yield self.with_options(kind, tool, f'model.text_encoder.vocabulary={path}', path.name)
+            yield Case(kind, 'word_vectors', [path, '--out', out / 'vectors.txt'], (path.name,))
         for kind, path in self.broken_json('meta.json', self.cache / 'meta.json'):
             folder = self.folder / f'cache_{path.stem}'
             folder.mkdir(exist_ok=True)

@@ -78,6 +78,15 @@ class BadWords(Maker):
             'make_mini_dataset': {'--train': [0, -1, 'x'], '--val': [0], '--test': [0], '--seed': ['x', -1]},
             'convert_captions': {'--val-fraction': [0, 1, 'x', -1, 'nan'], '--images': ['/none']},
             'convert_detections': {'--score-thr': ['x', -1, 2, 'nan'], '--max-per-image': [0, 'x']},
+            'make_selo_mosaics': {
+                '--scenes': [0, 'x'], '--grid': [0, -1], '--tile': [0], '--sentences': [0], '--seed': ['x', -1],
+                '--split': ['dev'], '--images': ['/none'], '--class-pattern': ['('],
+            },
+            'eval_selo': {
+                '--scenes': ['/none'], '--scales': [0, 'x'], '--median': [2, -1], '--batch-size': [0], '--seed': ['x'],
+                '--device': ['nothing'],
+            },
+            'word_vectors': {'--model': ['/none']},
             'build_vocabulary': {'--min-count': [0, 'x', 10**6]},
             'publish_model': {'--note': ['nothing']},
             'cache_features': {

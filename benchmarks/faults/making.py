@@ -50,6 +50,8 @@ class Maker:
         folder.mkdir(parents=True, exist_ok=True)
         self.captions = self.place.data / 'dataset_mini.json'
         self.proposals = self.place.data / 'instances_test.json'
+        case = dict(jpg_name='test_0000.jpg', caption='a ship', points=[[[0, 0], [9, 0], [9, 9]]])
+        self.annotations = self.write('annotations.json', json.dumps([case]).encode())
 
     def broken(self, name: str, good: Path) -> Iterator[tuple[str, Path]]:
         """Kinds of files in place of a good one, whatever is in it."""
@@ -126,6 +128,12 @@ class Maker:
             'extract_proposals': self.common('extract_proposals', place.detector),
             'make_mini_dataset': ['--out', out / 'mini'],
             'make_results': [self.write('empty.md', b'nothing\n')],
+            'eval_selo': [
+                *(place.config, self.checkpoint, '--annotations', self.annotations, '--scenes', place.data / 'images'),
+                *('--out', out / 'selo.json'),
+            ],
+            'make_selo_mosaics': [self.captions, '--out', out / 'selo', '--grid', 1, '--tile', 64, '--scenes', 1],
+            'word_vectors': [place.data / 'vocabulary.json', '--out', out / 'vectors.txt'],
             'publish_model': [self.checkpoint, '--out', out / 'm.safetensors'],
             'rerank': [place.scores],
         }

@@ -12,6 +12,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from galr_mm.cli.errors import one_line
 from galr_mm.detection import parse_coco, write_coco
 from galr_mm.detection.coco import CocoContent, describe_dropped
 from galr_mm.detection.extraction import Settings
@@ -42,6 +43,7 @@ def convert(results: object, images: object, score_thr: float, max_per_image: in
     return content._replace(detections=filtered, dropped=dropped)
 
 
+@one_line
 def main(argv: Sequence[str] | None = None) -> None:
     """Read the command line and convert."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

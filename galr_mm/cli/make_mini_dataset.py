@@ -16,6 +16,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
+from galr_mm.cli.errors import one_line
 from galr_mm.datasets.captions import number_records
 from galr_mm.text import Vocabulary
 from galr_mm.utils.io import atomic_write, write_text
@@ -258,6 +259,7 @@ def make(out: Path, counts: dict[str, int], seed: int) -> int:
     return sum(len(content['annotations']) for content in coco.values())
 
 
+@one_line
 def main(argv: Sequence[str] | None = None) -> None:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -270,6 +272,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     counts = dict(train=args.train, val=args.val, test=args.test)
     if min(counts.values()) < 1:
         parser.error(f'every split needs an image, got {counts}')
+    if args.seed < 0:
+        parser.error(f'--seed is {args.seed}, expected 0 or more')
     try:
         objects = make(args.out, counts, args.seed)
     except OSError as error:

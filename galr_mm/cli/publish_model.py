@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
+from galr_mm.cli.errors import one_line
 from galr_mm.integrations.checkpoints import read_weights
 from galr_mm.messages import shorten
 from galr_mm.utils.io import atomic_write
@@ -36,6 +37,7 @@ def publishable(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return out
 
 
+@one_line
 def main(argv: Sequence[str] | None = None) -> None:
     """Read the command line and run."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -52,10 +54,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     wrong = [note for note in args.note if '=' not in note]
     if wrong:
         parser.error(f'--note: {wrong[0]!r} is not KEY=TEXT')
-    try:
-        weights = read_weights(args.checkpoint)
-    except (OSError, ValueError) as error:
-        raise SystemExit(str(error)) from error
+    weights = read_weights(args.checkpoint)
     try:
         weights = publishable(weights)
     except ValueError as error:

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 from mmengine.config import Config
 
 from galr_mm.cli.common import ConfigOptions, read_config
+from galr_mm.cli.errors import one_line, settings_of
 from galr_mm.datasets.captions import clean_split, load_karpathy
 from galr_mm.datasets.transforms.loading import fit_of_sizes
 from galr_mm.detection import ProposalSet
@@ -221,12 +222,19 @@ def check(cfg: Config) -> list[str]:
     return list(dict.fromkeys(problems))
 
 
+@one_line
 def main(argv: Sequence[str] | None = None) -> None:
-    """Read the command line."""
+    """Read the command line and run."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('config')
     parser.add_argument('--cfg-options', nargs='+', action=ConfigOptions)
     args = parser.parse_args(argv)
+    with settings_of(args.config):
+        run(args)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Read the command line."""
     problems = check(read_config(args.config, args.cfg_options))
     for problem in problems:
         print(f'PROBLEM {problem}')

@@ -1,13 +1,13 @@
 from __future__ import annotations
 
 import errno
+import glob
 import gzip
 import json
 import os
+import platform
 import zipfile
 import zlib
-import glob
-import platform
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path

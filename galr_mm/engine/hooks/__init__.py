@@ -5,4 +5,11 @@ from galr_mm.engine.hooks.first_steps import FirstStepsHook
 from galr_mm.engine.hooks.ranked_hits import RankedHitsHook
 from galr_mm.engine.hooks.rerank import RerankHook
 
-__all__ = ['CaptionReportHook', 'FeatureCacheHook', 'FirstStepsHook', 'RankedHitsHook', 'RerankHook', 'ResumableCheckpointHook']
+__all__ = [
+    'CaptionReportHook',
+    'FeatureCacheHook',
+    'FirstStepsHook',
+    'RankedHitsHook',
+    'RerankHook',
+    'ResumableCheckpointHook',
+]

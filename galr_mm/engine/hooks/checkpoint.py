@@ -38,8 +38,8 @@ class ResumableCheckpointHook(CheckpointHook):
     - A checkpoint appears whole, and the ones that it replaces go only then, so there is one at every moment.
     - Random states travel with it: what is drawn in this process (dropout, and the augmentation with ``num_workers=0``)
       goes on where it was. Workers that persist start their own draws anew.
-    - mmengine saves an epoch before it is validated and never validates it when it resumes from there; this does, so the
-      best checkpoint is that of an undisturbed run.
+    - mmengine saves an epoch before it is validated and never validates it when it resumes from there; this does, so
+      the best checkpoint is that of an undisturbed run.
 
     Args:
         backend_args: where checkpoints are kept; by default local files.
