@@ -111,8 +111,9 @@ class BadFiles(Maker):
             yield Case(kind, 'convert_released_galr', [path, out], (path.name,))
             words = [place.detector, path, place.data / 'images', '--out', self.out / 'p.json']
             yield Case(kind, 'extract_proposals', words, (path.name,))
-            init = f"model.backbone.init_cfg={{'type':'Pretrained','checkpoint':'{path}'}}"
-            yield self.with_options(kind, 'cache_features', init, path.name)
+            words = ['--cfg-options', 'model.backbone.init_cfg.type=Pretrained']
+            words += [f'model.backbone.init_cfg.checkpoint={path}']
+            yield Case(kind, 'cache_features', [*self.common('cache_features'), *words], (path.name,))
         others = {'a list': [1, 2], 'a number': 3, 'text by name': {'state_dict': {'a': 'text'}}, 'nothing': {}}
         others['other weights'] = {'state_dict': {'layer.weight': torch.zeros(3, 3)}, 'meta': {}}
         for kind, content in others.items():

@@ -153,7 +153,7 @@ def load_scores(args: argparse.Namespace) -> RetrievalScores:
         return RetrievalScores(i2t, t2i, positives, args.filler, **banks)
     except ValueError as error:
         raise SystemExit(
-            f'{args.similarity}: {error}. Rows are images; --captions-per-image or --positives say which captions '
+            f'{args.similarity}{f" and --t2i {args.t2i}" if args.t2i else ""}: {error}. Rows are images; --captions-per-image or --positives say which captions '
             'are theirs'
         ) from error
 

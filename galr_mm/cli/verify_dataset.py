@@ -215,7 +215,7 @@ def check(cfg: Config) -> list[str]:
                 raise SystemExit(f'{name} holds {config.get("type")!r}, expected an ImageTextDataset')
             datasets.append(config)
     if not datasets:
-        raise SystemExit(f'the config has no data set to verify: none of {", ".join(LOADERS)}')
+        raise SystemExit(f'{cfg.filename} has no data set to verify: none of {", ".join(LOADERS)}')
     for config in datasets:
         problems += check_split(config, Expected(vocabulary, num_classes_of(model)))
     problems += check_overlap(datasets)
