@@ -164,7 +164,7 @@ class BadFiles(Maker):
         paths = {kind: self.write(f'{kind.replace(" ", "_")}.py', text.encode()) for kind, text in texts.items()}
         for tool in (*IN_ANY_CONFIG, 'run_seeds', 'extract_proposals'):
             for kind, path in paths.items():
-                yield Case(kind, tool, self.common(tool, path), (path.name, *(['no_such_module'] * ('module' in kind))))
+                yield Case(kind, tool, self.common(tool, path), (path.name, 'no_such_module', 'nowhere.py'))
             for kind, path in self.broken('config.py', self.place.config):
                 if kind != 'truncated':  # may be a config
                     yield Case(kind, tool, self.common(tool, path), (path.name,))

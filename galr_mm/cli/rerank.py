@@ -152,9 +152,9 @@ def load_scores(args: argparse.Namespace) -> RetrievalScores:
             positives = RetrievalScores.from_matrix(i2t, count).positives
         return RetrievalScores(i2t, t2i, positives, args.filler, **banks)
     except ValueError as error:
+        files = f'{args.similarity} and --t2i {args.t2i}' if args.t2i else args.similarity
         raise SystemExit(
-            f'{args.similarity}{f" and --t2i {args.t2i}" if args.t2i else ""}: {error}. Rows are images; --captions-per-image or --positives say which captions '
-            'are theirs'
+            f'{files}: {error}. Rows are images; --captions-per-image or --positives say which captions are theirs'
         ) from error
 
 
