@@ -44,6 +44,8 @@ def campaign(scenarios: Scenarios, rounds: int | None, log: Callable[[str], None
         rows.append(dict(kind=case.kind, tool=case.tool, command=command, message=done.last_line, problems=problems))
         if problems:
             log(f'{number}/{len(cases)} {command}\n    {problems}: {done.last_line[:300]}')
+        elif number % 50 == 0:
+            log(f'{number}/{len(cases)} inputs')
     return rows
 
 

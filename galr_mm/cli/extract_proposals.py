@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from mmengine.device import get_device
 
-from galr_mm.cli.common import close_processes
+from galr_mm.cli.common import close_processes, read_config
 from galr_mm.cli.errors import one_line, settings_of
 from galr_mm.detection.coco import describe_dropped
 from galr_mm.detection.extraction import Settings, extract_proposals
@@ -59,6 +59,7 @@ def run(args: argparse.Namespace) -> None:
     if args.batch_size < 1 or args.num_workers < 0:
         raise SystemExit('--batch-size must be 1 or more, --num-workers 0 or more')
     require_module('mmdet', 'detect')
+    read_config(str(args.config), None)  # for its message where the file is not a config
     error = mmcv_ops_error()
     if error:
         raise SystemExit(f"detectors need mmcv's compiled ops ({error}). Fix it with:\n  {REBUILD_MMCV}")
