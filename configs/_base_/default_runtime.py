@@ -4,8 +4,10 @@ default_hooks = dict(
     timer=dict(type='IterTimerHook'),
     logger=dict(type='LoggerHook', interval=20),
     param_scheduler=dict(type='ParamSchedulerHook'),
-    # mmengine knows no rule for recalls by itself; of two checkpoints a stop while one is written leaves one whole
-    checkpoint=dict(type='CheckpointHook', interval=1, max_keep_ckpts=2, save_best='mR', rule='greater'),
+    # mmengine knows no rule for recalls by itself
+    checkpoint=dict(
+        type='galr_mm.ResumableCheckpointHook', interval=1, max_keep_ckpts=1, save_best='mR', rule='greater'
+    ),
     sampler_seed=dict(type='DistSamplerSeedHook'),
 )
 # inert until `rerank` is set, e.g. --cfg-options rerank=mr rerank_cfg.mr.k=20

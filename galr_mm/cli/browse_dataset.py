@@ -12,16 +12,24 @@ from pathlib import Path
 import numpy as np
 
 from galr_mm.cli.common import add_browse_arguments, load_split
+from galr_mm.cli.errors import one_line, settings_of
 from galr_mm.models.retrievers.dual_encoder import texts_of
 from galr_mm.structures import Detections
 from galr_mm.visualization import draw_sample
 
 
+@one_line
 def main(argv: Sequence[str] | None = None) -> None:
-    """Draw some samples of a split."""
+    """Read the command line and run."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_browse_arguments(parser)
     args = parser.parse_args(argv)
+    with settings_of(args.config):
+        run(args)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Draw some samples of a split."""
     _, dataset, indices = load_split(args)
     classes = dataset.metainfo.get('proposal_classes', ())
     np.random.seed(args.seed)  # of the augmentation

@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from galr_mm.cli.errors import one_line
 from galr_mm.datasets.captions import load_karpathy
 from galr_mm.datasets.conversion import build_vocabulary, describe_vocabulary
 
@@ -24,6 +25,7 @@ def build(captions: Path, out: Path, min_count: int) -> None:
     print(f'written to {out}')
 
 
+@one_line
 def main(argv: Sequence[str] | None = None) -> None:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -31,7 +33,4 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument('--out', type=Path, help='default: vocabulary.json beside the captions')
     parser.add_argument('--min-count', type=int, default=1, help='leave rarer words to the unknown word (default 1)')
     args = parser.parse_args(argv)
-    try:
-        build(args.captions, args.out or args.captions.with_name('vocabulary.json'), args.min_count)
-    except (OSError, ValueError) as error:
-        raise SystemExit(str(error)) from error
+    build(args.captions, args.out or args.captions.with_name('vocabulary.json'), args.min_count)

@@ -13,11 +13,13 @@ from pathlib import Path
 from mmengine.device import get_device
 
 from galr_mm.cli.common import ConfigOptions, read_config
+from galr_mm.cli.errors import one_line, settings_of
 from galr_mm.datasets.feature_cache import DTYPES
 from galr_mm.engine.feature_cache import cache_features
 from galr_mm.utils.allocator import keep_freed_memory
 
 
+@one_line
 def main(argv: Sequence[str] | None = None) -> None:
     """Read the command line and run."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -37,16 +39,17 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument('--device', default=get_device(), help='default: the GPU where there is one')
     parser.add_argument('--cfg-options', nargs='+', action=ConfigOptions, metavar='KEY=VALUE')
     args = parser.parse_args(argv)
+    with settings_of(args.config):
+        run(args)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Read the command line and run."""
     stage = int(args.stage) if args.stage is not None and args.stage.isdecimal() else args.stage
     cfg = read_config(args.config, args.cfg_options)
     if args.device == 'cpu':
         keep_freed_memory()
-    try:
-        meta = cache_features(
-            cfg, args.out, stage, args.views, args.dtype, args.batch_size, args.num_workers, args.device
-        )
-    except (ImportError, OSError, ValueError) as error:
-        raise SystemExit(str(error)) from error
+    meta = cache_features(cfg, args.out, stage, args.views, args.dtype, args.batch_size, args.num_workers, args.device)
     print(
         f'{args.out}: {meta["num_training"]} training images in {len(meta["views"])} views, '
         f'{len(meta["names"]) - meta["num_training"]} others, {meta["shape"]} each in {meta["dtype"]}; '

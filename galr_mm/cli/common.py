@@ -97,8 +97,6 @@ def read_config(path: str, options: dict[str, Any] | None) -> Config:
     quiet_terminal(MMLogger.get_current_instance())
     try:
         cfg = read_config_file(path)
-    except ImportError:
-        raise  # of a module of the user's, which the traceback names
     except ConfigLineError as error:
         raise SystemExit(str(error)) from error
     except Exception as error:  # a config is Python: it raises anything
@@ -199,10 +197,12 @@ def load_split(args: argparse.Namespace) -> tuple[Config, BaseDataset, list[int]
     """The config, the data set of ``--split`` and the indices of the samples to draw.
 
     Raises:
-        SystemExit: when the config or its data is missing, or ``--num`` is less than 1.
+        SystemExit: when the config or its data is missing, or ``--num`` or ``--seed`` is out of range.
     """
     if args.num < 1:
         raise SystemExit(f'--num is {args.num}, expected 1 or more')
+    if not 0 <= args.seed < 2**32:
+        raise SystemExit(f'--seed is {args.seed}, expected 0 to 2**32 - 1')
     cfg = read_config(args.config, args.cfg_options)
     loader = cfg.get(f'{args.split}_dataloader')
     if loader is None:

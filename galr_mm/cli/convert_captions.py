@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from galr_mm.cli.errors import one_line
 from galr_mm.datasets.caption_formats import read_captions, split_and_path
 from galr_mm.datasets.captions import SPLITS, draw_val, number_records, sentid_problem
 from galr_mm.datasets.conversion import build_vocabulary, clean_records, describe_vocabulary, match_files
@@ -65,6 +66,7 @@ def draw_missing_val(records: list[dict[str, Any]], fraction: float, seed: int) 
     return {'val': {'drawn_from': 'train', 'fraction': fraction, 'seed': seed}}
 
 
+@one_line
 def main(argv: Sequence[str] | None = None) -> None:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -80,7 +82,4 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise SystemExit(
             f'{existing[0]} exists; --overwrite replaces it (checkpoints need the vocabulary of their training)'
         )
-    try:
-        convert(args.source, args.images, args.out, args.val_fraction, args.seed)
-    except (OSError, ValueError) as error:
-        raise SystemExit(str(error)) from error
+    convert(args.source, args.images, args.out, args.val_fraction, args.seed)

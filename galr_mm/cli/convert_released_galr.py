@@ -15,6 +15,7 @@ import torch
 from mmengine.runner.checkpoint import save_checkpoint
 from torch import Tensor
 
+from galr_mm.cli.errors import one_line
 from galr_mm.integrations.checkpoints import read_checkpoint
 from galr_mm.messages import clip, shorten
 from galr_mm.utils.io import atomic_write
@@ -114,6 +115,7 @@ def convert(released: dict[str, Tensor]) -> dict[str, Tensor]:
     return ours
 
 
+@one_line
 def main(argv: Sequence[str] | None = None) -> None:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -122,10 +124,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
     if not args.source.is_file():
         raise SystemExit(f'no file at {args.source}')
-    try:
-        checkpoint = read_checkpoint(args.source)
-    except ValueError as error:
-        raise SystemExit(str(error)) from error
+    checkpoint = read_checkpoint(args.source)
     released = checkpoint.get('model', checkpoint.get('state_dict'))
     if not isinstance(released, dict):  # a .safetensors holds the state dict alone
         raise SystemExit(f"{args.source} is not a released checkpoint: expected a dict whose 'model' is the state dict")

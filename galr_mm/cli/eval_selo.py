@@ -22,6 +22,7 @@ from tqdm import tqdm
 
 from galr_mm.apis import SceneLocalizer, init_model
 from galr_mm.cli.common import ConfigOptions, read_config, require_writable
+from galr_mm.cli.errors import one_line, settings_of
 from galr_mm.cli.test import require_weights
 from galr_mm.datasets.localization import LocalizationCase, read_air_slt
 from galr_mm.evaluation import semantic_localization_metrics
@@ -128,16 +129,20 @@ def load_model(args: argparse.Namespace) -> BaseModel:
     return model
 
 
+@one_line
 def main(argv: Sequence[str] | None = None) -> None:
-    """Evaluate and print the averages."""
+    """Read the command line and run."""
     args = parse_args(argv)
+    with settings_of(args.config):
+        run(args)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Evaluate and print the averages."""
     require_writable(args.out.parent, '--out')
-    try:
-        cases = read_air_slt(args.annotations)
-        localizer = SceneLocalizer(load_model(args), args.scales, args.batch_size)
-        results = evaluate(localizer, cases, args.scenes, args.median, args.seed)
-    except (ImportError, OSError, ValueError) as error:
-        raise SystemExit(str(error)) from error
+    cases = read_air_slt(args.annotations)
+    localizer = SceneLocalizer(load_model(args), args.scales, args.batch_size)
+    results = evaluate(localizer, cases, args.scenes, args.median, args.seed)
     averages = means(results)
     settings = dict(
         config=args.config, checkpoint=args.checkpoint, annotations=str(args.annotations), scales=args.scales,

@@ -12,18 +12,19 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from pickle import UnpicklingError
 
 import torch
 from mmengine.device import get_device
 
-from galr_mm.cli.common import close_processes
+from galr_mm.cli.common import close_processes, read_config
+from galr_mm.cli.errors import one_line, settings_of
 from galr_mm.detection.coco import describe_dropped
 from galr_mm.detection.extraction import Settings, extract_proposals
 from galr_mm.integrations.installation import REBUILD_MMCV, mmcv_ops_error, require_module
 from galr_mm.utils.allocator import keep_freed_memory
 
 
+@one_line
 def main(argv: Sequence[str] | None = None) -> None:
     """Read the command line and run."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -45,16 +46,20 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument('--launcher', choices=['none', 'pytorch'], default='none')
     parser.add_argument('--overwrite', action='store_true', help='replace an existing --out')
     args = parser.parse_args(argv)
+    with settings_of(args.config):
+        run(args)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Read the command line and run."""
     if args.out.is_dir():
         raise SystemExit(f'--out is {args.out}, a folder; expected the name of a json file')
     if args.out.exists() and not args.overwrite:
         raise SystemExit(f'{args.out} exists; --overwrite replaces it')
     if args.batch_size < 1 or args.num_workers < 0:
-        parser.error('--batch-size must be 1 or more, --num-workers 0 or more')
-    try:
-        require_module('mmdet', 'detect')
-    except ImportError as missing:
-        raise SystemExit(str(missing)) from missing
+        raise SystemExit('--batch-size must be 1 or more, --num-workers 0 or more')
+    require_module('mmdet', 'detect')
+    read_config(str(args.config), None)  # for its message where the file is not a config
     error = mmcv_ops_error()
     if error:
         raise SystemExit(f"detectors need mmcv's compiled ops ({error}). Fix it with:\n  {REBUILD_MMCV}")
@@ -67,20 +72,17 @@ def main(argv: Sequence[str] | None = None) -> None:
     if device == 'cpu':
         keep_freed_memory()
     settings = Settings(**{name: getattr(args, name) for name in Settings._fields})
-    try:
-        content = extract_proposals(
-            args.config,
-            args.checkpoint,
-            args.images,
-            args.out,
-            args.img_root,
-            settings,
-            args.batch_size,
-            args.num_workers,
-            device,
-        )
-    except (ImportError, OSError, ValueError, RuntimeError, AttributeError, UnpicklingError) as failure:
-        raise SystemExit(str(failure)) from failure
+    content = extract_proposals(
+        args.config,
+        args.checkpoint,
+        args.images,
+        args.out,
+        args.img_root,
+        settings,
+        args.batch_size,
+        args.num_workers,
+        device,
+    )
     close_processes()
     if content is not None:
         report(content, args.out)

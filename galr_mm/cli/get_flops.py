@@ -15,6 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from galr_mm.apis import init_model
 from galr_mm.cli.common import ConfigOptions, read_config
+from galr_mm.cli.errors import one_line, settings_of
 from galr_mm.models import DualEncoder, HuggingFaceTextEncoder
 from galr_mm.models.retrievers.dual_encoder import evaluating
 
@@ -105,9 +106,16 @@ def measure(model: DualEncoder, cfg: Config) -> dict[str, Any]:
         )
 
 
+@one_line
 def main(argv: Sequence[str] | None = None) -> None:
-    """Print the table."""
+    """Read the command line and run."""
     args = parse_args(argv)
+    with settings_of(args.config):
+        run(args)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Print the table."""
     cfg = read_config(args.config, args.cfg_options)
     missing = [name for name in ('model', 'test_dataloader') if cfg.get(name) is None]
     if missing:

@@ -16,9 +16,10 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
+from galr_mm.cli.errors import one_line
 from galr_mm.datasets.captions import number_records
 from galr_mm.text import Vocabulary
-from galr_mm.utils.io import write_text
+from galr_mm.utils.io import atomic_write, write_text
 from galr_mm.utils.logging import progress
 
 SIDE = 256
@@ -232,7 +233,8 @@ def make(out: Path, counts: dict[str, int], seed: int) -> int:
                 done, code = cv2.imencode('.jpg', img, [cv2.IMWRITE_JPEG_QUALITY, 92])
                 if not done:
                     raise OSError(f'cannot encode {name}')
-                (out / 'images' / name).write_bytes(code.tobytes())
+                with atomic_write(out / 'images' / name) as part:
+                    part.write_bytes(code.tobytes())
                 records.append(dict(filename=name, split=split, sentences=[dict(raw=text) for text in captions]))
                 images, annotations = coco[split]['images'], coco[split]['annotations']
                 images.append(dict(id=number + 1, file_name=name, width=SIDE, height=SIDE))
@@ -257,6 +259,7 @@ def make(out: Path, counts: dict[str, int], seed: int) -> int:
     return sum(len(content['annotations']) for content in coco.values())
 
 
+@one_line
 def main(argv: Sequence[str] | None = None) -> None:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -269,6 +272,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     counts = dict(train=args.train, val=args.val, test=args.test)
     if min(counts.values()) < 1:
         parser.error(f'every split needs an image, got {counts}')
+    if args.seed < 0:
+        parser.error(f'--seed is {args.seed}, expected 0 or more')
     try:
         objects = make(args.out, counts, args.seed)
     except OSError as error:

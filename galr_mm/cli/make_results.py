@@ -27,6 +27,7 @@ from typing import NamedTuple
 
 import torch
 
+from galr_mm.cli.errors import one_line
 from galr_mm.datasets.ucm import CLASSES, class_of
 from galr_mm.evaluation import RecallAtK
 from galr_mm.evaluation.runs import Ranks, Run, load_run
@@ -84,6 +85,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
+@one_line
 def main(argv: Sequence[str] | None = None) -> None:
     """Make, or check, the tables of each page."""
     args = parse_args(argv)

@@ -17,6 +17,7 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
+from galr_mm.cli.errors import one_line
 from galr_mm.datasets.captions import SPLITS, clean_split, load_karpathy
 from galr_mm.datasets.localization import write_air_slt
 from galr_mm.datasets.mosaics import classes_of, draw_mosaic, make_mosaic
@@ -46,6 +47,7 @@ def make(source: Path, images: Path, out: Path, args: argparse.Namespace) -> Non
     print(f'{args.scenes} scenes with {len(cases)} sentences, {regions:.2f} regions each, written to {out}')
 
 
+@one_line
 def main(argv: Sequence[str] | None = None) -> None:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -65,7 +67,4 @@ def main(argv: Sequence[str] | None = None) -> None:
     for name in ('scenes', 'grid', 'tile', 'sentences'):
         if getattr(args, name) < 1:
             parser.error(f'--{name} is {getattr(args, name)}, expected 1 or more')
-    try:
-        make(args.source, args.images or args.source.parent / 'images', args.out, args)
-    except (OSError, ValueError) as error:
-        raise SystemExit(str(error)) from error
+    make(args.source, args.images or args.source.parent / 'images', args.out, args)

@@ -11,9 +11,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
+from galr_mm.cli.errors import one_line
 from galr_mm.integrations.checkpoints import read_weights
 from galr_mm.messages import shorten
 from galr_mm.utils.io import atomic_write
@@ -36,6 +37,7 @@ def publishable(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return out
 
 
+@one_line
 def main(argv: Sequence[str] | None = None) -> None:
     """Read the command line and run."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -52,14 +54,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     wrong = [note for note in args.note if '=' not in note]
     if wrong:
         parser.error(f'--note: {wrong[0]!r} is not KEY=TEXT')
-    try:
-        weights = read_weights(args.checkpoint)
-    except (OSError, ValueError) as error:
-        raise SystemExit(str(error)) from error
+    weights = read_weights(args.checkpoint)
     try:
         weights = publishable(weights)
     except ValueError as error:
         raise SystemExit(f'{args.checkpoint}: {error}') from error
     with atomic_write(args.out) as part:
-        save_file(weights, part, metadata=dict(note.split('=', 1) for note in args.note))
+        part.write_bytes(save(weights, metadata=dict(note.split('=', 1) for note in args.note)))
     print(f'{args.out}: {len(weights)} tensors, {args.out.stat().st_size / 2**20:.1f} MiB')

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from galr_mm.cli.common import require_writable
+from galr_mm.cli.errors import one_line
 from galr_mm.evaluation import FormulaRerank, RecallAtK, build_rerankers, paired_bootstrap
 from galr_mm.evaluation.rerankers import Reranker
 from galr_mm.evaluation.sweep import GRIDS, sweep_multivariate, sweep_reranker
@@ -151,9 +152,9 @@ def load_scores(args: argparse.Namespace) -> RetrievalScores:
             positives = RetrievalScores.from_matrix(i2t, count).positives
         return RetrievalScores(i2t, t2i, positives, args.filler, **banks)
     except ValueError as error:
+        files = f'{args.similarity} and --t2i {args.t2i}' if args.t2i else args.similarity
         raise SystemExit(
-            f'{args.similarity}: {error}. Rows are images; --captions-per-image or --positives say which captions '
-            'are theirs'
+            f'{files}: {error}. Rows are images; --captions-per-image or --positives say which captions are theirs'
         ) from error
 
 
@@ -180,6 +181,7 @@ def read_positives(path: str, images: int, captions: int) -> Tensor:
     return positives
 
 
+@one_line
 def main(argv: Sequence[str] | None = None) -> None:
     """Re-rank and report, or sweep."""
     args = parse_args(argv)
@@ -189,15 +191,12 @@ def main(argv: Sequence[str] | None = None) -> None:
             raise SystemExit(f'{flag} is {path}, expected a file name that ends in {suffix}')
         if path:
             require_writable(Path(path).parent, flag)
-    try:
-        if args.bank and args.method in ('dsl', 'csls'):
-            options['bank'] = True
-        elif args.bank and args.method != 'qbnorm':
-            raise SystemExit(f'--bank is for qbnorm, dsl and csls; {args.method} has no use for it')
-        reranker = build_rerankers(args.method, {args.method: options})[args.method]
-        recall = RecallAtK(args.topk)
-    except ValueError as error:
-        raise SystemExit(str(error)) from error
+    if args.bank and args.method in ('dsl', 'csls'):
+        options['bank'] = True
+    elif args.bank and args.method != 'qbnorm':
+        raise SystemExit(f'--bank is for qbnorm, dsl and csls; {args.method} has no use for it')
+    reranker = build_rerankers(args.method, {args.method: options})[args.method]
+    recall = RecallAtK(args.topk)
     scores = load_scores(args)
     try:
         if args.sweep:

@@ -34,9 +34,11 @@ from galr_mm.cli.common import (
     read_config,
     require_writable,
 )
+from galr_mm.cli.errors import one_line, settings_of
 from galr_mm.cli.get_flops import measure
 from galr_mm.cli.test import load_weights
 from galr_mm.cli.test import parse_args as parse_test_args
+from galr_mm.datasets.feature_cache import FeatureCache
 from galr_mm.evaluation import RecallAtK, RetrievalEvaluator
 from galr_mm.evaluation.rerankers import build_rerankers
 from galr_mm.evaluation.runs import save_run
@@ -116,12 +118,14 @@ def starting_weights(cfg: Config) -> list[str]:
     return found
 
 
+@one_line
 def main(argv: Sequence[str] | None = None) -> None:
     """Run each seed in a process of its own; one seed alone runs here."""
     args = parse_args(argv)
     signal.signal(signal.SIGTERM, _stop)  # so that the training ends with this process
     if len(args.seeds) == 1:
-        run_seed(args, args.seeds[0])
+        with settings_of(args.config):
+            run_seed(args, args.seeds[0])
         return
     failed = []
     folders = ['--out', str(args.out), '--work-dir', str(args.work_dir)]
@@ -149,6 +153,11 @@ def run_seed(args: argparse.Namespace, seed: int) -> None:
     out, work = args.out / args.name / f'seed_{seed}.json', args.work_dir / args.name / f'seed_{seed}'
     if any(word.startswith('randomness') for word in args.cfg_options):
         raise SystemExit('--cfg-options randomness...: --seeds sets it')
+    if args.feature_cache:
+        try:
+            FeatureCache(args.feature_cache)
+        except (OSError, ValueError) as error:
+            raise SystemExit(f'--feature-cache: {error}') from error
     splits = ['val'] if args.no_test else ['val', 'test']
     settings = dict(config=_portable(args.config), options=[_portable(word) for word in args.cfg_options])
     asked = {**settings, 'rerank': {name: repr(reranker) for name, reranker in rerankers.items()}}
@@ -191,8 +200,7 @@ def train(args: argparse.Namespace, seed: int, cfg: Config, work: Path, settings
         return
     words = [args.config, '--work-dir', str(work), '--resume']
     words += ['--feature-cache', args.feature_cache] if args.feature_cache else []
-    # mmengine removes the old checkpoint before it writes the new one: of two, a stop leaves one whole
-    options = [*args.cfg_options, f'randomness.seed={seed}', 'default_hooks.checkpoint.max_keep_ckpts=2']
+    options = [*args.cfg_options, f'randomness.seed={seed}']
     code = _python('train', *words, '--cfg-options', *options)
     if code:
         raise SystemExit(f'seed {seed}: training ended with exit code {code}; its files are in {work}')

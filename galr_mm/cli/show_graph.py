@@ -13,16 +13,24 @@ from pathlib import Path
 import numpy as np
 
 from galr_mm.cli.common import add_browse_arguments, load_split, require_writable
+from galr_mm.cli.errors import one_line, settings_of
 from galr_mm.registry import MODELS
 from galr_mm.structures import Detections
 from galr_mm.visualization import draw_graph
 
 
+@one_line
 def main(argv: Sequence[str] | None = None) -> None:
-    """Draw the graphs of some images of a split."""
+    """Read the command line and run."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_browse_arguments(parser)
     args = parser.parse_args(argv)
+    with settings_of(args.config):
+        run(args)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Draw the graphs of some images of a split."""
     cfg, dataset, indices = load_split(args)
     local = cfg.model.get('local')
     if local is None:

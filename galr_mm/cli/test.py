@@ -19,7 +19,7 @@ from galr_mm.cli.common import (
     load_config,
     require_writable,
 )
-from galr_mm.engine.checks import TrainingError
+from galr_mm.cli.errors import one_line, settings_of
 from galr_mm.engine.hooks import CaptionReportHook
 from galr_mm.integrations.checkpoints import is_link
 from galr_mm.messages import clip
@@ -88,9 +88,16 @@ def load_weights(runner: Runner, checkpoint: str) -> None:
         raise SystemExit(f'{checkpoint} does not fit the model of this config: {clip(error, 1500)}') from error
 
 
+@one_line
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run the test."""
+    """Read the command line and run."""
     args = parse_args(argv)
+    with settings_of(args.config):
+        run(args)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Run the test."""
     cfg = merge_args(load_config(args, ('model', 'test_dataloader', 'test_cfg', 'test_evaluator')), args)
     require_writable(Path(cfg.work_dir), '--work-dir')
     check_start(cfg, args.checkpoint)
@@ -101,8 +108,5 @@ def main(argv: Sequence[str] | None = None) -> None:
     else:
         # where mmengine would: hooks such as EMAHook want to be set up before
         runner.load_or_resume = lambda: load_weights(runner, args.checkpoint)
-    try:
-        runner.test()
-    except TrainingError as error:
-        raise SystemExit(str(error)) from error
+    runner.test()
     close_processes()

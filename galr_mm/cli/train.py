@@ -19,10 +19,10 @@ from galr_mm.cli.common import (
     load_config,
     require_writable,
 )
-from galr_mm.engine.checks import TrainingError
+from galr_mm.cli.errors import one_line, settings_of
 from galr_mm.engine.hooks import CaptionReportHook
 from galr_mm.integrations.checkpoints import is_link
-from galr_mm.utils.io import file_lock
+from galr_mm.utils.io import file_lock, naming
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -65,15 +65,23 @@ def merge_args(cfg: Config, args: argparse.Namespace) -> Config:
     return cfg
 
 
+@one_line
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run training."""
+    """Read the command line and run."""
     args = parse_args(argv)
+    with settings_of(args.config):
+        run(args)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Run training."""
     cfg = merge_args(load_config(args, ('model', 'train_dataloader', 'train_cfg', 'optim_wrapper')), args)
     require_writable(Path(cfg.work_dir), '--work-dir')
     check_start(cfg, cfg.get('load_from'))
     try:
         # the first process writes; the others may not see its file system
-        with file_lock(Path(cfg.work_dir) / 'training') if os.environ.get('RANK', '0') == '0' else nullcontext():
+        lock = file_lock(Path(cfg.work_dir) / 'training') if os.environ.get('RANK', '0') == '0' else nullcontext()
+        with lock, naming(cfg.work_dir):
             runner = build_runner(cfg)
             runner.register_hook(CaptionReportHook())
             runner.train()
@@ -81,6 +89,4 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise SystemExit(
             f'--work-dir: another training is running in {cfg.work_dir}; wait for it, stop it, or take another folder'
         ) from error
-    except TrainingError as error:
-        raise SystemExit(str(error)) from error
     close_processes()

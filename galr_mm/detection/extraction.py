@@ -24,7 +24,7 @@ from galr_mm.detection.coco import write_coco
 from galr_mm.detection.detector import MMDetDetector
 from galr_mm.imagery import image_size, list_images, read_image
 from galr_mm.structures import Detections
-from galr_mm.utils.io import file_lock, write_text
+from galr_mm.utils.io import file_lock, naming, write_text
 from galr_mm.utils.logging import progress
 
 
@@ -177,6 +177,7 @@ def extract_proposals(
         if done and is_main_process():
             print(f'resuming after {len(names) - len(todo)} of {len(names)} images from {_partial(out)}', flush=True)
         with (
+            naming(_partial(out, get_rank())),
             _partial(out, get_rank()).open('a', encoding='utf-8') as file,
             progress(total=len(own), unit='image', disable=not is_main_process()) as bar,
         ):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -36,7 +37,7 @@ from galr_mm.models.retrievers.dual_encoder import check_cached
 from galr_mm.models.visual import StagedBackbone
 from galr_mm.registry import DATASETS, MODELS
 from galr_mm.utils.config import datasets_of
-from galr_mm.utils.io import file_lock
+from galr_mm.utils.io import atomic_write, file_lock
 from galr_mm.utils.logging import progress
 from galr_mm.utils.precision import autocast
 
@@ -387,12 +388,21 @@ def fill_images(
 
 
 def open_array(path: Path, shape: tuple[int, ...], dtype: type) -> np.memmap:
-    """An array on disk, new ones full of zeros."""
+    """An array on disk, new ones full of zeros.
+
+    Raises:
+        OSError: when it does not fit on the disk; names the file.
+    """
     if path.is_file():
         found = np.load(path, mmap_mode='r+')
         if found.shape == shape and found.dtype == dtype:
             return found
-    return np.lib.format.open_memmap(path, 'w+', dtype, shape)
+    with atomic_write(path) as part:
+        np.lib.format.open_memmap(part, 'w+', dtype, shape)
+        if hasattr(os, 'posix_fallocate'):  # on a full disk, writing to a mapped page would be the end of the process
+            with part.open('r+b') as file:
+                os.posix_fallocate(file.fileno(), 0, part.stat().st_size)
+    return np.load(path, mmap_mode='r+')
 
 
 @torch.no_grad()

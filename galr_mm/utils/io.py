@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import errno
+import glob
 import gzip
 import json
 import os
+import platform
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
@@ -85,12 +87,40 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
     """Give a temporary name to write to, which becomes ``path`` at the end and is removed where the writing fails."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f'.{path.name}.{os.getpid()}.part')
+    beginning = f'.{path.name}.{platform.node()}-'
+    for left in path.parent.glob(f'{glob.escape(beginning)}*.part'):  # by a process that was killed
+        if not _is_running(left.stem.removeprefix(beginning)):
+            left.unlink(missing_ok=True)
+    part = path.with_name(f'{beginning}{os.getpid()}.part')
     try:
-        yield part
-        part.replace(path)
+        with naming(path):
+            yield part
+            part.replace(path)
     finally:
         part.unlink(missing_ok=True)
+
+
+@contextmanager
+def naming(path: str | Path) -> Iterator[None]:
+    """Let errors of writing name the file: where the disk is full, the system does not."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is not None and (error.filename is None or str(error.filename).endswith('.part')):
+            error.filename = str(path)
+        raise
+
+
+def _is_running(process: str) -> bool:
+    if os.name != 'posix':  # elsewhere there is no signal that only asks
+        return True
+    try:
+        os.kill(int(process), 0)
+    except (ProcessLookupError, ValueError):
+        return False
+    except PermissionError:  # of another user
+        return True
+    return True
 
 
 @contextmanager

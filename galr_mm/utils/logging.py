@@ -16,6 +16,7 @@ FILE_ONLY = (
     'Config:\n',
     'Hooks will be executed',
     'Exp name: ',
+    'Traceback (most recent call last)',
     'Using env variable ',
     'paramwise_options -- ',
     'Distributed training is not used, all SyncBatchNorm',

@@ -326,7 +326,7 @@ def test_clear_errors(mini_config, arguments, message, monkeypatch, main):
 @pytest.mark.parametrize('main', [train, run_test, verify])
 def test_a_broken_config(tmp_path, text, message, main):
     if main is verify and not text:
-        message = 'the config has no data set to verify'
+        message = 'c.py has no data set to verify'
     with pytest.raises(SystemExit, match=re.escape(message)):
         main([str(settings(tmp_path / 'c.py', text))])
 

@@ -1,0 +1,73 @@
+"""How a tool ends where something is wrong: one line on standard error that says what, and exit code 1."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from mmengine.logging import MMLogger
+
+from galr_mm.messages import clip
+
+OF_INPUT = (OSError, ValueError, ImportError)  # what bad files, settings and places make; their messages name it
+LONGEST = 1900  # characters of a message
+
+Main = Callable[[Sequence[str] | None], None]
+
+
+def one_line(main: Main) -> Main:
+    """Let the ``main`` of a tool end with a message, not a traceback, where its input is wrong."""
+
+    @functools.wraps(main)
+    def run(argv: Sequence[str] | None = None) -> None:
+        logging.raiseExceptions = False  # of a log that cannot be written: on a full disk the results say so
+        try:
+            main(argv)
+        except OF_INPUT as error:
+            raise SystemExit(clip(error, LONGEST)) from error
+
+    return run
+
+
+@contextmanager
+def settings_of(config: str | Path) -> Iterator[None]:
+    """Say which part of a config an error came from; its parts are anyone's Python, so they raise anything.
+
+    The traceback goes to the log file of the run, where there is one; with ``log_level='DEBUG'`` to the terminal too.
+
+    Raises:
+        ValueError: with the config, its part, the error and the line of code that raised it.
+    """
+    try:
+        yield
+    except Exception as error:
+        log, part = _log_traceback(), _part_of(error)
+        if isinstance(error, OF_INPUT) and part is None:
+            raise
+        frame = traceback.extract_tb(error.__traceback__)[-1]
+        where = f'{Path(frame.filename).name}, line {frame.lineno}{f"; more in {log}" if log else ""}'
+        text = clip(error.args[0] if isinstance(error, KeyError) and error.args else error, LONGEST - 500)
+        kind = '' if isinstance(error, OF_INPUT) else f'{type(error).__name__}: '
+        raise ValueError(f'{config}{f", {part}" if part else ""}: {kind}{text} ({where})') from error
+
+
+def _part_of(error: Exception) -> str | None:
+    """Name of the class that a registry was building when it failed; None where none was."""
+    part = None
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        if frame.f_code.co_name == 'build_from_cfg' and isinstance(frame.f_locals.get('obj_cls'), type):
+            part = frame.f_locals['obj_cls'].__name__
+    return part
+
+
+def _log_traceback() -> str | None:
+    """Write the traceback of the present error to the log file; its path."""
+    logger = MMLogger.get_current_instance()
+    files = [handler.baseFilename for handler in logger.handlers if isinstance(handler, logging.FileHandler)]
+    if files:
+        logger.error(traceback.format_exc())
+    return files[0] if files else None

@@ -1,0 +1,75 @@
+"""Where something is wrong a tool ends with one line."""
+
+import importlib
+import logging
+import pkgutil
+
+import pytest
+from mmengine.logging import MMLogger
+
+import galr_mm.cli
+from galr_mm.cli.errors import LONGEST, one_line, settings_of
+from galr_mm.registry import MODELS
+
+TOOLS = [name for _, name, _ in pkgutil.iter_modules(galr_mm.cli.__path__) if name not in ('common', 'errors')]
+
+
+@pytest.fixture(autouse=True)
+def keep_logging(monkeypatch):
+    monkeypatch.setattr(logging, 'raiseExceptions', logging.raiseExceptions)
+
+
+def raising(error):
+    @one_line
+    def main(argv=None):
+        raise error
+
+    return main
+
+
+@pytest.mark.parametrize('name', TOOLS)
+def test_every_tool_has_it(name):
+    assert importlib.import_module(f'galr_mm.cli.{name}').main.__wrapped__
+
+
+@pytest.mark.parametrize(
+    'error', [FileNotFoundError(2, 'No such file', 'a.json'), ValueError('a.json:\n  no'), ImportError('a.json')]
+)
+def test_wrong_input_is_a_message(error):
+    with pytest.raises(SystemExit, match='a.json') as end:
+        raising(error)()
+    assert '\n' not in end.value.code
+    with pytest.raises(SystemExit) as end:
+        raising(ValueError('x' * 10_000))()
+    assert len(end.value.code) <= LONGEST
+
+
+def test_anything_else_keeps_its_traceback():
+    with pytest.raises(RuntimeError, match='a mistake of ours'):
+        raising(RuntimeError('a mistake of ours'))()
+
+
+def test_the_part_of_a_config_is_named():
+    named = r"^c\.py, MIDF: mode is 'x', expected .*\(midf\.py, line \d+\)$"
+    with pytest.raises(ValueError, match=named), settings_of('c.py'):
+        MODELS.build(dict(type='galr_mm.MIDF', mode='x'))
+    with pytest.raises(ValueError, match=r'^c\.py, MIDF: TypeError: .*nothing'), settings_of('c.py'):
+        MODELS.build(dict(type='galr_mm.MIDF', nothing=3))
+    with pytest.raises(ValueError, match=r'^c\.py: KeyError: galr_mm\.No is not in the'), settings_of('c.py'):
+        MODELS.build(dict(type='galr_mm.No'))
+
+
+def test_what_names_a_file_stays_as_it_is():
+    with pytest.raises(FileNotFoundError, match=r'^no captions at a\.json$'), settings_of('c.py'):
+        raise FileNotFoundError('no captions at a.json')
+
+
+def test_the_traceback_is_in_the_log(tmp_path):
+    log = tmp_path / 'run.log'
+    MMLogger.get_instance('errors', log_file=str(log))
+    try:
+        with pytest.raises(ValueError, match=rf'more in .*{log.name}'), settings_of('c.py'):
+            _ = {}['key']
+    finally:
+        MMLogger._instance_dict.pop('errors')
+    assert "_ = {}['key']" in log.read_text()
