@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -69,9 +69,7 @@ class BadFiles(Maker):
         }  # fmt: skip
         for field, value in records.items():
             key = field if field in ('filename', 'split') else 'sentences'
-            path = self.changed(
-                f'{field}.json', self.captions, lambda c, k=key, v=value: c['images'][-1].update({k: v})
-            )
+            path = self.changed(f'{field}.json', self.captions, _set(lambda c: c['images'][-1], key, value))
             yield (
                 Case(kind, 'build_vocabulary', [path, '--out', out / 'v.json'], (path.name,))
                 if field != 'none'
@@ -86,13 +84,13 @@ class BadFiles(Maker):
         for field, values in fields.items():
             for number, value in enumerate(values):
                 name = f'{field}_{number}.json'
-                path = self.changed(name, self.place.results, lambda c, f=field, v=value: c[7].update({f: v}))
+                path = self.changed(name, self.place.results, _set(lambda c: c[7], field, value))
                 words = [path, self.place.listing, '--out', out / 'p.json']
                 yield Case(kind, 'convert_detections', words, (path.name,))
         sizes: dict[str, Any] = {'width': 0, 'height': 'tall', 'id': [1], 'file_name': None}
         for field, value in sizes.items():
             name = f'listing_{field}.json'
-            path = self.changed(name, self.place.listing, lambda c, f=field, v=value: c['images'][3].update({f: v}))
+            path = self.changed(name, self.place.listing, _set(lambda c: c['images'][3], field, value))
             words = [self.place.results, path, '--out', out / 'p.json']
             yield Case(kind, 'convert_detections', words, (path.name, self.place.results.name))
         for number, value in enumerate(([[0]], [[-1]] * 60, [[300]] * 60, [['a']] * 60, [3] * 60)):
@@ -168,3 +166,8 @@ class BadFiles(Maker):
             for kind, path in self.broken('config.py', self.place.config):
                 if kind != 'truncated':  # may be a config
                     yield Case(kind, tool, self.common(tool, path), (path.name,))
+
+
+def _set(pick: Callable[[Any], dict[str, Any]], field: str, value: Any) -> Callable[[Any], None]:
+    """What sets a field of an entry that is picked from a json."""
+    return lambda content: pick(content).update({field: value})

@@ -137,8 +137,8 @@ class BadWords(Maker):
             ('make_results', [self.write('kind.md', b'<!-- table: x\na: b\n-->\n<!-- end -->\n')], ('table',)),
             ('make_results', [self.write('row.md', b'<!-- table: curves\na: b\n-->\n<!-- end -->\n')], ('table',)),
         ]
-        for tool, words, names in conflicts:
-            yield Case('options that exclude each other, or something is missing', tool, words, names)
+        for tool, words, named in conflicts:
+            yield Case('options that exclude each other, or something is missing', tool, words, named)
 
     def outputs(self) -> Iterator[Case]:
         """Places where nothing can be written, and files that would be lost."""

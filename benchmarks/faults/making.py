@@ -76,7 +76,15 @@ class Maker:
         text = good.read_text(encoding='utf-8')
         at = text.index(': "') + 3 if ': "' in text else 1
         yield 'latin-1', self.write(f'latin1_{name}', (text[:at] + 'é' + text[at:]).encode('latin-1'))
-        wrong = [None, 'text', [], [[1, 2]], {'images': 3, 'words': 3}, {'images': [3], 'words': [3]}, {'images': []}]
+        wrong: list[Any] = [
+            None,
+            'text',
+            [],
+            [[1, 2]],
+            {'images': 3, 'words': 3},
+            {'images': [3], 'words': [3]},
+            {'images': []},
+        ]
         for value in wrong:
             if of_lists and value == []:
                 continue  # the right kind

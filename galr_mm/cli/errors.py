@@ -5,9 +5,10 @@ from __future__ import annotations
 import functools
 import logging
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import ParamSpec
 
 from mmengine.logging import MMLogger
 
@@ -16,17 +17,17 @@ from galr_mm.messages import clip
 OF_INPUT = (OSError, ValueError, ImportError)  # what bad files, settings and places make; their messages name it
 LONGEST = 1900  # characters of a message
 
-Main = Callable[[Sequence[str] | None], None]
+P = ParamSpec('P')
 
 
-def one_line(main: Main) -> Main:
+def one_line(main: Callable[P, None]) -> Callable[P, None]:
     """Let the ``main`` of a tool end with a message, not a traceback, where its input is wrong."""
 
     @functools.wraps(main)
-    def run(argv: Sequence[str] | None = None) -> None:
+    def run(*args: P.args, **kwargs: P.kwargs) -> None:
         logging.raiseExceptions = False  # of a log that cannot be written: on a full disk the results say so
         try:
-            main(argv)
+            main(*args, **kwargs)
         except OF_INPUT as error:
             raise SystemExit(clip(error, LONGEST)) from error
 

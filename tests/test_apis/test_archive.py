@@ -123,7 +123,7 @@ def test_settings_that_make_no_sense(searcher):
     with pytest.raises(ValueError, match="rerank is 'best', expected one of mr, rr, dsl, qbnorm, csls"):
         searcher('a ship', rerank='best')
     with pytest.raises(ValueError, match='unexpected keyword'):
-        searcher('a ship', rerank=dict(type='mr', wieghts=(1, 1, 1)))
+        searcher('a ship', rerank=dict(type='mr', weight=(1, 1, 1)))
     with pytest.raises(ValueError, match='k is 0'):
         searcher('a ship', rerank=dict(type='mr', k=0))
     with pytest.raises(ValueError, match='bbox is'):

@@ -68,7 +68,7 @@ class ResumableCheckpointHook(CheckpointHook):
         """Take up the random states, and the validation that is missing."""
         super().before_train(runner)
         if self.max_keep_ckpts > 0:
-            self.keep_ckpt_ids = deque(self.keep_ckpt_ids)  # holds one more while that is written
+            self.keep_ckpt_ids: deque = deque(self.keep_ckpt_ids)  # holds one more while that is written
         if self._resumed is None:
             return
         states, validated = self._resumed['states'], self._resumed['validated']
@@ -152,7 +152,9 @@ class ResumableCheckpointHook(CheckpointHook):
 
 def random_states() -> dict[str, Any]:
     """States of all generators of this process, as plain values and tensors."""
-    _, keys, position, has_gauss, gauss = np.random.get_state()
+    generator = np.random.get_state(legacy=False)
+    keys, position = generator['state']['key'], generator['state']['pos']
+    has_gauss, gauss = generator['has_gauss'], generator['gauss']
     cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
     return dict(
         python=random.getstate(),
