@@ -126,7 +126,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise SystemExit(f'no file at {args.source}')
     checkpoint = read_checkpoint(args.source)
     released = checkpoint.get('model', checkpoint.get('state_dict'))
-    if not isinstance(released, dict):  # a .safetensors holds the state dict alone
+    if not isinstance(released, dict) or not released:  # a .safetensors holds the state dict alone
         raise SystemExit(f"{args.source} is not a released checkpoint: expected a dict whose 'model' is the state dict")
     try:
         weights = convert(released)

@@ -67,7 +67,7 @@ def require_fitting(checkpoint: Mapping[str, Any], model: nn.Module, filename: s
     lacking = [key for key in ('meta', 'optimizer', 'message_hub') if key not in checkpoint]
     if lacking or 'epoch' not in checkpoint['meta']:
         raise TrainingError(
-            f'--resume: {filename} holds weights without the state of a training (no {", ".join(lacking) or "epoch"}); '
+            f'--resume: {filename} holds weights only (no {", ".join(lacking) or "epoch"} of a training); '
             'to start from these weights: --cfg-options load_from=FILE'
         )
     inner: Any = model.module if is_model_wrapper(model) else model
