@@ -19,7 +19,7 @@ from benchmarks.faults.scenarios import Scenarios
 from benchmarks.faults.workplace import Workplace
 
 PARTS = ('kills', 'processes', 'inputs', 'disk', 'readonly')
-ROUNDS = dict(kills=50, disk=39, readonly=13, processes=6)  # and all inputs
+ROUNDS = dict(kills=50, disk=13, readonly=13, processes=6)  # and all inputs
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -53,7 +53,6 @@ class BadWords(Maker):
             yield self.with_options('misspelt setting', tool, 'modle.fusion=3', 'modle')
             loader = 'train_dataloader' if tool in ('train', 'run_seeds') else 'test_dataloader'
             yield self.with_options('wrong setting', tool, f'{loader}.dataset.type=galr_mm.No', 'galr_mm.No')
-            yield self.with_options('setting inside a value', tool, 'work_dir.a=3', 'work_dir')
 
     def options(self) -> Iterator[Case]:
         """Command lines."""
