@@ -19,7 +19,7 @@ from benchmarks.faults.scenarios import Scenarios
 from benchmarks.faults.workplace import Workplace
 
 PARTS = ('kills', 'processes', 'inputs', 'disk', 'readonly')
-ROUNDS = dict(kills=50, disk=39, readonly=13, processes=6)  # and all inputs
+ROUNDS = dict(kills=50, disk=13, readonly=13, processes=6)  # and all inputs
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -42,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             minutes = round((time.monotonic() - started) / 60, 1)
             record[part] = dict(rows=rows, skipped=skipped, minutes=minutes)
             print(f'\n## {part}\n\n{skipped or table}\n', flush=True)
-    args.out.write_text(json.dumps(record, indent=1) + '\n')
+            args.out.write_text(json.dumps(record, indent=1) + '\n')
     failed = sum(bool(row['problems']) for part in args.part for row in record[part]['rows'])
     print(f'{failed} of {sum(len(record[part]["rows"]) for part in args.part)} runs failed; all are in {args.out}')
     raise SystemExit(bool(failed))

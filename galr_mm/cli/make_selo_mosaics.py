@@ -64,6 +64,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument('--sentences', type=int, default=3, help='of a scene, at most')
     parser.add_argument('--seed', type=int, default=0)
     args = parser.parse_args(argv)
+    if args.seed < 0:
+        parser.error(f'--seed is {args.seed}, expected 0 or more')
     for name in ('scenes', 'grid', 'tile', 'sentences'):
         if getattr(args, name) < 1:
             parser.error(f'--{name} is {getattr(args, name)}, expected 1 or more')

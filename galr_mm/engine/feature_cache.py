@@ -218,6 +218,8 @@ def cache_features(
         raise ValueError(f'dtype is {dtype!r}, expected one of {", ".join(DTYPES)}')
     if batch_size < 1:
         raise ValueError(f'batch_size is {batch_size}, expected 1 or more')
+    if num_workers < 0:
+        raise ValueError(f'num_workers is {num_workers}, expected 0 or more')
     init_default_scope(cfg.get('default_scope', 'mmengine'))
     preprocessor = preprocessor_of(cfg)
     if cfg.model.get('data_preprocessor') is None and preprocessor is not None:

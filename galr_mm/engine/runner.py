@@ -5,7 +5,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from mmengine.hooks import CheckpointHook
+from mmengine.dist import is_main_process
+from mmengine.hooks import CheckpointHook, LoggerHook
 from mmengine.logging import MMLogger
 from mmengine.runner import Runner
 
@@ -62,6 +63,12 @@ class ToolRunner(Runner):
         """Train; says soon how long it will take."""
         self.register_hook(FirstStepsHook())
         return super().train()
+
+    def test(self) -> dict[str, float]:
+        """Test; the first process alone writes the metrics: mmengine lets all write to one file at once."""
+        if not is_main_process():
+            self._hooks = [hook for hook in self.hooks if not isinstance(hook, LoggerHook)]
+        return super().test()
 
     def load_or_resume(self) -> None:
         """Load or resume, from where the latest checkpoint is now."""
