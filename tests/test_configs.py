@@ -181,7 +181,15 @@ def test_configs_build_under_any_scope(scope, small_data):
         assert module.split('.')[0] == ('mmdet' if Path(path) in DETECTION else 'galr_mm')
 
 
-@pytest.mark.parametrize('path', [p for p in RETRIEVAL if p.parent.name == 'clip'], ids=lambda p: p.stem)
+# the configs of other data sets differ in their files only
+CLIP = [
+    pytest.param(p, id=p.stem, marks=() if p.stem.endswith('_rsitmd') else pytest.mark.slow)
+    for p in RETRIEVAL
+    if p.parent.name == 'clip'
+]
+
+
+@pytest.mark.parametrize('path', CLIP)
 @pytest.mark.clip
 def test_clip_configs_run(path, mini, tmp_path):
     """Every CLIP config trains a few steps, validates, and tests with MR; a tiny CLIP with random weights stands in."""

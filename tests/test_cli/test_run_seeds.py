@@ -143,6 +143,7 @@ def test_a_training_of_other_settings_is_not_taken(copied):
         run(*words, '--seeds', 0, '--cfg-options', 'train_cfg.max_epochs=1')
 
 
+@pytest.mark.slow
 def test_val_first_and_test_later(copied):
     """The training is not repeated; re-rankers may be chosen in between."""
     folder, words = copied
@@ -161,6 +162,7 @@ def test_val_first_and_test_later(copied):
     assert (folder / 'work/mini/seed_0/trained').stat().st_mtime_ns == trained
 
 
+@pytest.mark.slow
 def test_a_failed_seed_is_named_and_the_others_go_on(copied):
     folder, words = copied
     (folder / 'out/mini/seed_0.json').unlink()

@@ -192,6 +192,7 @@ def test_two_processes_train(mini_config, tmp_path):
     assert (tmp_path / 'epoch_1.pth').exists()
 
 
+@pytest.mark.slow
 @pytest.mark.distributed
 def test_two_processes_train_with_a_part_that_the_loss_does_not_reach(mini_config, tmp_path):
     """The second step would fail without find_unused_parameters."""
@@ -220,6 +221,7 @@ train_cfg = dict(max_epochs=1)
     assert (tmp_path / 'epoch_1.pth').exists()
 
 
+@pytest.mark.slow
 def test_killed_training_goes_on(mini_config, tmp_path):
     """SIGKILL in the middle of the second epoch, then --resume."""
     command = [sys.executable, 'tools/train.py', mini_config, '--work-dir', tmp_path]

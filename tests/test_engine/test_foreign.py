@@ -162,7 +162,7 @@ def printed(log):
 
 
 @pytest.mark.distributed
-@pytest.mark.parametrize('images', [11, 12])
+@pytest.mark.parametrize('images', [11, pytest.param(12, marks=pytest.mark.slow)])
 def test_two_processes(images, tmp_path):
     config = blip(tmp_path, images)
     options = ['--cfg-options', 'rerank=mr', 'rerank_cfg.mr.k=4']
