@@ -97,7 +97,8 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
             yield part
             part.replace(path)
     finally:
-        part.unlink(missing_ok=True)
+        if part.exists():  # a read-only disk refuses to remove even what is not there
+            part.unlink(missing_ok=True)
 
 
 @contextmanager
