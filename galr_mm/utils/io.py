@@ -188,18 +188,24 @@ def read_rows(
     ([(1, ['a', 'b, c'])], [(1, ['a', '"b" c'])])
     """
 
-    def cells(line: str, quoting: int = csv.QUOTE_MINIMAL) -> list[str]:
-        reader = csv.reader([line], delimiter=separator, skipinitialspace=skip_space, strict=True, quoting=quoting)
+    def cells(line: str, quoted: bool) -> list[str]:
+        reader = csv.reader(
+            [line],
+            delimiter=separator,
+            skipinitialspace=skip_space,
+            strict=True,
+            quoting=csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE,
+        )
         return next(reader)
 
     for number, line in enumerate(lines, start=1):
         try:
             try:
-                row = cells(line)
+                row = cells(line, quoted=True)
             except csv.Error:
                 if separator not in '\t|':
                     raise
-                row = cells(line, csv.QUOTE_NONE)
+                row = cells(line, quoted=False)
         except csv.Error as error:
             raise ValueError(
                 f'{path} line {number} is not a row of a table: {error}; a cell that begins with a double quote ends '
