@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import math
 import os
 from collections.abc import Mapping
@@ -10,6 +9,7 @@ from pathlib import Path
 
 from galr_mm.archive.filters import check_bounds, milliseconds
 from galr_mm.archive.records import Description, printable
+from galr_mm.utils.io import check_columns, read_rows
 
 BOUNDS = ('west', 'south', 'east', 'north')
 KNOWN = ('path', 'datetime', 'platform', 'gsd', *BOUNDS)
@@ -30,26 +30,27 @@ def read_metadata(path: str | Path) -> dict[bytes, Description]:
     if not path.is_file():
         raise FileNotFoundError(f'no metadata table at {path}')
     found: dict[bytes, Description] = {}
-    try:
-        with path.open(encoding='utf-8-sig', errors='surrogateescape', newline='') as file:
-            table = csv.DictReader(file)
-            if 'path' not in (table.fieldnames or ()):
-                raise ValueError(f'{path} has the columns {table.fieldnames}, expected path and others')
-            for row in table:
-                name = row.get('path') or ''
-                try:
-                    found[os.fsencode(os.path.normpath(name))] = _description(row)
-                except ValueError as error:
-                    raise ValueError(f'{path} line {table.line_num}: {error}') from None
-    except csv.Error as error:
-        raise ValueError(f'{path} is not a CSV table: {error}') from error
+    with path.open(encoding='utf-8-sig', errors='surrogateescape') as file:
+        rows = read_rows((line.rstrip('\n') for line in file), path)
+        _, columns = next(rows, (0, []))
+        if 'path' not in columns:
+            raise ValueError(f'{path} has the columns {columns}, expected path and others')
+        check_columns(columns, path)
+        for number, cells in rows:
+            if not cells:
+                continue
+            try:
+                if len(cells) > len(columns):
+                    raise ValueError(f'more cells than columns: {cells[len(columns) :]}')
+                row = dict(zip(columns, cells, strict=False))  # cells that say nothing may be left out at the end
+                found[os.fsencode(os.path.normpath(row.get('path', '')))] = _description(row)
+            except ValueError as error:
+                raise ValueError(f'{path} line {number}: {error}') from None
     return found
 
 
-def _description(row: Mapping[str | None, object]) -> Description:
-    cells = {str(name): value.strip() for name, value in row.items() if isinstance(value, str) and value.strip()}
-    if None in row:
-        raise ValueError(f'more cells than columns: {row[None]!r}')
+def _description(row: Mapping[str, str]) -> Description:
+    cells = {name: value.strip() for name, value in row.items() if value.strip()}
     if 'path' not in cells:
         raise ValueError('no path')
     place = [cells[name] for name in BOUNDS if name in cells]

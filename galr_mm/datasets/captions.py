@@ -8,21 +8,30 @@ Everything is held as Karpathy records, one an image::
 
 from __future__ import annotations
 
+import os
 import random
+import re
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from galr_mm.imagery.files import HOW_TO_GET_DATA
+from galr_mm.imagery.files import HOW_TO_GET_DATA, LISTED_SUFFIXES, listed_names, name_key
 from galr_mm.messages import clip, reason, shorten
 from galr_mm.text import caption_words
 from galr_mm.utils.io import read_json
 
 SPLITS = ('train', 'val', 'test')
+SPLIT_WORDS = dict(
+    train='train', training='train', restval='train', val='val', valid='val', validation='val', dev='val'
+)
+SPLIT_WORDS |= dict(test='test', testing='test')
 KARPATHY, COCO = 'a Karpathy-style json', 'a json of COCO captions'
 ROWS, NWPU = 'a list of images with captions', 'a json of classes with their images, as NWPU-Captions has it'
+BY_SPLIT, BY_IMAGE = 'a json of splits with their images', 'a json of images with their captions'
 TABLE, LINES = 'a table', 'a list of images with captions, one a line'
 KIND_OF_SUFFIX = {'.csv': TABLE, '.tsv': TABLE, '.txt': TABLE, '.jsonl': LINES}
+SURROGATE = re.compile('[\ud800-\udfff]')  # half a character, which json can say and no file can hold
 
 
 class CleanRecords(NamedTuple):
@@ -67,7 +76,8 @@ def load_karpathy(path: str | Path) -> list[dict]:
             raise TypeError(f"'images' is a {type(records).__name__}")
     except (KeyError, TypeError) as error:
         raise ValueError(
-            f"{path} is not {KARPATHY} with a list 'images': {reason(error)}. {_how_to_convert(path)}"
+            f"{path} is not {KARPATHY} with a list 'images': {reason(error)}, nor another caption list of "
+            'docs/datasets.md'
         ) from error
     for index, record in enumerate(records):
         problem = _record_problem(record)
@@ -77,7 +87,7 @@ def load_karpathy(path: str | Path) -> list[dict]:
 
 
 def json_kind(content: object) -> str:
-    """Which kind of caption list a json holds: KARPATHY, also for what is none of them, ROWS, COCO or NWPU."""
+    """Which kind of caption list a json holds; KARPATHY also for what is none of them."""
     if isinstance(content, list):
         return ROWS
     if not isinstance(content, dict):
@@ -85,9 +95,13 @@ def json_kind(content: object) -> str:
     notes = content.get('annotations')
     if isinstance(notes, list) and any(isinstance(note, dict) and 'caption' in note for note in notes):
         return COCO
-    lists = [*content.values()]
-    classes = 'images' not in content and any(lists) and all(isinstance(x, list) for x in lists)
-    return NWPU if classes and all(isinstance(entry, dict) for entries in lists for entry in entries) else KARPATHY
+    if 'images' in content or not any(content.values()):
+        return KARPATHY
+    if all(os.path.splitext(name)[1].lower() in LISTED_SUFFIXES for name in content):
+        return BY_IMAGE
+    if not all(isinstance(x, list) and all(isinstance(entry, dict) for entry in x) for x in content.values()):
+        return KARPATHY
+    return BY_SPLIT if all(word.lower() in SPLIT_WORDS for word in content) else NWPU
 
 
 def _how_to_convert(path: Path) -> str:
@@ -112,6 +126,9 @@ def _record_problem(record: object) -> str:
         isinstance(s, dict) and isinstance(s.get('raw'), str) for s in record['sentences']
     ):
         return f"({shorten(record['filename'])}) needs sentences=[{{'raw': str, ...}}, ...]"
+    broken = next((s['raw'] for s in record['sentences'] if SURROGATE.search(s['raw'])), None)
+    if broken is not None:
+        return f'({shorten(record["filename"])}) has the caption {shorten(broken)}, which holds half a character'
     if not isinstance(record.get('filepath', ''), str):
         return f'({shorten(record["filename"])}) has the filepath {shorten(record["filepath"])}, expected a folder'
     return ''
@@ -222,15 +239,24 @@ def sentid_problem(records: list[dict]) -> str:
 def clean_split(records: list[dict], split: str, source: str | Path) -> CleanRecords:
     """Records of one split without captions that hold no word.
 
-    In training an image left without a caption is dropped. In val and test nothing may silently leave the protocol.
+    In training an image left without a caption is dropped. In val and test nothing may silently leave the protocol:
+    an image with a record for each of its captions would be as many images of the gallery.
 
     Raises:
-        ValueError: when a val or test image is left without a caption, or the split is empty; names ``source``.
+        ValueError: when an image has more than one record, a val or test image is left without a caption, or the split
+            is empty; names ``source``.
     """
     blank, dropped, kept = 0, [], []
-    for record in records:
-        if record['split'] != split and not (split == 'train' and record['split'] == 'restval'):
-            continue
+    chosen = [r for r in records if r['split'] == split or (split == 'train' and r['split'] == 'restval')]
+    counts = Counter(name_key(listed_names(record)[0]) for record in chosen)
+    repeated = [name for name, count in counts.items() if count > 1]
+    if repeated:
+        raise ValueError(
+            f'{source}: {len(repeated)} {split} images are listed more than once, such as {shorten(repeated[0])} '
+            f'{counts[repeated[0]]} times; expected one record an image, with all its captions. `python '
+            f'tools/dataset_converters/convert_captions.py {source} --out DATASET.json` puts them together'
+        )
+    for record in chosen:
         sentences = [s for s in record['sentences'] if caption_words(s['raw'])]
         blank += len(record['sentences']) - len(sentences)
         if sentences:

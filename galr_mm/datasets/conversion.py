@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -46,9 +45,6 @@ def match_files(records: list[dict[str, Any]], folder: Path) -> int:
         ValueError: when more than one file could be an image, or one file is the image of two records.
     """
     located = ImageFolder(folder).locate(list(map(listed_names, records)))
-    twice = [name for name, count in Counter(located).items() if count > 1]
-    if twice:
-        raise ValueError(f'{twice[0]} in {folder} is the file of more than one listed image')
     changed = sum(record['filename'] != name for record, name in zip(records, located, strict=True))
     for record, name in zip(records, located, strict=True):
         record.pop('filepath', None)

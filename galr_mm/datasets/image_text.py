@@ -12,7 +12,7 @@ from mmengine.logging import print_log
 from galr_mm.datasets.captions import SPLITS, clean_split, load_karpathy, sentid_problem
 from galr_mm.detection import ProposalSet
 from galr_mm.imagery.files import ImageFolder, listed_names
-from galr_mm.messages import shorten
+from galr_mm.messages import reason, shorten
 from galr_mm.registry import DATASETS
 from galr_mm.structures import Detections, ImageId, stable_id
 from galr_mm.text import caption_key
@@ -44,7 +44,8 @@ class ImageTextDataset(BaseDataset):
         proposal_file: COCO json of proposals, relative to ``data_root``. 'auto' takes ``proposals.json`` where it
             exists; None takes none.
         max_proposals: keep the N highest-scoring objects of each image.
-        sentence_vectors: a .npy (sentences, D), row = ``sentid``; samples then hold vectors instead of words.
+        sentence_vectors: a .npy (sentences, D), row = ``sentid``, for all splits; samples then hold
+            vectors instead of words.
         captions: what a training sample is: 'each' caption with its image, or an image with 'all' its captions. An
             epoch of 'all' is one pass over the images, so an image is encoded once where 'each' encodes it five times.
         **kwargs: of mmengine's BaseDataset.
@@ -90,7 +91,7 @@ class ImageTextDataset(BaseDataset):
         listed = list(map(listed_names, clean.records))
         names = ImageFolder(folder).locate(listed, f'{self.split} images of {self.ann_file}')
         self._load_proposals(names)
-        vectors = self._load_vectors(clean.records, records)
+        vectors = self._load_vectors(records)
 
         samples: list[dict[str, object]] = []
         text_id = 0
@@ -143,23 +144,32 @@ class ImageTextDataset(BaseDataset):
         print_log(f'{self.split}: proposals from {path}; {absent} of {len(file_names)} images are not in it', 'current')
         self._metainfo['proposal_classes'] = self.proposals.classes
 
-    def _load_vectors(self, records: list[dict], all_records: list[dict]) -> np.ndarray | None:
+    def _load_vectors(self, records: list[dict]) -> np.ndarray | None:
         if self.sentence_vectors is None:
             return None
         path = Path(self.data_root or '.') / self.sentence_vectors
         if not path.is_file():
             raise FileNotFoundError(f'no sentence vectors at {path}')
-        vectors = np.load(path, mmap_mode='r', allow_pickle=False)
-        problem = sentid_problem(all_records)  # one file of vectors serves all splits
+        problem = sentid_problem(records)  # one file of vectors serves all splits
         if problem:
             raise ValueError(
                 f'{self.ann_file}: sentence vectors need sentences with a sentid, the row of their vector; {problem}. '
                 'tools/dataset_converters/convert_captions.py numbers them anew'
             )
-        last = max(s['sentid'] for record in records for s in record['sentences'])
-        if vectors.ndim != 2 or len(vectors) <= last:
-            raise ValueError(f'{path} has shape {vectors.shape}, expected (more than {last}, D): one row a sentid')
-        return np.asarray(vectors, dtype=np.float32)
+        rows = 1 + max(s['sentid'] for record in records for s in record['sentences'])
+        expected = f'expected a .npy of real numbers ({rows}, D), one row a sentid of {self.ann_file}'
+        try:
+            vectors = np.lib.format.open_memmap(path, mode='r')
+        except Exception as error:  # a broken file makes its reader raise anything
+            raise ValueError(f'{path} cannot be read: {reason(error)}; {expected}') from error
+        if vectors.ndim != 2 or len(vectors) != rows or not vectors.shape[1] or vectors.dtype.kind not in 'fiu':
+            raise ValueError(f'{path} has shape {vectors.shape} and type {vectors.dtype}, {expected}')
+        with np.errstate(over='ignore'):  # what float32 cannot hold is infinite, and told below
+            vectors = np.asarray(vectors, dtype=np.float32)
+        broken = ~np.isfinite(vectors).all(axis=1)
+        if broken.any():
+            raise ValueError(f'{path}: {broken.sum()} rows hold NaN or infinity, such as {broken.argmax()}; {expected}')
+        return vectors
 
     @cached_property
     def _source(self) -> str:

@@ -120,11 +120,11 @@ class ImageFolder:
         located = [name for name in found if name is not None]
         owners: dict[str, str] = {}
         for names, name in zip(listed, located, strict=True):
-            other = owners.setdefault(name, names[0])
-            if other != names[0]:
+            if name in owners:
                 raise ValueError(
-                    f'{name} in {self.root} is the file of more than one listed image, {other}, {names[0]}'
+                    f'{name} in {self.root} is the file of more than one of the {what}, {owners[name]}, {names[0]}'
                 )
+            owners[name] = names[0]
         return located
 
     def _find_folder(self, name: str) -> str | None:

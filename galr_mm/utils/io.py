@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import csv
 import errno
 import glob
 import gzip
@@ -8,7 +9,7 @@ import os
 import platform
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
@@ -16,7 +17,7 @@ from typing import Any, TextIO
 import numpy as np
 import numpy.typing as npt
 
-from galr_mm.messages import clip
+from galr_mm.messages import clip, shorten
 
 GZIP = b'\x1f\x8b'
 NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)  # what network file systems without locks answer
@@ -166,6 +167,63 @@ def _is_open_file(path: Path, descriptor: int) -> bool:
         return os.path.samestat(path.stat(), os.fstat(descriptor))
     except FileNotFoundError:
         return False
+
+
+def read_rows(
+    lines: Iterable[str], path: str | Path, separator: str = ',', skip_space: bool = False
+) -> Iterator[tuple[int, list[str]]]:
+    r"""Cells of each line of a table, with the number of the line; a row is a line, so no quote swallows the next ones.
+
+    Where tabs or bars separate, a line whose double quotes do not fit those of CSV has them as part of its text.
+
+    Args:
+        lines: of the table, without their ends.
+        path: the file, for errors.
+        separator: of the cells.
+        skip_space: leave out spaces behind a separator.
+
+    Raises:
+        ValueError: when a line is not one of a table; names it.
+
+    >>> list(read_rows(['a,"b, c"'], 'x.csv')), list(read_rows(['a\t"b" c'], 'x.tsv', '\t'))
+    ([(1, ['a', 'b, c'])], [(1, ['a', '"b" c'])])
+    """
+
+    def cells(line: str, quoted: bool) -> list[str]:
+        reader = csv.reader(
+            [line],
+            delimiter=separator,
+            skipinitialspace=skip_space,
+            strict=True,
+            quoting=csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE,
+        )
+        return next(reader)
+
+    for number, line in enumerate(lines, start=1):
+        try:
+            try:
+                row = cells(line, quoted=True)
+            except csv.Error:
+                if separator not in '\t|':
+                    raise
+                row = cells(line, quoted=False)
+        except csv.Error as error:
+            raise ValueError(
+                f'{path} line {number} is not a row of a table: {error}; a cell that begins with a double quote ends '
+                'with one on the same line, and those within it are doubled'
+            ) from error
+        yield number, row
+
+
+def check_columns(columns: Sequence[str], path: str | Path) -> None:
+    """Refuse a table that has two columns of one name, of which one would be lost.
+
+    Raises:
+        ValueError: when it has; names them.
+    """
+    twice = sorted({column for column in columns if column and columns.count(column) > 1})
+    if twice:
+        raise ValueError(f'{path} has more than one column {shorten(twice)}, expected one of each name')
 
 
 def write_text(path: str | Path, text: str) -> None:

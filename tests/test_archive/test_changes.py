@@ -386,8 +386,11 @@ def test_descriptions(index, archive):
         ('path,west,south,east,north\nx,1,2,3,100\n', 'line 2: place is .*expected west'),
         ('path\nx,1\n', 'line 2: more cells than columns'),
         ('path,gsd\n,1\n', 'line 2: no path'),
+        ('path,note\nx,"a\ny,b\nz,"c"\n', r'table.csv line 2 is not a row of a table: .*double quote'),
+        ('path,note\nx,a\n\ny,"b\n', 'table.csv line 4 is not a row of a table'),
+        ('path,gsd,gsd\nx,1,2\n', r"more than one column \['gsd'\]"),
     ],
-    ids=['columns', 'number', 'nan', 'date', 'half', 'degrees', 'cells', 'path'],
+    ids=['columns', 'number', 'nan', 'date', 'half', 'degrees', 'cells', 'path', 'quote', 'end', 'twice'],
 )
 def test_tables_that_are_not_understood(tmp_path, text, message):
     (tmp_path / 'table.csv').write_text(text)

@@ -39,6 +39,26 @@ FILES = {
     'lines.jsonl': '{"file_name": "a.jpg", "text": ["a river", "blue"], "split": "train"}\n\n'
     '{"file_name": "b.jpg", "text": ["a road", "a car"], "split": "val"}\n'
     '{"file_name": "c.jpg", "text": "a hill", "split": "test"}\n',
+    'by_split.json': dict(
+        train=[dict(filename='a.jpg', raw='a river', raw_1='blue')],
+        Validation=[dict(filename='b.jpg', raw=['a road', 'a car'], split='val')],
+        test=[dict(filename='c.jpg', raw='a hill')],
+    ),
+    'by_image_train.json': {'a.jpg': ['a river', 'blue']},
+    'by_image_val.json': {'b.jpg': ['a road', 'a car']},
+    'by_image_test.json': {'c.jpg': 'a hill'},
+    'a_record_a_caption.json': dict(
+        images=[
+            dict(filename=name, split=split, sentences=[dict(raw=raw)])
+            for name, split, raw in [
+                ('a.jpg', 'train', 'a river'),
+                ('./a.jpg', 'restval', 'blue'),
+                ('b.jpg', 'val', 'a road'),
+                ('b.jpg', 'val', 'a car'),
+                ('c.jpg', 'test', 'a hill'),
+            ]
+        ]
+    ),
     'b_val.csv': '\ufefffilename;caption\r\nb.jpg;a road\r\nb.jpg;a car\r\n',
     'some.csv': 'filepath\ttitle\nc.jpg\ta hill\n',
 }
@@ -72,6 +92,9 @@ def lists(tmp_path, monkeypatch):
         'wide.tsv',
         'pipes.txt',
         'lines.jsonl',
+        'by_split.json',
+        'by_image_train.json by_image_val.json by_image_test.json',
+        'a_record_a_caption.json',
     ],
 )
 def test_every_kind_becomes_the_same(lists, sources):
@@ -100,6 +123,8 @@ def test_folders_in_names_stay_where_the_images_have_them(lists):
         ('rows_train.json', 'a list of images with captions'),
         ('coco_train2017.json', 'a json of COCO captions'),
         ('nwpu.json', 'a json of classes'),
+        ('by_split.json', 'a json of splits'),
+        ('by_image_val.json', 'a json of images with their captions'),
         ('table.csv', 'a table'),
         ('wide.tsv', 'a table'),
         ('lines.jsonl', 'one a line'),
@@ -131,14 +156,33 @@ def test_a_list_that_was_not_converted(lists, name, kind):
         ('filename,caption,split\n', 'lists no images'),
         ('a.jpg,x,train\n', r'begins with .*expected a line that names the columns'),
         ('', r'begins with \[\]'),
+        ('filename,caption,split\na.jpg,"x,train\nb.jpg,y,val\nc.jpg,z",test\n', r'some.csv line 2 is not a row'),
+        ('filename,caption,split\na.jpg,x,train\nb.jpg,"y,val\n', r'some.csv line 3 is not a row .*double quote'),
+        ('filename,caption,split\na.jpg,"x" y,train\n', r'some.csv line 2 is not a row .*doubled'),
+        ('filename,caption,split\na.jpg,"x\ny",train\n', r'some.csv line 2 is not a row'),
+        ('filename,"caption,split\na.jpg,x,train\n', r'some.csv line 1 is not a row'),
+        (f'filename,caption,split\na.jpg,{"x" * 200_000},train\n', r'some.csv line 2 is not .*field limit'),
+        (f'filename\tcaption\tsplit\na.jpg\t{"x" * 200_000}\ttrain\n', r'some.csv line 2 is not .*field limit'),
+        ('filename\tcaption\tsplit\na.jpg\t"x\ttrain\ty"\tval\nb.jpg\t"y\n', 'line 3 has 2 cells, expected 3'),
+        ('filename,caption, Caption,split\na.jpg,x,y,train\n', r"some.csv has more than one column \['caption'\]"),
+        ('filename,caption,label,label,split\na.jpg,x,1,2,train\n', r"more than one column \['label'\]"),
     ],
-    ids=range(8),
+    ids=range(18),
 )
 def test_bad_tables(tmp_path, content, match):
     path = tmp_path / 'some.csv'
     path.write_text(content)
     with pytest.raises(ValueError, match=match):
         read_captions([path])
+
+
+def test_quotes_of_tables_without_quoting(tmp_path):
+    """Tabs and bars need no quotes, so one that is not closed is text; columns without a name are nothing."""
+    path = tmp_path / 'some.tsv'
+    path.write_text(
+        'image\tcaption\tsplit\t\t\na\t"red" roofs\ttrain\t\t\nb\t"two\ttrain\t\t\nc\t"a ""b"""\ttrain\t\t\n'
+    )
+    assert [r['sentences'][0]['raw'] for r in read_captions([path])] == ['"red" roofs', '"two', 'a "b"']
 
 
 @pytest.mark.parametrize(
@@ -156,8 +200,20 @@ def test_bad_tables(tmp_path, content, match):
         (dict(images=[dict(file_name='a')], annotations=[dict(image_id=2, caption='x')]), "KeyError.*'id'"),
         (dict(images=[dict(filename='a', split='train', sentences=[])]), 'splits of its own; leave train= out'),
         (dict(lake=[dict(filename='a.jpg', split='train')]), 'lake 1 is .*expected an image'),
+        (
+            dict(
+                images=[dict(id=1, file_name='a'), dict(id=1, file_name='b')],
+                annotations=[dict(image_id=1, caption='x')],
+            ),
+            'more than one image has the id 1',
+        ),
+        (dict(train=[dict(image='a.jpg', caption='x', split='val')]), 'a.jpg is in the splits train and val'),
+        ([{'image': 'a.jpg', 'caption': 'x', 'Caption': 'y'}], "entry 1 has more than one 'caption'"),
+        ([dict(image='a.jpg', caption='x \ud800')], r"entry 1 \('a.jpg'\) has the caption 'x .ud800', .*half a char"),
+        ([dict(image='a\ud800.jpg', caption='x')], r"image name 'a.ud800.jpg' holds half a character"),
+        ({'a.jpg': [3]}, 'entry 1 is .*as text'),
     ],
-    ids=range(9),
+    ids=range(15),
 )
 def test_bad_jsons(tmp_path, content, match):
     path = tmp_path / 'some.json'
@@ -167,7 +223,39 @@ def test_bad_jsons(tmp_path, content, match):
     assert str(path) in str(error.value)
 
 
+def test_a_json_that_is_no_caption_list_is_not_sent_to_the_converter(tmp_path):
+    (tmp_path / 'some.json').write_text('{"a": ["x", "y"]}')
+    for read in (lambda: read_captions([tmp_path / 'some.json']), lambda: load_karpathy(tmp_path / 'some.json')):
+        with pytest.raises(ValueError, match=r"some.json is not a Karpathy-style json with a list 'images'") as error:
+            read()
+        assert 'convert_captions' not in str(error.value)
+
+
+def test_a_record_for_each_caption(lists, capsys):
+    """Would be as many images of the gallery: refused with the command that puts them together, ids as they were."""
+    path = lists / 'a_record_a_caption.json'
+    content = json.loads(path.read_text())
+    for number, record in enumerate(content['images']):
+        record['sentences'][0].update(sentid=10 - number, imgid=number)
+        record['imgid'] = number
+    path.write_text(json.dumps(content))
+    command = 'convert_captions.py a_record_a_caption.json --out DATASET.json'
+    for split, name in (('train', 'a.jpg'), ('val', 'b.jpg')):
+        with pytest.raises(ValueError, match=rf"a_record_a_caption.json: 1 {split} images .*'{name}' 2 times") as error:
+            ImageTextDataset(path.name, split)
+        assert command in str(error.value)
+    loader = dict(dataset=dict(type='galr_mm.ImageTextDataset', ann_file=path.name, split='val'))
+    (problem,) = verify_dataset.check(verify_dataset.Config(dict(val_dataloader=loader)))
+    assert command in problem
+    convert_captions.main([path.name, '--out', 'd.json'])
+    assert 'anew' not in capsys.readouterr().out
+    records = load_karpathy('d.json')
+    assert [(r['imgid'], r['sentids']) for r in records] == [(0, [10, 9]), (2, [8, 7]), (4, [6])]
+    assert {s['imgid'] for s in records[0]['sentences']} == {0}
+
+
 def test_one_image_in_two_lists(lists):
+    assert len(read_captions(['val=some.csv', 'val=some.csv'])) == 1
     (lists / 'a_val.csv').write_text('filename,caption\ntrain/a.jpg,x\n')
     with pytest.raises(ValueError, match=r'train/a.jpg is in the splits train and val'):
         read_captions(['rows_train.json', 'a_val.csv'])

@@ -119,6 +119,10 @@ def test_draw_is_seeded():
         ('{"images": [{"filename": "a.jpg", "split": "train"}]}', "no 'sentences'"),
         ('{"images": [{"filename": "a.jpg", "split": "dev", "sentences": []}]}', "'dev'"),
         ('{"images": [{"filename": "a.jpg", "split": "val", "sentences": ["x"]}]}', 'raw'),
+        (
+            r'{"images": [{"filename": "a.jpg", "split": "val", "sentences": [{"raw": "\ud800"}]}]}',
+            'a.jpg.* half a character',
+        ),
     ],
 )
 def test_malformed_json(tmp_path, content, match):

@@ -200,9 +200,72 @@ def test_sentence_vectors(mini, tmp_path):
     dataset = build(root, 'test', test_mode=True, sentence_vectors='vectors.npy')
     first = 5 * (SMALL['train'] + SMALL['val'])
     np.testing.assert_array_equal(dataset[1]['text'][2], vectors[first + 7])
-    np.save(root / 'vectors.npy', vectors[:10])
-    with pytest.raises(ValueError, match=r'shape \(10, 7\)'):
+    np.save(root / 'vectors.npy', np.round(vectors).astype(np.int8))
+    assert build(root, 'test', sentence_vectors='vectors.npy')[0]['text'].dtype == np.float32
+
+
+def as_npz(path, vectors):
+    with path.open('wb') as file:
+        np.savez(file, vectors=vectors)
+
+
+def with_value(value):
+    def save(path, vectors):
+        vectors = vectors.astype(np.float64)
+        vectors[3, 2] = value
+        np.save(path, vectors)
+
+    return save
+
+
+@pytest.mark.parametrize(
+    ('save', 'match'),
+    [
+        (as_npz, 'magic string'),
+        (lambda path, vectors: path.write_bytes(b''), 'cannot be read'),
+        (lambda path, vectors: path.write_text('0.1 0.2\n'), 'magic string'),
+        (lambda path, vectors: np.save(path, vectors) or path.write_bytes(path.read_bytes()[:-4]), 'cannot be read'),
+        (lambda path, vectors: np.save(path, vectors) or path.write_bytes(path.read_bytes()[:40]), 'cannot be read'),
+        (lambda path, vectors: np.save(path, vectors.astype(str)), 'type <U'),
+        (lambda path, vectors: np.save(path, vectors.astype(object)), 'cannot be read'),
+        (lambda path, vectors: np.save(path, vectors + 1j), 'type complex64'),
+        (lambda path, vectors: np.save(path, vectors[:-1]), r'shape \(\d+, 7\)'),
+        (lambda path, vectors: np.save(path, np.repeat(vectors, 2, 0)), r'shape \(\d+, 7\)'),
+        (lambda path, vectors: np.save(path, vectors[:, 0]), r'shape \(\d+,\)'),
+        (lambda path, vectors: np.save(path, vectors[:, :0]), r'shape \(\d+, 0\)'),
+        (
+            lambda path, vectors: np.save(path, np.full_like(vectors, np.nan)),
+            f'{5 * sum(SMALL.values())} rows hold NaN',
+        ),
+        (with_value(np.inf), '1 rows hold NaN or infinity, such as 3'),
+        (with_value(1e300), '1 rows hold NaN or infinity, such as 3'),
+    ],
+    ids=[
+        'npz',
+        'empty',
+        'text',
+        'cut',
+        'header',
+        'strings',
+        'objects',
+        'complex',
+        'fewer',
+        'more',
+        'flat',
+        'narrow',
+        'nan',
+        'inf',
+        'large',
+    ],
+)
+def test_files_that_are_no_sentence_vectors(mini, tmp_path, save, match):
+    root = edit(mini, tmp_path / 'set', lambda records: None)
+    rows = 5 * sum(SMALL.values())
+    save(root / 'vectors.npy', np.random.default_rng(0).normal(size=(rows, 7)).astype(np.float32))
+    with pytest.raises(ValueError, match=match) as error:
         build(root, 'test', sentence_vectors='vectors.npy')
+    assert str(root / 'vectors.npy') in str(error.value)
+    assert f'expected a .npy of real numbers ({rows}, D)' in str(error.value)
 
 
 def test_verify_lists_all_problems(mini, mini_config, tmp_path):
