@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -111,6 +112,17 @@ def printable(text: str) -> str:
     'caf\\udce9.jpg'
     """
     return text.encode('utf-8', 'backslashreplace').decode()
+
+
+def one_line(text: str) -> str:
+    r"""Such a text whose control characters and line ends are escapes too, for a line on the screen.
+
+    >>> one_line('a\nb')
+    'a\\nb'
+    """
+    breaks = ('Cc', 'Zl', 'Zp')
+    escaped = (c.encode('unicode_escape').decode() if unicodedata.category(c) in breaks else c for c in printable(text))
+    return ''.join(escaped)
 
 
 def part_of(bounds: Bounds, window: Window, image_size: tuple[int, int]) -> Bounds:
