@@ -55,9 +55,8 @@ def init_model(
     if cfg_options or overrides:
         config = copy.deepcopy(config)
         config.merge_from_dict(dict(cfg_options or {}))
-        if overrides:
-            config.merge_from_dict(dict(model=overrides))
-    if not isinstance(config.get('model'), Mapping):
+        config.merge_from_dict(dict(model=overrides))
+    if not isinstance(config.get('model'), Mapping) or 'type' not in config.model:
         name = getattr(config, 'filename', None) or 'the config'
         raise ValueError(f'{name} has no model: expected model = dict(type=...), got {shorten(config.get("model"))}')
     cfg = copy.deepcopy(config.model)

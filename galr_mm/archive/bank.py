@@ -47,6 +47,10 @@ class Bank(NamedTuple):
                 text, image, theirs = arrays['text'], arrays['image'], str(arrays['fingerprint'])
         except Exception as error:  # a broken file makes its reader raise anything
             raise ValueError(f'{path} is not a query bank: {type(error).__name__}: {error}') from error
+        if theirs != fingerprint:
+            raise ValueError(
+                f'{path} is a query bank of another model, fingerprint {theirs[:12]}, expected {fingerprint[:12]}'
+            )
         for name, vectors in dict(text=text, image=image).items():
             if vectors.ndim != 2 or vectors.shape[1] != dim or vectors.dtype.kind != 'f':
                 raise ValueError(
@@ -55,10 +59,6 @@ class Bank(NamedTuple):
                 )
         if not (np.isfinite(text).all() and np.isfinite(image).all()):
             raise ValueError(f'{path} holds NaN or infinity')
-        if theirs != fingerprint:
-            raise ValueError(
-                f'{path} is a query bank of another model, fingerprint {theirs[:12]}, expected {fingerprint[:12]}'
-            )
         return cls(text, image)
 
 

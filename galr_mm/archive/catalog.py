@@ -20,7 +20,17 @@ from urllib.parse import quote
 import numpy as np
 
 from galr_mm.archive.filters import Where
-from galr_mm.archive.records import Bounds, Box, Description, Entry, FileState, part_of, tile_id
+from galr_mm.archive.records import (
+    Bounds,
+    Box,
+    Description,
+    Entry,
+    FileState,
+    boxes_of,
+    metadata_of,
+    part_of,
+    tile_id,
+)
 from galr_mm.imagery import Window
 from galr_mm.messages import reason, shorten
 
@@ -364,29 +374,9 @@ def _record(
     if not all(isinstance(value, (int, float)) for value in (*(bounds or ()), valid or 0, gsd or 0)):
         raise TypeError('west, south, east, north, valid and gsd are numbers')
     return TileRecord(
-        row, name, path, (height, width), Window(left, top, right, bottom), _boxes(boxes), valid, bounds, time,
-        platform, gsd, _metadata(metadata),
+        row, name, path, (height, width), Window(left, top, right, bottom), boxes_of(boxes), valid, bounds, time,
+        platform, gsd, metadata_of(metadata),
     )  # fmt: skip
-
-
-def _boxes(text: str) -> tuple[Box, ...]:
-    try:
-        boxes = tuple(Box(*box) for box in json.loads(text))
-        if all(isinstance(value, (int, float)) for box in boxes for value in box[:5]):
-            return boxes
-    except (ValueError, TypeError):
-        boxes = ()
-    raise ValueError(f'boxes is {shorten(text)}, expected a json list of [left, top, right, bottom, score, label]')
-
-
-def _metadata(text: str) -> dict[str, Any]:
-    try:
-        values = json.loads(text)
-    except (ValueError, TypeError):
-        values = None
-    if not isinstance(values, dict):
-        raise ValueError(f'metadata is {shorten(text)}, expected a json object')
-    return values
 
 
 def described(description: Description) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import re
 import unicodedata
@@ -13,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from galr_mm.imagery import Window
+from galr_mm.messages import shorten
 
 Bounds = tuple[float, float, float, float]  # west, south, east, north in degrees; west > east crosses the antimeridian
 
@@ -103,6 +105,36 @@ def tile_id(path: bytes, window: Window) -> str:
     stem = re.sub(r'[^A-Za-z0-9._-]', '_', os.path.splitext(os.path.basename(os.fsdecode(path)))[0])[:80]
     digest = hashlib.blake2b(path, digest_size=8).hexdigest()
     return f'{stem}-{digest}/{"-".join(map(str, window))}'
+
+
+def boxes_of(text: str) -> tuple[Box, ...]:
+    """Boxes as the catalogue holds them.
+
+    Raises:
+        ValueError: when it is no such json.
+    """
+    try:
+        boxes = tuple(Box(*box) for box in json.loads(text))
+        if all(isinstance(value, (int, float)) for box in boxes for value in box[:5]):
+            return boxes
+    except (ValueError, TypeError):
+        boxes = ()
+    raise ValueError(f'boxes is {shorten(text)}, expected a json list of [left, top, right, bottom, score, label]')
+
+
+def metadata_of(text: str) -> dict[str, Any]:
+    """Metadata as the catalogue holds it.
+
+    Raises:
+        ValueError: when it is no such json.
+    """
+    try:
+        values = json.loads(text)
+    except (ValueError, TypeError):
+        values = None
+    if not isinstance(values, dict):
+        raise ValueError(f'metadata is {shorten(text)}, expected a json object')
+    return values
 
 
 def printable(text: str) -> str:
