@@ -30,7 +30,7 @@ from galr_mm.archive.records import (
     metadata_of,
     part_of,
     tile_id,
-)
+)  # fmt: skip
 from galr_mm.imagery import Window
 from galr_mm.messages import reason, shorten
 
@@ -114,10 +114,9 @@ class Catalog:
             found = dict(self.db.execute('SELECT key, value FROM meta')).get('format')
         except sqlite3.DatabaseError as error:
             raise ValueError(f'{self.path} cannot be read as the catalogue of an archive: {error}') from error
-        if found != FORMAT:
-            self.db.close()
-            raise ValueError(f'{self.path} is of format {found}, this version of galr_mm reads format {FORMAT}')
         try:
+            if found != FORMAT:
+                raise ValueError(f'{self.path} is of format {found}, this version of galr_mm reads format {FORMAT}')
             self.meta()
         except ValueError:
             self.db.close()

@@ -200,7 +200,7 @@ def test_keys_and_columns_are_not_what_is_meant(model, encode, given):
         encode(model, given)
 
 
-@pytest.mark.parametrize('blank', ['', '  ', '!!!'])
+@pytest.mark.parametrize('blank', ['', ' ', '!!!'])
 def test_blank_captions_are_named(model, blank):
     with pytest.raises(ValueError, match=f"caption 1 is '{blank}', expected words"):
         encode_texts(model, ['a river', blank])

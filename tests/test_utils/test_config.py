@@ -125,8 +125,9 @@ def test_a_foreign_config(child):
 @pytest.mark.parametrize(
     'base',
     [f"'{ROOT}/configs/galr_ucm' + '_128px.py'", f"osp.join('{ROOT}/configs', 'galr_ucm_128px.py')",
-     f"'{{{{ fileDirname }}}}/../../../../../../../..{UCM}'"],
-    ids=['sum', 'join', 'template'],
+     f"'{{{{ fileDirname }}}}/../../../../../../../..{UCM}'",
+     "'galr_mm::galr_ucm_128px.py'"],
+    ids=['sum', 'join', 'template', 'package'],
 )  # fmt: skip
 def test_bases_that_are_computed(tmp_path, base):
     (tmp_path / 'child.py').write_text(f'_base_ = {base}\nsize = 96\nbatch_size = 7\nmax_epochs = 3\n')
