@@ -126,7 +126,7 @@ def test_a_foreign_config(child):
     'base',
     [f"'{ROOT}/configs/galr_ucm' + '_128px.py'", f"osp.join('{ROOT}/configs', 'galr_ucm_128px.py')",
      f"'{{{{ fileDirname }}}}/../../../../../../../..{UCM}'",
-     "'galr_mm::galr_ucm_128px.py'"],
+     "'galr_mm::_base_/../galr_ucm_128px.py'"],
     ids=['sum', 'join', 'template', 'package'],
 )  # fmt: skip
 def test_bases_that_are_computed(tmp_path, base):
