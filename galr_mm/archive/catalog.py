@@ -21,7 +21,18 @@ import numpy as np
 
 from galr_mm.archive.filters import Where
 from galr_mm.archive.records import Bounds, Box, Description, Entry, FileState, boxes_of, metadata_of, part_of, tile_id
+from galr_mm.imagery import Window
+from galr_mm.messages import reason, shorten
 
+FORMAT = '1'
+NAME = 'catalog.sqlite'
+META = dict(  # patterns, in which \0 stands for what is missing
+    dim=('[1-9][0-9]{0,8}', 'a whole number of 1 or more'),
+    shard_rows=('[1-9][0-9]{0,8}', 'a whole number of 1 or more'),
+    fingerprint=('[0-9a-f]+', 'hexadecimal digits'),
+    model=('[^\0]+', 'words'),
+    archive=('([0-9a-f]{2})*', 'the bytes of a path in hexadecimal digits'),
+)
 LIVE, HIDDEN, DELETED = 0, 1, 2
 SCHEMA = f"""
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
