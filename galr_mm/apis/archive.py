@@ -226,7 +226,7 @@ class ArchiveSearcher:
         scores: np.ndarray,
     ) -> tuple[np.ndarray, np.ndarray, list[float | None]]:
         if self._bank is None:
-            self._bank = Bank.load(self.bank_path, self.model.id.fingerprint)
+            self._bank = Bank.load(self.bank_path, self.model.id.fingerprint, self.model.id.dim)
         bank = self._bank.image if is_image else self._bank.text
         if not len(bank):
             raise ValueError(f'{self.bank_path} holds no {"images" if is_image else "captions"} to re-rank by')

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -59,7 +59,7 @@ def encode_images(
     Raises:
         ValueError: when there is no image, one is an array of another kind, or the model has no pipeline or no data
             preprocessor; says what to pass.
-        TypeError: when an image is something else.
+        TypeError: when an image is something else, or ``images`` is a mapping or a table.
         OSError: when a file cannot be read; names it.
     """
     given = _listed(images)
@@ -100,22 +100,32 @@ def encode_texts(model: BaseModel, texts: Iterable[str], batch_size: int = 256, 
         progress: show a bar; None shows one where standard error is a terminal.
 
     Raises:
-        TypeError: when ``texts`` is a single string, or a caption is no string.
-        ValueError: when there is no caption.
+        TypeError: when ``texts`` is a single string, a mapping or a table, or a caption is no string.
+        ValueError: when there is no caption, or one is blank, for a word-level encoder without any word; names it.
     """
     if isinstance(texts, str):
         raise TypeError(f'expected a list of captions, got one string: {shorten(texts)}')
+    _refuse_tables(texts, 'captions')
     given = list(texts)
     if not given:
         raise ValueError('no captions to encode')
     _check_batch_size(batch_size)
     model = model.module if is_model_wrapper(model) else model
     encoder = getattr(model, 'text_encoder', None)
+    check_texts(given)
+    is_blank = encoder.is_blank if isinstance(encoder, TokenizedTextEncoder) else TokenizedTextEncoder.is_blank
+    if (blank := next((index for index, text in enumerate(given) if is_blank(text)), None)) is not None:
+        raise ValueError(f'caption {blank} is {shorten(given[blank])}, expected words')
     if isinstance(encoder, TokenizedTextEncoder):
-        check_texts(given)
         encoder.report_lost(given)
     with evaluating(model):
         return torch.cat([model.encode_text(part) for part in _batches(given, batch_size, progress, 'caption')])
+
+
+def _refuse_tables(given: object, what: str) -> None:
+    """Mappings and data frames, of which a loop sees the keys or the names of the columns."""
+    if isinstance(given, Mapping) or hasattr(type(given), 'columns'):
+        raise TypeError(f'expected a list of {what}, got a {type(given).__name__}; pass its values or one column')
 
 
 def _listed(images: ImageLike | Iterable[ImageLike]) -> list[ImageLike]:
@@ -123,6 +133,7 @@ def _listed(images: ImageLike | Iterable[ImageLike]) -> list[ImageLike]:
     if isinstance(images, (str, Path)) and Path(images).is_dir():
         folder, names = list_images(images)
         return [folder / name for name in names]
+    _refuse_tables(images, 'images')
     one = isinstance(images, (str, Path, Image.Image)) or (isinstance(images, np.ndarray) and images.ndim == 3)
     given: list[Any] = [images] if one else list(images)  # type: ignore[arg-type]  # one is no iterable of images
     if not given:

@@ -12,7 +12,7 @@ from mmengine.model import BaseModel
 from mmpretrain.apis.model import ModelHub
 from modelindex.load_model_index import load
 
-from galr_mm.apis.model import init_model
+from galr_mm.apis.model import init_model, require_config
 
 MIM = Path(__file__).resolve().parents[1] / '.mim'
 WEIGHTS = MIM.with_name('weights')  # <name>.safetensors of models that come with the package
@@ -72,10 +72,13 @@ def get_model(
         **overrides: merged into ``config.model``, such as ``fusion=dict(mode='sum')``.
 
     Raises:
-        ValueError: for an unknown name, and for ``pretrained=True`` where no weights are published.
+        TypeError: when ``model`` is neither a name, a path nor a config.
+        ValueError: for an unknown name, a config without a model, weights that are not finite, and for
+            ``pretrained=True`` where no weights are published.
         FileNotFoundError: when a config, a checkpoint or a vocabulary is missing.
         RuntimeError: when the weights do not fit the model.
     """
+    require_config(model, 'a name of galr_mm.apis.list_models(), a config or its path')
     metainfo = None
     config: str | Path | Config = model
     if not isinstance(model, (Config, Path)) and not model.endswith('.py'):

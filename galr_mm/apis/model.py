@@ -11,7 +11,7 @@ from mmengine.model import BaseModel
 from mmengine.registry import DefaultScope
 
 from galr_mm.integrations.checkpoints import is_link, read_weights
-from galr_mm.messages import clip
+from galr_mm.messages import clip, shorten
 from galr_mm.models.text import words_of
 from galr_mm.registry import MODELS
 from galr_mm.utils.config import read_config_file
@@ -41,10 +41,13 @@ def init_model(
 
     Raises:
         FileNotFoundError: when config, checkpoint or vocabulary is missing.
-        ValueError: when the checkpoint cannot be read; names it.
+        TypeError: when ``config`` is neither a config nor a path.
+        ValueError: when the config has no model, or the checkpoint cannot be read or its weights are not finite; names
+            it.
         RuntimeError: when the weights do not fit the model; lists them.
     """
     if not isinstance(config, Config):
+        require_config(config, 'a config or its path')
         _require_file(config, 'config')
         config = read_config_file(config)
     if checkpoint is not None and not is_link(checkpoint):
@@ -53,6 +56,9 @@ def init_model(
         config = copy.deepcopy(config)
         config.merge_from_dict(dict(cfg_options or {}))
         config.merge_from_dict(dict(model=overrides))
+    if not isinstance(config.get('model'), Mapping) or 'type' not in config.model:
+        name = getattr(config, 'filename', None) or 'the config'
+        raise ValueError(f'{name} has no model: expected model = dict(type=...), got {shorten(config.get("model"))}')
     cfg = copy.deepcopy(config.model)
     cfg.setdefault('data_preprocessor', config.get('data_preprocessor'))
     weights = None if checkpoint is None else read_weights(checkpoint)
@@ -66,8 +72,33 @@ def init_model(
             model.load_state_dict(weights, strict=True)
         except RuntimeError as error:  # of two different models it is as long as a book
             raise RuntimeError(f'{checkpoint} does not fit the model: {clip(error, 1500)}') from None
+        _require_finite(model, weights, checkpoint)
     model.cfg = model._config = config  # mmpretrain's inferencers look for the second
     return model.to(device).eval()
+
+
+def require_config(config: object, expected: str) -> None:
+    """Refuse what names no config.
+
+    Raises:
+        TypeError: says what it is and what was expected.
+    """
+    if not isinstance(config, (str, Path, Config)):
+        raise TypeError(f'expected {expected}, got {shorten(config)}')
+
+
+def _require_finite(model: BaseModel, weights: Mapping[str, Any], checkpoint: object) -> None:
+    parameters = dict(model.named_parameters())
+    for name, value in {**parameters, **dict(model.named_buffers())}.items():
+        if name in weights and value.is_floating_point():
+            bad = ~value.isfinite()
+            if name not in parameters:  # attention masks are buffers of 0 and -inf
+                bad &= value != -torch.inf
+            if bad.any():
+                raise ValueError(
+                    f'{checkpoint} cannot be used: {int(bad.sum())} of {bad.numel()} values of its weight {name} are '
+                    'NaN or infinite; take a checkpoint from before the training diverged'
+                )
 
 
 def _require_file(path: str | Path, what: str) -> None:

@@ -33,12 +33,12 @@ class Bank(NamedTuple):
         write_npz(path, text=self.text, image=self.image, fingerprint=np.array(fingerprint))
 
     @classmethod
-    def load(cls, path: str | Path, fingerprint: str) -> Bank:
+    def load(cls, path: str | Path, fingerprint: str, dim: int) -> Bank:
         """Read what :meth:`save` wrote.
 
         Raises:
             FileNotFoundError: when it is not there.
-            ValueError: when it is another file, or of another model.
+            ValueError: when it is another file, of another model, or of vectors of another width; names it.
         """
         if not Path(path).is_file():
             raise FileNotFoundError(f'no query bank at {path}; make one of captions with `galr-archive bank`')
@@ -47,12 +47,18 @@ class Bank(NamedTuple):
                 text, image, theirs = arrays['text'], arrays['image'], str(arrays['fingerprint'])
         except Exception as error:  # a broken file makes its reader raise anything
             raise ValueError(f'{path} is not a query bank: {type(error).__name__}: {error}') from error
-        if not (np.isfinite(text).all() and np.isfinite(image).all()):
-            raise ValueError(f'{path} holds NaN or infinity')
         if theirs != fingerprint:
             raise ValueError(
                 f'{path} is a query bank of another model, fingerprint {theirs[:12]}, expected {fingerprint[:12]}'
             )
+        for name, vectors in dict(text=text, image=image).items():
+            if vectors.ndim != 2 or vectors.shape[1] != dim or vectors.dtype.kind != 'f':
+                raise ValueError(
+                    f'{path} is not a query bank of this model: {name} is {vectors.dtype} {vectors.shape}, expected '
+                    f'floating-point vectors (n, {dim})'
+                )
+        if not (np.isfinite(text).all() and np.isfinite(image).all()):
+            raise ValueError(f'{path} holds NaN or infinity')
         return cls(text, image)
 
 

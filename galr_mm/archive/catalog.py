@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -19,11 +20,19 @@ from urllib.parse import quote
 import numpy as np
 
 from galr_mm.archive.filters import Where
-from galr_mm.archive.records import Bounds, Box, Description, Entry, FileState, part_of, tile_id
+from galr_mm.archive.records import Bounds, Box, Description, Entry, FileState, boxes_of, metadata_of, part_of, tile_id
 from galr_mm.imagery import Window
+from galr_mm.messages import reason, shorten
 
 FORMAT = '1'
 NAME = 'catalog.sqlite'
+META = dict(  # patterns, in which \0 stands for what is missing
+    dim=('[1-9][0-9]{0,8}', 'a whole number of 1 or more'),
+    shard_rows=('[1-9][0-9]{0,8}', 'a whole number of 1 or more'),
+    fingerprint=('[0-9a-f]+', 'hexadecimal digits'),
+    model=('[^\0]+', 'words'),
+    archive=('([0-9a-f]{2})*', 'the bytes of a path in hexadecimal digits'),
+)
 LIVE, HIDDEN, DELETED = 0, 1, 2
 SCHEMA = f"""
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
@@ -92,12 +101,16 @@ class Catalog:
             raise FileNotFoundError(f'no archive index at {folder}: it has no {NAME}')
         try:
             self.db = _connect(self.path, 'rw' if write else 'ro')
-            found = self.meta().get('format')
+            found = dict(self.db.execute('SELECT key, value FROM meta')).get('format')
         except sqlite3.DatabaseError as error:
             raise ValueError(f'{self.path} cannot be read as the catalogue of an archive: {error}') from error
-        if found != FORMAT:
+        try:
+            if found != FORMAT:
+                raise ValueError(f'{self.path} is of format {found}, this version of galr_mm reads format {FORMAT}')
+            self.meta()
+        except ValueError:
             self.db.close()
-            raise ValueError(f'{self.path} is of format {found}, this version of galr_mm reads format {FORMAT}')
+            raise
 
     @staticmethod
     def create(folder: str | Path, meta: Mapping[str, str]) -> None:
@@ -130,8 +143,16 @@ class Catalog:
     # what is there
 
     def meta(self) -> dict[str, str]:
-        """Settings of the index by name."""
-        return dict(self.db.execute('SELECT key, value FROM meta'))
+        """Settings of the index by name.
+
+        Raises:
+            ValueError: when one is missing or damaged; names file, key and value.
+        """
+        values = dict(self.db.execute('SELECT key, value FROM meta'))
+        for key, (pattern, expected) in META.items():
+            if not re.fullmatch(pattern, text if isinstance(text := values.get(key), str) else '\0'):
+                raise ValueError(f'{self.path} is damaged: {key} of meta is {shorten(text)}, expected {expected}')
+        return values
 
     def version(self) -> tuple[int, int]:
         """What changes with each commit, of another connection or of this one."""
@@ -183,20 +204,24 @@ class Catalog:
         return np.fromiter((row for (row,) in self.db.execute(query, values)), np.int64)
 
     def tiles(self, rows: Iterable[int]) -> dict[int, TileRecord]:
-        """What is known of tiles, by row, in one query."""
+        """What is known of tiles, by row, in one query.
+
+        Raises:
+            ValueError: when a row is of no tile, or what is written of it is damaged; names it.
+        """
         query = (
             'SELECT tile.row, tile_id, path, height, width, left, top, right, bottom, boxes, valid, west, south, east,'
             ' north, time, platform, gsd, metadata FROM tile JOIN source ON source.id = tile.source'
             ' WHERE tile.row IN (SELECT value FROM json_each(?))'
         )
-        found = {}
-        for row, name, path, height, width, *rest in self.db.execute(query, [json.dumps([int(row) for row in rows])]):
-            left, top, right, bottom, boxes, valid, west, south, east, north, time, platform, gsd, metadata = rest
-            found[row] = TileRecord(
-                row, name, path, (height, width), Window(left, top, right, bottom),
-                tuple(Box(*box) for box in json.loads(boxes)), valid,
-                None if west is None else (west, south, east, north), time, platform, gsd, json.loads(metadata),
-            )  # fmt: skip
+        asked, found = [int(row) for row in rows], {}
+        for row, name, *values in self.db.execute(query, [json.dumps(asked)]):
+            try:
+                found[row] = _record(row, name, *values)
+            except (ValueError, TypeError) as error:
+                raise ValueError(f'{self.path} is damaged at tile {name}: {reason(error)}') from error
+        if lost := [row for row in asked if row not in found]:
+            raise ValueError(f'{self.path} is damaged: row {lost[0]} is of no tile of a file')
         return found
 
     # changes, within a transaction
@@ -253,7 +278,10 @@ class Catalog:
             f' ON source.id = tile.source WHERE source = ? AND state != {DELETED}'
         )
         for row, *window, height, width, known in self.db.execute(query, [source]).fetchall():
-            bounds = json.loads(known)['bounds']
+            try:
+                bounds = json.loads(known)['bounds']
+            except (ValueError, TypeError, KeyError) as error:
+                raise ValueError(f'{self.path} is damaged: described of source {source} is {shorten(known)}') from error
             place = bounds and part_of(bounds, Window(*window), (height, width))
             self.db.execute(
                 'UPDATE tile SET west = ?, south = ?, east = ?, north = ? WHERE row = ?', [*(place or [None] * 4), row]
@@ -322,6 +350,22 @@ class Catalog:
         query = 'SELECT row, west, south, east, north FROM tile WHERE west IS NOT NULL'
         for row, *bounds in self.db.execute(query).fetchall():
             self._place(row, (bounds[0], bounds[1], bounds[2], bounds[3]))
+
+
+def _record(
+    row: int, name: str, path: bytes, height: Any, width: Any, left: Any, top: Any, right: Any, bottom: Any,
+    boxes: str, valid: Any, west: Any, south: Any, east: Any, north: Any, time: Any, platform: Any, gsd: Any,
+    metadata: str,
+) -> TileRecord:  # fmt: skip
+    if not all(isinstance(value, int) for value in (height, width, left, top, right, bottom, time or 0)):
+        raise TypeError('height, width, window and time are whole numbers')
+    bounds = None if west is None else (west, south, east, north)
+    if not all(isinstance(value, (int, float)) for value in (*(bounds or ()), valid or 0, gsd or 0)):
+        raise TypeError('west, south, east, north, valid and gsd are numbers')
+    return TileRecord(
+        row, name, path, (height, width), Window(left, top, right, bottom), boxes_of(boxes), valid, bounds, time,
+        platform, gsd, metadata_of(metadata),
+    )  # fmt: skip
 
 
 def described(description: Description) -> str:

@@ -45,6 +45,7 @@ def check_index(index: ArchiveIndex, queries: int = 50, k: int = 10, seed: int =
     """
     report = CheckReport()
     report.problems += [f'the catalogue: {problem}' for problem in _catalog_problems(index)]
+    report.problems += _tile_problems(index)
     with index.snapshot() as snapshot:
         live = np.setdiff1d(np.arange(snapshot.rows), snapshot.not_live, assume_unique=True)
         report.tiles = len(live)
@@ -83,6 +84,24 @@ def _catalog_problems(index: ArchiveIndex) -> Iterator[str]:
     ).fetchone()[0]
     if bare:
         yield f'{bare} files without tiles'
+
+
+def _tile_problems(index: ArchiveIndex) -> Iterator[str]:
+    """What is written of tiles, read as a search reads it: many at a time, and one by one where that fails."""
+    query = 'SELECT row FROM tile JOIN source ON source.id = tile.source WHERE state != 2 ORDER BY row'
+    rows = [row for (row,) in index.catalog.db.execute(query)]
+    for start in range(0, len(rows), BLOCK):
+        part = rows[start : start + BLOCK]
+        if _problem_of(index, part):
+            yield from filter(None, (_problem_of(index, [row]) for row in part))
+
+
+def _problem_of(index: ArchiveIndex, rows: list[int]) -> str | None:
+    try:
+        index.catalog.tiles(rows)
+    except ValueError as error:
+        return str(error)
+    return None
 
 
 def _vector_problems(snapshot: Snapshot, live: np.ndarray) -> list[str]:

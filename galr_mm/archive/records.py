@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import re
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -12,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from galr_mm.imagery import Window
+from galr_mm.messages import shorten
 
 Bounds = tuple[float, float, float, float]  # west, south, east, north in degrees; west > east crosses the antimeridian
 
@@ -104,6 +107,36 @@ def tile_id(path: bytes, window: Window) -> str:
     return f'{stem}-{digest}/{"-".join(map(str, window))}'
 
 
+def boxes_of(text: str) -> tuple[Box, ...]:
+    """Boxes as the catalogue holds them.
+
+    Raises:
+        ValueError: when it is no such json.
+    """
+    try:
+        boxes = tuple(Box(*box) for box in json.loads(text))
+        if all(isinstance(value, (int, float)) for box in boxes for value in box[:5]):
+            return boxes
+    except (ValueError, TypeError):
+        boxes = ()
+    raise ValueError(f'boxes is {shorten(text)}, expected a json list of [left, top, right, bottom, score, label]')
+
+
+def metadata_of(text: str) -> dict[str, Any]:
+    """Metadata as the catalogue holds it.
+
+    Raises:
+        ValueError: when it is no such json.
+    """
+    try:
+        values = json.loads(text)
+    except (ValueError, TypeError):
+        values = None
+    if not isinstance(values, dict):
+        raise ValueError(f'metadata is {shorten(text)}, expected a json object')
+    return values
+
+
 def printable(text: str) -> str:
     r"""A text that UTF-8 can hold: bytes of a file name that are no text are written as escapes.
 
@@ -111,6 +144,17 @@ def printable(text: str) -> str:
     'caf\\udce9.jpg'
     """
     return text.encode('utf-8', 'backslashreplace').decode()
+
+
+def one_line(text: str) -> str:
+    r"""Such a text whose control characters and line ends are escapes too, for a line on the screen.
+
+    >>> one_line('a\nb')
+    'a\\nb'
+    """
+    breaks = ('Cc', 'Zl', 'Zp')
+    escaped = (c.encode('unicode_escape').decode() if unicodedata.category(c) in breaks else c for c in printable(text))
+    return ''.join(escaped)
 
 
 def part_of(bounds: Bounds, window: Window, image_size: tuple[int, int]) -> Bounds:

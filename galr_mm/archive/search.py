@@ -44,7 +44,8 @@ def nearest(snapshot: Snapshot, queries: np.ndarray | Tensor, k: int, rows: np.n
         rows: rising; of a filter. None takes all that are live.
 
     Raises:
-        ValueError: when k is not 1 or more, or queries are not finite or of another width.
+        ValueError: when k is not 1 or more, queries are not finite or of another width, or a vector of the index is
+            not finite; names its file.
     """
     check_whole('k', k)
     dim = snapshot.parts[0].shape[1] if snapshot.parts else as_tensor(queries).shape[-1]
@@ -67,6 +68,9 @@ def _nearest(snapshot: Snapshot, queries: Tensor, k: int, count: int, rows: np.n
         if width % WIDTH:
             block = np.concatenate([block, np.zeros((-width % WIDTH, block.shape[1]), np.float32)])
         tile = (queries @ as_tensor(block).t())[:, :width]
+        _refuse_damaged(
+            snapshot, tile, np.arange(start, start + width) if rows is None else rows[start : start + width]
+        )
         if rows is None:
             first, last = np.searchsorted(snapshot.not_live, [start, start + width])
             tile[:, torch.from_numpy(snapshot.not_live[first:last] - start)] = -torch.inf
@@ -76,6 +80,17 @@ def _nearest(snapshot: Snapshot, queries: Tensor, k: int, count: int, rows: np.n
     scores = _exact(snapshot, queries.double(), candidates)
     order = np.lexsort((candidates, -scores))[:, :k]
     return Found(np.take_along_axis(candidates, order, 1), np.take_along_axis(scores, order, 1))
+
+
+def _refuse_damaged(snapshot: Snapshot, products: Tensor, rows: np.ndarray) -> None:
+    """Products (Q, n) with tiles that are searched are numbers where the vectors of these rows are."""
+    if products.isfinite().all():
+        return
+    bad = np.setdiff1d(rows[~products.isfinite().all(0).numpy()], snapshot.not_live)
+    if len(bad):
+        position, row = divmod(int(bad[0]), snapshot.shard_rows)
+        file = getattr(snapshot.parts[position], 'filename', f'file {position} of vectors')
+        raise ValueError(f'{file} is damaged: its vector {row} is not finite, which `archive.py check` counts')
 
 
 def _live_blocks(snapshot: Snapshot) -> Iterator[tuple[int, np.ndarray]]:

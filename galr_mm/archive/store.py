@@ -18,6 +18,7 @@ import numpy as np
 from galr_mm.archive.catalog import NAME, Catalog
 from galr_mm.archive.records import Entry
 from galr_mm.archive.shards import FOLDER, SHARD_ROWS, Shards, gather
+from galr_mm.messages import shorten
 from galr_mm.utils.io import file_lock
 
 COPIED = 1 << 13  # rows that a compaction holds in memory
@@ -42,6 +43,8 @@ class ModelId(NamedTuple):
                 f'this one is {self.words}, fingerprint {self.fingerprint[:12]}. Weights, test pipeline, vocabulary '
                 'and detector must be those that filled the index'
             )
+        if meta['dim'] != str(self.dim):
+            raise ValueError(f'{Path(folder, NAME)} has vectors of {meta["dim"]} values, the model gives {self.dim}')
 
 
 class Snapshot(NamedTuple):
@@ -111,10 +114,24 @@ class ArchiveIndex:
                 yield state
                 return
 
-    def _load(self) -> Snapshot:
+    def files(self) -> dict[int, int]:
+        """How many of the rows each file of vectors holds, by its number, in order.
+
+        Raises:
+            ValueError: when the catalogue names more or fewer files than its rows fill.
+        """
         rows, files = self.catalog.rows(), self.catalog.shards()
+        if len(files) != -(-rows // self.shards.shard_rows) or not all(isinstance(file, int) for file in files):
+            raise ValueError(
+                f'{self.catalog.path} is damaged: table shard has {shorten(files)} for {rows} rows, '
+                f'{self.shards.shard_rows} a file'
+            )
+        return dict(zip(files, self.shards.lengths(rows), strict=True))
+
+    def _load(self) -> Snapshot:
+        rows = self.catalog.rows()
         mapped = {}
-        for file, length in zip(files, self.shards.lengths(rows), strict=True):
+        for file, length in self.files().items():
             old = self._mapped.get(file)
             mapped[file] = old if old is not None and len(old) == length else self.shards.map(file, length)
         self._mapped = mapped
@@ -129,7 +146,7 @@ class ArchiveWriter(ArchiveIndex):
 
     def __init__(self, folder: str | Path) -> None:
         super().__init__(folder, write=True)
-        self.shards.clean(self.catalog.shards(), self.catalog.rows())
+        self.shards.clean(list(self.files()), self.catalog.rows())
 
     def put(self, entries: Sequence[Entry]) -> None:
         """Write files with their tiles; all are there then, or none.
@@ -154,11 +171,11 @@ class ArchiveWriter(ArchiveIndex):
 
     def compact(self) -> int:
         """Drop the vectors of deleted tiles; gives how many. Until it ends, all reads are of the old files."""
-        rows, files = self.catalog.rows(), self.catalog.shards()
+        rows = self.catalog.rows()
         kept = self.catalog.rows_not_deleted()
         if len(kept) == rows:
             return 0
-        parts = [self.shards.map(file, length) for file, length in zip(files, self.shards.lengths(rows), strict=True)]
+        parts = [self.shards.map(file, length) for file, length in self.files().items()]
         new: list[int] = []
         for start in range(0, len(kept), COPIED):
             block = gather(parts, self.shards.shard_rows, kept[start : start + COPIED])

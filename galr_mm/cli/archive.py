@@ -26,10 +26,14 @@ from galr_mm.apis import ArchiveIndexer, ArchiveSearcher, pretrained_models
 from galr_mm.apis.archive import words_of
 from galr_mm.archive import ArchiveIndex, Hit, Where, check_index, export_hits, open_writer
 from galr_mm.archive.bank import METHODS
+from galr_mm.archive.catalog import NAME as CATALOG
 from galr_mm.archive.export import WRITERS
-from galr_mm.archive.records import printable
+from galr_mm.archive.records import one_line, printable
 from galr_mm.cli.common import require_writable
 from galr_mm.datasets.captions import clean_split, load_karpathy
+from galr_mm.functional.rerank.checks import check_whole
+from galr_mm.imagery.files import ImageFolder, listed_names
+from galr_mm.messages import reason
 from galr_mm.utils.allocator import keep_freed_memory
 
 LONGEST = 2000  # characters of an error
@@ -44,8 +48,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         keep_freed_memory()
     try:
         command(args)
-    except (OSError, ValueError, TypeError, ImportError, RuntimeError, sqlite3.Error) as error:
-        raise SystemExit(printable(' '.join(str(error).split()))[:LONGEST] or repr(error)) from error
+    except sqlite3.Error as error:
+        raise SystemExit(one_line(f'{args.index / CATALOG} cannot be used: {error}')[:LONGEST]) from error
+    except Exception as error:  # whatever it is, it ends in one line
+        known = str(error) and isinstance(error, (OSError, ValueError, TypeError, ImportError, RuntimeError))
+        message = ' '.join(str(error).split()) if known else f'{args.index}: {reason(error)}'
+        raise SystemExit(one_line(message)[:LONGEST]) from error
     except KeyboardInterrupt:
         raise SystemExit('stopped; what was committed stays, and the same command goes on from there') from None
 
@@ -54,8 +62,8 @@ def index(args: argparse.Namespace) -> None:
     """Make an index, or bring it up to date."""
     indexer = ArchiveIndexer(args.model, args.index, args.checkpoint or True, args.device, args.tile, args.overlap)
     report = indexer.update(args.archive, args.metadata, args.prune, args.batch_size, sys.stderr.isatty())
-    for name, reason in report.skipped[:SHOWN]:
-        print(f'skipped {printable(name)!r}: {printable(reason)}')
+    for name, why in report.skipped[:SHOWN]:
+        print(f'skipped {printable(name)!r}: {one_line(why)}')
     if len(report.skipped) > SHOWN:
         print(f'... and {len(report.skipped) - SHOWN} more; `archive.py info {args.index} --skipped` lists all')
     print(f'{args.index}: {report}')
@@ -72,7 +80,7 @@ def search(args: argparse.Namespace) -> None:
     searcher = ArchiveSearcher(args.model, args.index, args.checkpoint or True, args.device, args.bank)
     found = searcher(queries, args.topk, where_of(args), args.rerank)
     for query, hits in zip(queries, found, strict=True):
-        print(f'{words_of(query)}: {len(hits)} hits' if hits else f'{words_of(query)}: nothing was found')
+        print(f'{one_line(words_of(query))}: {f"{len(hits)} hits" if hits else "nothing was found"}')
         for rank, hit in enumerate(hits, start=1):
             print(f'{rank:4d}  {line_of(hit)}')
     for path in args.out:
@@ -85,7 +93,7 @@ def check(args: argparse.Namespace) -> None:
     with ArchiveIndex(args.index) as opened:
         report = check_index(opened, args.queries)
     for problem in report.problems:
-        print(problem)
+        print(one_line(problem))
     print(f'{args.index}: {report.tiles} tiles, {report.queries} searches compared, recall {report.recall:.4f}')
     if report.problems:
         raise SystemExit(f'{args.index}: {len(report.problems)} problems')
@@ -96,7 +104,7 @@ def info(args: argparse.Namespace) -> None:
     with ArchiveIndex(args.index) as opened:
         counts, sources = opened.catalog.counts(), opened.catalog.sources()
         size = sum(path.stat().st_size for path in args.index.rglob('*') if path.is_file())
-        print(f'archive      {printable(str(opened.archive))}')
+        print(f'archive      {one_line(str(opened.archive))}')
         print(f'model        {opened.meta["model"]}')
         print(f'fingerprint  {opened.meta["fingerprint"]}')
         print(f'images cut   {opened.meta.get("cut")}')
@@ -108,7 +116,7 @@ def info(args: argparse.Namespace) -> None:
     if args.skipped:
         for path, known in sorted(sources.items()):
             if known.status == 'unreadable':
-                print(f'unreadable {printable(os.fsdecode(path))!r}: {printable(known.reason or "")}')
+                print(f'unreadable {printable(os.fsdecode(path))!r}: {one_line(known.reason or "")}')
 
 
 def export_all(args: argparse.Namespace) -> None:
@@ -130,12 +138,18 @@ def compact(args: argparse.Namespace) -> None:
 
 def bank(args: argparse.Namespace) -> None:
     """Encode the captions of a split as a query bank."""
+    check_whole('--max', args.max)
     records = clean_split(load_karpathy(args.captions), args.split, args.captions).records
     captions = list(dict.fromkeys(sentence['raw'] for record in records for sentence in record['sentences']))
-    images = [Path(args.img_root, record['filename']) for record in records] if args.img_root else []
+    captions, images = captions[: args.max], []
+    if args.img_root:
+        listed = list(map(listed_names, records[: args.max]))
+        images = [
+            args.img_root / name for name in ImageFolder(args.img_root).locate(listed, f'images of {args.captions}')
+        ]
     indexer = ArchiveIndexer(args.model, args.index, args.checkpoint or True, args.device)
-    path = indexer.make_bank(captions[: args.max], images[: args.max], args.batch_size)
-    print(f'{path}: {len(captions[: args.max])} captions, {len(images[: args.max])} images')
+    path = indexer.make_bank(captions, images, args.batch_size)
+    print(f'{path}: {len(captions)} captions, {len(images)} images')
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -261,7 +275,7 @@ def check_outputs(paths: Sequence[Path]) -> None:
 
 def line_of(hit: Hit) -> str:
     """A hit on the screen."""
-    parts = ['' if hit.score is None else f'{hit.score:.4f}', printable(hit.path)]
+    parts = ['' if hit.score is None else f'{hit.score:.4f}', hit.path]
     parts += [] if hit.is_whole else [f'window {",".join(map(str, hit.window))}']
     parts += [part for part in (hit.time, hit.platform) if part]
-    return '  '.join(parts)
+    return one_line('  '.join(parts))

@@ -31,12 +31,18 @@ def as_tensor(array: Array, name: str = 'array') -> Tensor:
         name: for the message.
 
     Raises:
-        ValueError: when it does not hold numbers, or rows of different lengths; says what it is.
+        ValueError: when it does not hold numbers, or rows of different lengths, or is a tensor that is sparse,
+            quantized or of 8-bit floating point, with which torch does not compute; says what it is.
 
     >>> as_tensor([[1.0, 0.5], [0.0, 1.0]]).shape
     torch.Size([2, 2])
     """
     if isinstance(array, Tensor):
+        if array.layout != torch.strided or array.is_quantized or (array.is_floating_point() and array.itemsize < 2):
+            raise ValueError(
+                f'expected {name} dense, of bool, whole numbers or at least 16-bit floating point, got '
+                f'{_described(array)} of {array.dtype}, {array.layout}'
+            )
         return array.detach()
     try:
         if isinstance(array, (list, tuple)) and any(isinstance(row, Tensor) for row in array):
@@ -58,6 +64,33 @@ def as_tensor(array: Array, name: str = 'array') -> Tensor:
     with warnings.catch_warnings():
         warnings.filterwarnings('ignore', message='The given NumPy array is not writable')
         return torch.as_tensor(values)
+
+
+def check_labels(
+    first: Array, second: Array, transposed: bool = False, names: str = 'similarity and positives'
+) -> None:
+    """Refuse two data frames of one shape whose rows or columns are labeled otherwise, such as in another order.
+
+    Args:
+        first: an array; labels are compared where both arrays have an ``index`` and ``columns``.
+        second: the other.
+        transposed: compare the rows of one with the columns of the other.
+        names: of the two, for the message.
+
+    Raises:
+        ValueError: names the first label that differs.
+    """
+    if not all(hasattr(type(array), 'columns') and hasattr(type(array), 'index') for array in (first, second)):
+        return
+    axes = ('index', 'columns')
+    for axis, other in zip(axes, axes[::-1] if transposed else axes, strict=True):
+        pairs = zip(getattr(first, axis), getattr(second, other), strict=False)
+        for place, (mine, theirs) in enumerate(pairs):
+            if mine != theirs and not (mine != mine and theirs != theirs):  # NaN is no other label than NaN
+                raise ValueError(
+                    f'{names} have different labels: {axis} {place} is {shorten(mine)} in the one, {other} {place} '
+                    f'is {shorten(theirs)} in the other; bring them in one order'
+                )
 
 
 def as_positives(positives: Array, shape: Sequence[int] | None = None) -> Tensor:

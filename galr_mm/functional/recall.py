@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from galr_mm.functional.arrays import Array, as_positives, as_ranks, as_tensor
+from galr_mm.functional.arrays import Array, as_positives, as_ranks, as_tensor, check_labels
 from galr_mm.messages import shorten
 
 
@@ -43,12 +43,13 @@ def retrieval_ranks(similarity: Array, positives: Array) -> Tensor:
         - output: int64 (Q,), -1 for a query without any positive
 
     Raises:
-        ValueError: when the shapes differ, a similarity is not a number, NaN or infinite, or a positive is not true or
-            false.
+        ValueError: when the shapes or the labels of two data frames differ, a similarity is not a number, NaN or
+            infinite, or a positive is not true or false.
 
     >>> retrieval_ranks(torch.tensor([[0.9, 0.5, 0.9], [0.1, 0.2, 0.3]]), torch.tensor([[0, 0, 1], [0, 0, 1]]).bool())
     tensor([1, 0])
     """
+    check_labels(similarity, positives)
     similarity, positives = as_tensor(similarity, 'similarity'), as_tensor(positives, 'positives')
     if similarity.shape != positives.shape or similarity.ndim != 2 or similarity.is_complex():
         raise ValueError(

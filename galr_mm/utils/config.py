@@ -12,6 +12,7 @@ import inspect
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import mmengine
@@ -214,19 +215,15 @@ def _shipped(path: Path) -> Iterator[Path]:
 
 
 def _bases(path: Path) -> list[Path]:
-    """The files that a config inherits from; none where it does not name them as plain text."""
-    found: Any = []
-    if path.suffix != '.py':
-        found = mmengine.load(str(path)).get('_base_', [])
-    else:
-        for statement in _parse(path).body:
-            if isinstance(statement, ast.Assign) and ast.unparse(statement.targets[0]) == '_base_':
-                try:
-                    found = ast.literal_eval(statement.value)
-                except ValueError:
-                    found = []
-    names = [found] if isinstance(found, str) else found
-    return [base for base in (path.parent / name for name in names if '::' not in name) if base.is_file()]
+    """The files that a config inherits from, found by mmengine's own steps, without those of other packages."""
+    with TemporaryDirectory() as folder:
+        copy = str(Path(folder, path.name))
+        Config._substitute_predefined_vars(str(path), copy)
+        Config._substitute_env_variables(copy, copy)
+        Config._pre_substitute_base_vars(copy, copy)
+        names = Config._get_base_files(copy)
+    own = [name for name in names if '::' not in name or name.startswith('galr_mm::')]
+    return [Path(Config._get_cfg_path(name, str(path))[0]) for name in own]
 
 
 def _names(path: Path) -> tuple[set[str], set[str]]:

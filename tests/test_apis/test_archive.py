@@ -13,10 +13,11 @@ from PIL import Image
 
 from galr_mm.apis import ArchiveIndexer, ArchiveSearcher, encode_images, encode_texts, init_model
 from galr_mm.apis.archive_model import ArchiveModel, fingerprint
-from galr_mm.archive import ArchiveIndex, Where, check_index
+from galr_mm.archive import ArchiveIndex, Hit, Where, check_index
 from galr_mm.archive.bank import Bank, CandidateReranker
-from galr_mm.cli.archive import main
+from galr_mm.cli.archive import line_of, main
 from galr_mm.functional import CSLS, BankReranker, DualSoftmax, QueryBankNorm, QueryBankReranker
+from galr_mm.imagery import Window
 from tests.helpers import DETECTOR_CONFIG, TINY_CLIP
 
 SENTENCES = ['an airplane on the left', 'two ships', 'a vehicle in the middle']
@@ -333,6 +334,9 @@ def test_search_with_mr(model, archive, index, tmp_path):
     Bank(bank.numpy(), bank.numpy()[:0]).save(tmp_path / 'other.npz', 'b' * 64)
     with pytest.raises(ValueError, match='query bank of another model'):
         ArchiveSearcher(model, tmp_path / 'index', bank=tmp_path / 'other.npz')('a', rerank='mr')
+    Bank(bank.numpy()[:, :3], bank.numpy()[:0, :3]).save(tmp_path / 'narrow.npz', indexer.model.id.fingerprint)
+    with pytest.raises(ValueError, match=r'narrow\.npz is not a query bank of this model: text is float32 \(\d+, 3\)'):
+        ArchiveSearcher(model, tmp_path / 'index', bank=tmp_path / 'narrow.npz')('a', rerank='mr')
     (tmp_path / 'text.npz').write_text('no bank')
     with pytest.raises(ValueError, match=r'text\.npz is not a query bank'):
         ArchiveSearcher(model, tmp_path / 'index', bank=tmp_path / 'text.npz')('a', rerank='mr')
@@ -421,11 +425,14 @@ def test_the_command_line_makes_a_bank(cli, mini, capsys):
         ('compact nowhere', 'no archive index at nowhere'),
         ('export INDEX --out ARCHIVE', 'expected a file name that ends in'),
         ('bank INDEX nowhere.json', 'no caption file at nowhere.json'),
+        ('bank INDEX nowhere.json --max -1', '--max is -1, expected a whole number of 1 or more'),
+        ('bank INDEX CAPTIONS --img-root ARCHIVE', 'are not in'),
     ],
 )
-def test_errors_are_one_line(cli, archive, command, message):
+def test_errors_are_one_line(cli, archive, mini, command, message):
     folder, flags = cli
-    words = [dict(ARCHIVE=str(archive), INDEX=str(folder / 'index')).get(word, word) for word in command.split()]
+    names = dict(ARCHIVE=str(archive), INDEX=str(folder / 'index'), CAPTIONS=str(mini / 'dataset_mini.json'))
+    words = [names.get(word, word) for word in command.split()]
     given = [
         flag for name, flag in zip(flags[::2], flags[1::2], strict=True) if name not in words for flag in (name, flag)
     ]
@@ -435,6 +442,10 @@ def test_errors_are_one_line(cli, archive, command, message):
     assert message in text
     assert '\n' not in text
     assert len(text) <= 2000
+
+
+def test_a_hit_is_one_line():
+    assert line_of(Hit('a\nb.png', 0.5, 'a', Window(0, 0, 2, 2), (2, 2))) == r'0.5000  a\nb.png'
 
 
 def test_a_broken_index_fails_the_check(cli, tmp_path, capsys):

@@ -185,3 +185,22 @@ def test_weights_of_another_model_are_listed_in_short(mini_config, tmp_path):
     with pytest.raises(RuntimeError, match=r'a\.pth does not fit the model') as error:
         init_model(mini_config, tmp_path / 'a.pth')
     assert len(str(error.value)) < 2000
+
+
+class Table(list):
+    """What a data frame is to a loop: the names of its columns."""
+
+    columns = ('caption',)
+
+
+@pytest.mark.parametrize('given', [{'a river': 1}, Table(['caption'])], ids=['dict', 'table'])
+@pytest.mark.parametrize('encode', [encode_texts, encode_images])
+def test_keys_and_columns_are_not_what_is_meant(model, encode, given):
+    with pytest.raises(TypeError, match='got a (dict|Table); pass its values or one column'):
+        encode(model, given)
+
+
+@pytest.mark.parametrize('blank', ['', ' ', '!!!'])
+def test_blank_captions_are_named(model, blank):
+    with pytest.raises(ValueError, match=f"caption 1 is '{blank}', expected words"):
+        encode_texts(model, ['a river', blank])

@@ -4,7 +4,7 @@ from mmengine.config import Config
 from mmengine.registry import DefaultScope
 from safetensors import safe_open
 
-from galr_mm.apis import init_model
+from galr_mm.apis import get_model, init_model
 from galr_mm.cli.publish_model import main as publish_model_main
 
 
@@ -74,3 +74,22 @@ def test_what_cannot_be_published(mini_config, tmp_path):
         publish_model_main([str(tmp_path / 'b.pth'), '--out', str(tmp_path / 'a.safetensors')])
     with pytest.raises(SystemExit, match='ends in .safetensors'):
         publish_model_main([str(tmp_path / 'a.pth'), '--out', str(tmp_path / 'a.pth')])
+
+
+@pytest.mark.parametrize('value', [float('nan'), float('-inf')])
+def test_weights_that_are_not_finite_are_named(mini_config, tmp_path, value):
+    state = init_model(mini_config).state_dict()
+    state['visual.solo_fc.weight'][0, 0] = value
+    torch.save({'state_dict': state}, tmp_path / 'a.pth')
+    with pytest.raises(
+        ValueError, match=r'a\.pth cannot be used: 1 of \d+ values of its weight visual\.solo_fc\.weight'
+    ):
+        init_model(mini_config, tmp_path / 'a.pth')
+
+
+@pytest.mark.parametrize('build', [init_model, get_model])
+def test_what_is_no_config(build):
+    with pytest.raises(TypeError, match='a config or its path, got None'):
+        build(None)
+    with pytest.raises(ValueError, match=r'has no model: expected model = dict\(type=\.\.\.\)'):
+        build(Config(dict(size=3)), backbone=dict(depth=18))

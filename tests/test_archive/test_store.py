@@ -15,6 +15,7 @@ from galr_mm.archive import ArchiveIndex, Where, check_index, open_writer
 from galr_mm.archive import changes as changes_module
 from galr_mm.archive.catalog import NAME
 from galr_mm.archive.search import nearest
+from galr_mm.cli.archive import main
 from tests.test_archive.helpers import MODEL, content, draw, entry, fill, find, reading, update, vector
 
 
@@ -253,6 +254,58 @@ def test_another_model_another_format_another_file(index, tmp_path):
     with pytest.raises(FileNotFoundError, match='no archive index'), open_writer(tmp_path / 'nothing'):
         pass
     assert not (tmp_path / 'nothing').exists()
+
+
+@pytest.mark.parametrize(
+    ('sql', 'message'),
+    [
+        ("DELETE FROM meta WHERE key = 'dim'", 'dim of meta is None, expected a whole number'),
+        ("UPDATE meta SET value = 'x' WHERE key = 'dim'", "dim of meta is 'x', expected a whole number"),
+        ("UPDATE meta SET value = '0' WHERE key = 'shard_rows'", "shard_rows of meta is '0'"),
+        ("UPDATE meta SET value = 'zz' WHERE key = 'archive'", "archive of meta is 'zz', expected the bytes"),
+        ("DELETE FROM meta WHERE key != 'format'", 'dim of meta is None'),
+        ("UPDATE meta SET value = '' WHERE key = 'fingerprint'", "fingerprint of meta is ''"),
+        ("UPDATE meta SET value = x'00ff' WHERE key = 'model'", 'model of meta is b'),
+        ('DELETE FROM shard WHERE position = 1', r'table shard has \[0, 2\] for 12 rows, 5 a file'),
+        ("UPDATE tile SET boxes = '[[1]]' WHERE row = 3", r"tile 00003-\w+/0-0-8-6: ValueError: boxes is '\[\[1\]\]'"),
+        ("UPDATE source SET metadata = '{' WHERE path = CAST('00003.png' AS BLOB)", r"tile 00003-.*metadata is '{'"),
+        ("UPDATE tile SET top = 'x' WHERE row = 3", 'tile 00003-.*whole numbers'),
+    ],
+    ids=[
+        'no dim',
+        'dim',
+        'shard rows',
+        'archive',
+        'no meta',
+        'fingerprint',
+        'blob',
+        'shards',
+        'boxes',
+        'metadata',
+        'top',
+    ],
+)
+def test_a_damaged_catalogue_is_named(index, sql, message):
+    with sqlite3.connect(index / NAME) as db:
+        db.execute(sql)
+    with pytest.raises(ValueError, match=rf'{NAME} is damaged.*{message}'):
+        find(index, vector(3), k=12)
+    for command in (['check'], ['info'], ['compact'], ['export', '--out', str(index / 'all.csv')]):
+        try:
+            main([command[0], str(index), *command[1:]])
+        except SystemExit as error:
+            assert '\n' not in str(error)  # noqa: PT017, not all commands read what is damaged
+        else:
+            assert command != ['check']
+
+
+def test_damaged_vectors_name_their_file(index):
+    with (index / 'vectors/00001.f32').open('r+b') as file:
+        file.write(np.full(5 * 8, np.nan, np.float32).tobytes())
+    with pytest.raises(ValueError, match=r'00001\.f32 is damaged: its vector 0 is not finite'):
+        find(index, vector(0))
+    with pytest.raises(ValueError, match=r'00001\.f32 is damaged: its vector 2'), reading(index) as (_, snapshot):
+        nearest(snapshot, vector(0)[None], 2, np.array([0, 7]))
 
 
 def test_a_folder_of_other_things_does_not_become_an_index(tmp_path):

@@ -164,3 +164,36 @@ def test_what_is_refused(value, message):
 def test_wrong_ranks_and_positives(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+@pytest.mark.parametrize(
+    'give',
+    [
+        torch.Tensor.to_sparse,
+        torch.Tensor.to_sparse_csr,
+        lambda matrix: matrix.to(torch.float8_e4m3fn),
+        lambda matrix: torch.quantize_per_tensor(matrix, 0.1, 0, torch.qint8),
+    ],
+    ids=['sparse', 'csr', 'float8', 'quantized'],
+)
+@pytest.mark.parametrize(
+    'function', [lambda m: F.recall_at_k(m, torch.eye(3)), lambda m: F.chance_recall_at_k(m), F.multivariate_rerank],
+    ids=['recall', 'chance', 'rerank'],
+)  # fmt: skip
+def test_tensors_that_torch_does_not_compute_with(give, function):
+    with pytest.raises(ValueError, match='dense, of bool, whole numbers or at least 16-bit') as raised:
+        function(give(torch.eye(3)))
+    assert len(str(raised.value)) < 500
+
+
+def test_labels_in_another_order_are_refused():
+    pandas = pytest.importorskip('pandas')
+    frame = pandas.DataFrame(torch.eye(3).numpy(), index=list('abc'), columns=list('xyz'))
+    assert F.recall_at_k(frame, frame.astype(bool), (1,)) == {1: 100}
+    with pytest.raises(ValueError, match="labels: index 0 is 'a' in the one, index 0 is 'c' in the other"):
+        F.recall_at_k(frame, frame.astype(bool).loc[list('cab')])
+    with pytest.raises(ValueError, match="columns 0 is 'x' in the one, columns 0 is 'z'"):
+        F.recall_at_k(frame, frame.astype(bool)[list('zxy')])
+    assert F.multivariate_rerank(frame, 2, reverse_similarity=frame.T).shape == (3, 3)
+    with pytest.raises(ValueError, match='similarity and reverse_similarity have different labels'):
+        F.multivariate_rerank(frame, 2, reverse_similarity=frame.T.loc[list('zxy')])

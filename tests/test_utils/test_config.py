@@ -120,3 +120,17 @@ def test_a_foreign_config(child):
     base = child("size = 3\nbatch_size = 4\nmodel = dict(type='A', size=size)", [], 'base.py')
     cfg = read_config_file(child("size = 'big'\nbatch_size = 5\nmax_epochs = 0\ndata_root = 1", base))
     assert (cfg.size, cfg.model.size) == ('big', 3)
+
+
+@pytest.mark.parametrize(
+    'base',
+    [f"'{ROOT}/configs/galr_ucm' + '_128px.py'", f"osp.join('{ROOT}/configs', 'galr_ucm_128px.py')",
+     f"'{{{{ fileDirname }}}}/../../../../../../../..{UCM}'",
+     "'galr_mm::_base_/../galr_ucm_128px.py'"],
+    ids=['sum', 'join', 'template', 'package'],
+)  # fmt: skip
+def test_bases_that_are_computed(tmp_path, base):
+    (tmp_path / 'child.py').write_text(f'_base_ = {base}\nsize = 96\nbatch_size = 7\nmax_epochs = 3\n')
+    cfg = read_config_file(tmp_path / 'child.py')
+    assert sizes(cfg) == [(96, 96), 96, (96, 96), (96, 96)]
+    assert (cfg.train_dataloader.batch_size, cfg.train_cfg.max_epochs) == (7, 3)

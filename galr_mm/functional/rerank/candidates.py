@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from galr_mm.functional.arrays import Array
+from galr_mm.functional.arrays import Array, check_labels
 from galr_mm.functional.rerank.checks import check_filler, check_whole, prepare, prepare_reverse
 from galr_mm.functional.rerank.column_statistics import column_statistic
 from galr_mm.functional.rerank.reverse_ranks import ReverseCounter
@@ -97,6 +97,8 @@ def find_candidates(
     """
     check_whole('k', k)
     check_filler(filler)
+    if reverse_similarity is not None:
+        check_labels(similarity, reverse_similarity, transposed=True, names='similarity and reverse_similarity')
     k, similarity = int(k), prepare(similarity)
     reverse_similarity = prepare_reverse(reverse_similarity, similarity)
     if filler is not None:  # as it is written in this matrix

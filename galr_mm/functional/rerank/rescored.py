@@ -85,9 +85,8 @@ def rescore(
         >>> rescored.matrix().argsort(descending=True)
         tensor([[0, 1, 2]])
     """
-    similarity = prepare(similarity)
     candidates, below = find_candidates(similarity, k, reverse_similarity, significance, filler)
-    return Rescored(similarity, candidates, below, formula(candidates), tail)
+    return Rescored(prepare(similarity), candidates, below, formula(candidates), tail)
 
 
 def reranked_ranks(

@@ -14,6 +14,7 @@ from galr_mm.messages import shorten
 from galr_mm.models.text.tokenized import TokenizedTextEncoder
 from galr_mm.registry import MODELS
 from galr_mm.text import Vocabulary
+from galr_mm.text.normalize import caption_words
 
 ENOUGH = 8  # captions of a batch that are not all of unknown words by chance
 
@@ -107,6 +108,11 @@ class BiGRUEncoder(TokenizedTextEncoder):
                 f'words; the first caption is {shorten(texts[0])}'
             )
         return pad_sequence(ids, batch_first=True, padding_value=Vocabulary.pad)
+
+    @staticmethod
+    def is_blank(text: str) -> bool:
+        """Whether a caption has no words, as one of punctuation."""
+        return not caption_words(text)
 
     def unknown_words(self, texts: Sequence[str]) -> Counter[str]:
         """Words without an id, with how often each occurs."""

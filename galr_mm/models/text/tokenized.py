@@ -38,6 +38,11 @@ class TokenizedTextEncoder(BaseModule):
     def tokenize(self, texts: Sequence[str]) -> Tensor:
         """Token ids of captions, int64 (T, L)."""
 
+    @staticmethod
+    def is_blank(text: str) -> bool:
+        """Whether the encoder sees nothing of a caption."""
+        return not text.strip()
+
     def cut(self, texts: Sequence[str]) -> list[str]:
         """Those of the captions that are longer than what the encoder reads, whose end it does not see."""
         return []
