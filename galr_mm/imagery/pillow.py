@@ -59,7 +59,7 @@ def _is_deep(image: ImageFile) -> bool:
 
 @contextmanager
 def _source(image: ImageFile) -> Iterator[BinaryIO | None]:
-    """The file that an image was opened from; its position stays, which Pillow needs where it has not decoded yet."""
+    """What an image was opened from; in an open file Pillow, which may still decode it, is left where it stands."""
     if image.filename and Path(image.filename).is_file():
         with open(image.filename, 'rb') as file:
             yield file
@@ -69,7 +69,7 @@ def _source(image: ImageFile) -> Iterator[BinaryIO | None]:
         yield None
         return
     at = held.tell()
-    try:
-        yield cast(BinaryIO, held)
-    finally:
-        held.seek(at)
+    held.seek(0)
+    content = cast(BinaryIO, held).read()
+    held.seek(at)
+    yield io.BytesIO(content)

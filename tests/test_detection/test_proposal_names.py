@@ -72,7 +72,9 @@ def test_absent_images_of_a_split_are_a_warning(mini, tmp_path, monkeypatch):
     logged = []
     monkeypatch.setattr('galr_mm.datasets.image_text.print_log', lambda text, _, *level: logged.append((text, *level)))
     names = ImageFolder(mini / 'images').names()
-    settings = dict(ann_file=str(mini / 'dataset.json'), split='train', data_prefix=dict(img_path=str(mini / 'images')))
+    settings = dict(
+        ann_file=str(mini / 'dataset_mini.json'), split='train', data_prefix=dict(img_path=str(mini / 'images'))
+    )
     data = ImageTextDataset(**settings, proposal_file=str(write(tmp_path / 'p.json', names)))
     assert logged[-1][1] == logging.INFO
     used = sorted({sample['file_name'] for sample in map(data.get_data_info, range(len(data)))})
