@@ -127,7 +127,7 @@ def check_boxes(boxes: np.ndarray, sizes: np.ndarray, indices: np.ndarray, kind:
         return f'{kind} {indices[first]} has the bbox [{values}] in an image of {width:g} x {height:g} pixels'
 
     expected = 'expected [x, y, width, height] in pixels of the image'
-    relative = np.hstack([boxes <= RELATIVE, sizes > 2 * RELATIVE]).all(1)
+    relative = np.asarray(np.hstack([boxes <= RELATIVE, sizes > 2 * RELATIVE]).all(1))
     if relative.mean() >= BULK and (boxes[relative] % 1).any():  # [0, 0, 1, 1] is a pixel
         many = 'no value of the file is' if boxes.max() <= 1 else f'{(boxes <= 1).mean():.0%} of the values are not'
         raise ValueError(f'{example(relative)}, and {many} above 1 (relative?); {expected}')

@@ -6,10 +6,10 @@ What such a file means is said by :mod:`galr_mm.imagery.pixels` alone, so it is 
 from __future__ import annotations
 
 import io
+import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import BinaryIO, cast
 
 import numpy as np
@@ -60,7 +60,7 @@ def _is_deep(image: ImageFile) -> bool:
 @contextmanager
 def _source(image: ImageFile) -> Iterator[BinaryIO | None]:
     """What an image was opened from; in an open file Pillow, which may still decode it, is left where it stands."""
-    if image.filename and Path(image.filename).is_file():
+    if image.filename and os.path.isfile(image.filename):
         with open(image.filename, 'rb') as file:
             yield file
         return
