@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import reprlib
+from collections.abc import Sequence
 
 _SHORT = reprlib.Repr()
 _SHORT.maxlevel, _SHORT.maxstring, _SHORT.maxother, _SHORT.maxlong = 3, 120, 120, 60
@@ -40,3 +41,12 @@ def reason(error: BaseException, limit: int = 500) -> str:
     "KeyError: 'images'"
     """
     return f'{type(error).__name__}: {clip(error, limit)}'
+
+
+def first_of(names: Sequence[str], count: int = 5) -> str:
+    """The first of many names.
+
+    >>> first_of(['a', 'b', 'c'], 2)
+    'a, b, ...'
+    """
+    return clip(', '.join(names[:count]) + (', ...' if len(names) > count else ''))

@@ -14,6 +14,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from galr_mm.imagery import list_images
+from galr_mm.imagery.pillow import read_deep
 from galr_mm.messages import shorten
 from galr_mm.models.retrievers.dual_encoder import evaluating
 from galr_mm.models.text import TokenizedTextEncoder
@@ -57,8 +58,9 @@ def encode_images(
         progress: show a bar; None shows one where standard error is a terminal.
 
     Raises:
-        ValueError: when there is no image, one is an array of another kind, or the model has no pipeline or no data
-            preprocessor; says what to pass.
+        ValueError: when there is no image, one is an array of another kind, or a PIL image that was changed and comes
+            from a file of more than 8 bit (an unchanged one is read as its file is), or the model has no pipeline or no
+            data preprocessor; says what to pass.
         TypeError: when an image is something else, or ``images`` is a mapping or a table.
         OSError: when a file cannot be read; names it.
     """
@@ -145,7 +147,13 @@ def _listed(images: ImageLike | Iterable[ImageLike]) -> list[ImageLike]:
                     f'image {index} is an array of {image.dtype} {image.shape}, expected BGR uint8 (H, W, 3)'
                 )
         elif isinstance(image, Image.Image):
-            if image.mode in ('I', 'F') or image.mode.startswith('I;'):
+            try:
+                pixels = read_deep(image)
+            except (ValueError, ImportError) as error:
+                raise type(error)(f'image {index}, a PIL image, {error}') from error
+            if pixels is not None:
+                given[index] = pixels
+            elif image.mode in ('I', 'F') or image.mode.startswith('I;'):
                 raise ValueError(f'image {index} is a PIL image of mode {image.mode}, expected 8 bit, such as RGB')
         elif not isinstance(image, (str, Path)):
             raise TypeError(f'image {index} is {shorten(image)}, expected a file, a PIL image or a BGR uint8 array')

@@ -25,6 +25,7 @@ from galr_mm.detection.coco import describe_dropped
 from galr_mm.imagery.files import ImageFolder, listed_names
 from galr_mm.imagery.header import Header, open_with_pillow, read_header
 from galr_mm.imagery.pixels import decode_file
+from galr_mm.messages import first_of
 from galr_mm.text import Vocabulary
 from galr_mm.utils.config import LOADERS, datasets_of
 from galr_mm.utils.logging import progress
@@ -145,12 +146,14 @@ def check_proposals(
     """
     try:
         proposals = ProposalSet(path)
+        absent = proposals.absent(headers)
     except (OSError, ValueError) as error:
         yield str(error)
         return
-    absent = [name for name in headers if name not in proposals]
     covered = len(headers) - len(absent)
     print(f'{split}: {path} covers {covered} of {len(headers)} images, {len(proposals.classes)} classes')
+    if absent:
+        print(f'{split}: {len(absent)} images are not in {path} and come without objects: {first_of(absent)}')
     if proposals.dropped:
         print(f'{split}: {path}: {describe_dropped(proposals.dropped)}')
     notes: dict[str, list[str]] = {}

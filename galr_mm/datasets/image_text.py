@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import logging
 import os
 from functools import cached_property
 from pathlib import Path
@@ -12,7 +13,7 @@ from mmengine.logging import print_log
 from galr_mm.datasets.captions import SPLITS, clean_split, load_karpathy, sentid_problem
 from galr_mm.detection import ProposalSet
 from galr_mm.imagery.files import ImageFolder, listed_names
-from galr_mm.messages import reason, shorten
+from galr_mm.messages import first_of, reason, shorten
 from galr_mm.registry import DATASETS
 from galr_mm.structures import Detections, ImageId, stable_id
 from galr_mm.text import caption_key
@@ -138,10 +139,17 @@ class ImageTextDataset(BaseDataset):
             )
             return
         self.proposals = ProposalSet(path, self.max_proposals)
-        absent = sum(name not in self.proposals for name in file_names)
-        if absent == len(file_names):
-            raise ValueError(f'{path} knows none of the {absent} {self.split} images, such as {shorten(file_names[0])}')
-        print_log(f'{self.split}: proposals from {path}; {absent} of {len(file_names)} images are not in it', 'current')
+        absent = self.proposals.absent(file_names)
+        if len(absent) == len(file_names):
+            raise ValueError(
+                f'{path} knows none of the {len(absent)} {self.split} images, such as {shorten(file_names[0])}'
+            )
+        print_log(
+            f'{self.split}: proposals from {path}; {len(absent)} of {len(file_names)} images are not in it'
+            + (f' and come without objects: {first_of(absent)}' if absent else ''),
+            'current',
+            logging.WARNING if absent else logging.INFO,
+        )
         self._metainfo['proposal_classes'] = self.proposals.classes
 
     def _load_vectors(self, records: list[dict]) -> np.ndarray | None:

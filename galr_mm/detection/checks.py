@@ -12,7 +12,11 @@ from galr_mm.messages import shorten
 
 # a box that reaches further beyond its image, in sides of the image, speaks against the file, or is left out
 SUSPICIOUS, ABSURD = 0.1, 1.0
-CORNERS = 0.9  # fraction of boxes that make sense as corners, from which on they are taken for such
+# fractions from which on boxes are taken for another kind: that make sense as it, and that make none as xywh; of
+# corners about half make none, and of xywh single ones that are wrong
+MEANT, ONLY_AS_CORNERS = 0.9, 0.3
+BULK = 0.95  # fraction of boxes that speaks for a file, whatever single ones are
+RELATIVE = 1.1  # largest value of relative boxes, of which some leave their image a little
 
 
 def number(value: object) -> float:
@@ -58,13 +62,13 @@ def reason_to_ignore(annotation: Mapping[str, Any]) -> str | None:
 
     Raises:
         TypeError: when the annotation is none.
-        ValueError: when iscrowd or ignore is neither 0 nor 1.
+        ValueError: when iscrowd or ignore is neither 0 nor 1, nor null, which says nothing.
     """
     if not isinstance(annotation, dict):
         raise TypeError('it has no fields')
     for key, reason in (('iscrowd', 'crowd (iscrowd)'), ('ignore', 'to be ignored (ignore)')):
-        flag = annotation.get(key, 0)
-        if not isinstance(flag, (int, float)) or flag not in (0, 1):
+        flag = annotation.get(key)
+        if flag is not None and (not isinstance(flag, (int, float)) or flag not in (0, 1)):
             raise ValueError(f'{key} is {shorten(flag)}, expected 0 or 1')
         if flag:
             return reason
@@ -123,12 +127,15 @@ def check_boxes(boxes: np.ndarray, sizes: np.ndarray, indices: np.ndarray, kind:
         return f'{kind} {indices[first]} has the bbox [{values}] in an image of {width:g} x {height:g} pixels'
 
     expected = 'expected [x, y, width, height] in pixels of the image'
-    if boxes.max() <= 1 and (boxes % 1).any() and sizes.min() > 2:  # [0, 0, 1, 1] is a pixel
-        raise ValueError(f'{example(outside | True)}, and no value of the file is above 1 (relative?); {expected}')
-    if (leaving & starts_inside).any() and corners[starts_inside].mean() >= CORNERS:
+    relative = np.asarray(np.hstack([boxes <= RELATIVE, sizes > 2 * RELATIVE]).all(1))
+    if relative.mean() >= BULK and (boxes[relative] % 1).any():  # [0, 0, 1, 1] is a pixel
+        many = 'no value of the file is' if boxes.max() <= 1 else f'{(boxes <= 1).mean():.0%} of the values are not'
+        raise ValueError(f'{example(relative)}, and {many} above 1 (relative?); {expected}')
+    telling = leaving & corners
+    if telling.sum() >= ONLY_AS_CORNERS * starts_inside.sum() > 0 and corners[starts_inside].mean() >= MEANT:
         raise ValueError(
-            f'{example(leaving & starts_inside)}, which it leaves; {corners.sum()} of {len(boxes)} boxes make sense as '
-            f'corners [x1, y1, x2, y2]; {expected}'
+            f'{example(telling)}, which {telling.sum()} boxes leave; {corners.sum()} of {len(boxes)} boxes make sense '
+            f'as corners [x1, y1, x2, y2]; {expected}'
         )
     if (leaving | outside).mean() > 0.5:
         raise ValueError(
@@ -136,12 +143,29 @@ def check_boxes(boxes: np.ndarray, sizes: np.ndarray, indices: np.ndarray, kind:
             f'(for images of another size?); {expected}'
         )
     notes = []
-    if (leaving & ~outside).any():
+    beyond = ((high - 1) * sizes > 2).any(1) & ~outside  # by more than rounding
+    if _are_centers(boxes, sizes, beyond):
+        notes.append(
+            f'{beyond.sum()} of {len(boxes)} boxes leave their image on the right or below, and as [x, y, width, '
+            f'height] around a center (x, y) almost all are inside; are they such? {example(beyond)}'
+        )
+    elif (leaving & ~outside).any():
         found = leaving & ~outside
         notes.append(f'{found.sum()} boxes reach more than a tenth of its side beyond their image; {example(found)}')
-    if len(boxes) >= 10 and (high < 0.5).all():
+    percent = boxes.max() <= 100 and sizes.min() >= 200
+    if len(boxes) >= (3 if percent else 10) and (high < 0.5).all():
         notes.append(
             f'all {len(boxes)} boxes are in the upper left quarter of their images; are they for images of another '
-            'size?'
+            f'size{", or in percent" if percent else ""}?'
         )
     return ~outside, notes
+
+
+def _are_centers(boxes: np.ndarray, sizes: np.ndarray, beyond: np.ndarray) -> bool:
+    """Whether boxes (n, 4), of which some reach ``beyond`` their image, are rather [cx, cy, width, height].
+
+    Boxes xywh that begin at the left or above, nearer to the border than half their side, speak against it.
+    """
+    half = boxes[:, 2:] / 2
+    inside = ((boxes[:, :2] - half >= -2) & (boxes[:, :2] + half <= sizes + 2)).all(1)
+    return bool(len(boxes) >= 3 and beyond.mean() >= 1 - BULK and inside.mean() >= BULK)

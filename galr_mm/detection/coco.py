@@ -22,7 +22,7 @@ from galr_mm.detection.checks import (
     reason_to_drop,
     reason_to_ignore,
 )
-from galr_mm.imagery.files import name_key
+from galr_mm.imagery.files import loose_key, slash_key
 from galr_mm.messages import clip, reason, shorten
 from galr_mm.structures import Detections
 from galr_mm.utils.io import read_json, write_text
@@ -64,6 +64,11 @@ def parse_coco(content: Mapping[str, Any], source: str | Path, kind: str = 'anno
                 raise ValueError(f'{key} have the {field} {shorten(twice[0])} more than once')
             if field in ('file_name', 'name') and not all(isinstance(value, str) for value in counts):
                 raise TypeError(f'a {field} of {key} is not a text')
+        spelled: dict[str, str] = {}
+        for entry in content['images']:
+            name = entry['file_name']
+            if (other := spelled.setdefault(slash_key(name), name)) != name:
+                raise ValueError(f'images have the file_name {shorten(other)} and {shorten(name)}, which are one file')
         if not isinstance(content['annotations'], list):
             raise TypeError('annotations is not a list')
     except (ValueError, KeyError, TypeError) as error:
@@ -163,7 +168,10 @@ def write_coco(
 
 
 class ProposalSet:
-    """Proposals of many images, looked up by file name; the file is a COCO json, see :func:`parse_coco`.
+    r"""Proposals of many images, looked up by file name; the file is a COCO json, see :func:`parse_coco`.
+
+    It may write a name as a list of images may (see :class:`galr_mm.imagery.files.ImageFolder`): with another file type
+    or none, or as Windows does (``sub\1.jpg``). Exactly the name comes first.
 
     Args:
         path: the json file.
@@ -184,14 +192,48 @@ class ProposalSet:
                 f'`python tools/extract_proposals.py DET_CONFIG DET_CKPT IMAGES --out {path}`'
             )
         self.classes, found, self.dropped = parse_coco(read_json(self.path, 'a COCO json'), self.path)
-        self._detections = {name_key(name): detections.top(max_per_image) for name, detections in found.items()}
+        self._detections = {slash_key(name): detections.top(max_per_image) for name, detections in found.items()}
+        self._by_loose: dict[str, list[str]] = {}
+        for key in self._detections:
+            self._by_loose.setdefault(loose_key(key), []).append(key)
 
     def __len__(self) -> int:
         return len(self._detections)
 
     def __contains__(self, file_name: str) -> bool:
-        return name_key(file_name) in self._detections
+        return self._find(file_name) is not None
 
     def get(self, file_name: str) -> Detections | None:
-        """Objects of an image; None when the file says nothing of it."""
-        return self._detections.get(name_key(file_name))
+        """Objects of an image; None when the file says nothing of it.
+
+        Raises:
+            ValueError: when more than one image of the file could be it.
+        """
+        key = self._find(file_name)
+        return None if key is None else self._detections[key]
+
+    def absent(self, file_names: Iterable[str]) -> list[str]:
+        """The images that the file says nothing of.
+
+        Raises:
+            ValueError: when more than one image of the file could be one, or one of the file is two of these.
+        """
+        owners: dict[str, str] = {}
+        missing = []
+        for name in file_names:
+            key = self._find(name)
+            if key is None:
+                missing.append(name)
+            elif (other := owners.setdefault(key, name)) != name:
+                raise ValueError(f'{self.path}: its objects of {key} are those of more than one image, {other}, {name}')
+        return missing
+
+    def _find(self, file_name: str) -> str | None:
+        """The key of an image."""
+        key = slash_key(file_name)
+        if key in self._detections:
+            return key
+        found = self._by_loose.get(loose_key(key), [])
+        if len(found) > 1:
+            raise ValueError(f'{self.path} has no {file_name}, and {", ".join(found[:5])} could each be it')
+        return found[0] if found else None

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from galr_mm.messages import reason
+from galr_mm.messages import first_of, reason
 from galr_mm.utils.io import read_json
 
 HOW_TO_GET_DATA = 'docs/datasets.md says where each data set comes from and how its folder is laid out'
@@ -25,6 +25,20 @@ def name_key(name: str) -> str:
     True
     """
     return unicodedata.normalize('NFC', posixpath.normpath(name))
+
+
+def loose_key(name: str) -> str:
+    r"""Equal for names that may mean one file: :func:`slash_key` without the file type.
+
+    >>> loose_key('sub\\1.v2.tif') == loose_key('sub/1.v2.JPG') == loose_key('sub/1.v2')
+    True
+    """
+    return _stem(slash_key(name))
+
+
+def slash_key(name: str) -> str:
+    """:func:`name_key` of a name whose folders may be written as Windows does."""
+    return name_key(name.replace('\\', '/'))
 
 
 def listed_names(entry: Mapping[str, Any]) -> tuple[str, ...]:
@@ -115,7 +129,7 @@ class ImageFolder:
         if missing:
             raise FileNotFoundError(
                 f'{len(missing)} of {len(listed)} {what} are not in {self.root} under any file type: '
-                f'{", ".join(missing[:5])}{", ..." if len(missing) > 5 else ""}. {HOW_TO_GET_DATA}'
+                f'{first_of(missing)}. {HOW_TO_GET_DATA}'
             )
         located = [name for name in found if name is not None]
         owners: dict[str, str] = {}

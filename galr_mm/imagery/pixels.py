@@ -9,6 +9,8 @@ read; what EXIF data says is rotated is set upright.
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,7 +21,8 @@ from mmengine import fileio
 from galr_mm.imagery.header import read_bytes_header
 from galr_mm.imagery.orientation import upright
 from galr_mm.imagery.stretch import fit_stretch, sample_step
-from galr_mm.imagery.tiff import decode_with_tifffile
+from galr_mm.imagery.tiff import READABLE, decode_with_tifffile
+from galr_mm.utils.io import instead_of
 
 # of an image that is decoded whole. It is OpenCV's own limit, which its variable changes.
 MAX_PIXELS = int(os.environ.get('OPENCV_IO_MAX_IMAGE_PIXELS', 2**30))
@@ -49,8 +52,19 @@ def read_image(path: str | Path, backend_args: dict | None = None) -> np.ndarray
 
 def decode_file(path: str | Path, backend_args: dict | None = None) -> Decoded:
     """As :func:`read_image`, with what was changed."""
-    try:
+    with naming_image(path):
         return decode_image(fileio.get(path, backend_args=backend_args))
+
+
+@contextmanager
+def naming_image(path: str | Path) -> Iterator[None]:
+    """Let errors of decoding be of one kind and name the file.
+
+    Raises:
+        OSError, ImportError: as :func:`read_image`.
+    """
+    try:
+        yield
     except ImportError as error:
         raise ImportError(f'cannot read the image {path}: {error}') from error
     except Exception as error:  # decoders raise many kinds on broken files
@@ -74,12 +88,16 @@ def decode_image(content: bytes) -> Decoded:
             'the environment is another limit'
         )
     changes = () if header is None else header.changes
-    if header is not None and header.tags is not None and not header.tags.is_plain:
+    tags = None if header is None else header.tags
+    plain = tags is None or tags.is_plain
+    values = cv2.imdecode(np.frombuffer(content, np.uint8), FLAGS) if content and plain else None
+    # OpenCV does not know all ways to store plain pixels, such as small tiles
+    if values is None and tags is not None and (not plain or tags.photometric in READABLE):
         pixels, stretched = decode_with_tifffile(content)
         return Decoded(pixels, (*changes, *([stretched] if stretched else [])))
-    values = cv2.imdecode(np.frombuffer(content, np.uint8), FLAGS) if content else None
     if values is None:
-        raise ValueError(f'{len(content)} bytes that OpenCV cannot decode')
+        instead = instead_of(content)
+        raise ValueError(f'it is {instead}' if instead else f'{len(content)} bytes that OpenCV cannot decode')
     if values.dtype != np.uint8:
         changes = (*changes, f'{values.dtype.name} values stretched to 8 bit')
         step = sample_step(*values.shape[:2])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
@@ -13,7 +13,7 @@ import numpy as np
 
 from galr_mm.imagery import tiff
 from galr_mm.imagery.header import read_file_header
-from galr_mm.imagery.pixels import read_image
+from galr_mm.imagery.pixels import naming_image, read_image
 from galr_mm.imagery.stretch import Stretch, sample_step
 
 if TYPE_CHECKING:
@@ -78,9 +78,11 @@ def open_image(path: str | Path) -> Iterator[OpenedImage]:
     """
     header = read_file_header(path)
     if header is not None and header.tags is not None and find_spec('tifffile'):
-        with tiff.first_page(path) as page:
+        with ExitStack() as stack:
+            with naming_image(path):
+                page = stack.enter_context(tiff.first_page(path))
             if _is_windowed(page):
-                yield TiledTiff(page)
+                yield TiledTiff(page, path)
                 return
     yield DecodedImage(path)
 
@@ -118,12 +120,17 @@ class DecodedImage:
 class TiledTiff:
     """First page of a TIFF that is stored in tiles, of which only those under a window are decoded."""
 
-    def __init__(self, page: TiffPage) -> None:
+    def __init__(self, page: TiffPage, path: str | Path) -> None:
         self.page = page
+        self.path = path
         self.height, self.width = page.imagelength, page.imagewidth
 
     def read(self, window: Window) -> np.ndarray:
-        """BGR uint8 (h, w, 3), as :func:`galr_mm.imagery.pixels.read_image` would give them."""
+        """BGR uint8 (h, w, 3), as :func:`galr_mm.imagery.pixels.read_image` would give them.
+
+        Raises:
+            OSError: when a tile cannot be decoded; names the file.
+        """
         return tiff.to_bgr(self.values(window), self.page, self.stretch)
 
     @cached_property
@@ -140,6 +147,10 @@ class TiledTiff:
 
     def values(self, window: Window) -> np.ndarray:
         """Values (h, w, 1 or 3) as they are stored."""
+        with naming_image(self.path):
+            return self._values(window)
+
+    def _values(self, window: Window) -> np.ndarray:
         page, file = self.page, self.page.parent.filehandle
         high, wide = page.tilelength, page.tilewidth
         across = -(-self.width // wide)

@@ -4,6 +4,7 @@ import csv
 import errno
 import glob
 import gzip
+import io
 import json
 import os
 import platform
@@ -68,17 +69,20 @@ def read_json(path: str | Path, kind: str = 'json') -> Any:
     raise ValueError(f'{path} is not {kind}: {f"it is {instead}" if instead else problem}')
 
 
-def instead_of(path: str | Path) -> str:
-    """What a file is in place of what it was meant to be, where its bytes tell; else ''."""
-    with open(path, 'rb') as file:
+def instead_of(source: str | Path | bytes) -> str:
+    """What a file, or its content, is in place of what it was meant to be, where its bytes tell; else ''."""
+    with io.BytesIO(source) if isinstance(source, bytes) else open(source, 'rb') as file:
         start = file.read(256).removeprefix(b'\xef\xbb\xbf').lstrip().lower()
+        cut_off = start.startswith(b'pk\x03\x04') and not zipfile.is_zipfile(file)
     if not start:
         return 'empty'
     if start.startswith(b'version https://git-lfs'):
         return 'a pointer of git-lfs, not the file itself: git lfs pull'
+    if start.startswith(b'<error') or (start.startswith(b'<?xml') and b'<error' in start):
+        return 'the error of a server (xml), not the file itself: download it again'
     if start.startswith((b'<!doc', b'<html', b'<?xml', b'<head')):
         return 'a web page (html), not the file itself: download it again'
-    if start.startswith(b'pk\x03\x04') and not zipfile.is_zipfile(path):
+    if cut_off:
         return 'a zip archive that was cut off: download it again'
     return ''
 
