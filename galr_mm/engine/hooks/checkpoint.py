@@ -46,10 +46,10 @@ class ResumableCheckpointHook(CheckpointHook):
         **kwargs: of mmengine's CheckpointHook.
     """
 
-    def __init__(self, *args: Any, backend_args: dict | None = None, **kwargs: Any) -> None:
+    def __init__(self, *, backend_args: dict | None = None, **kwargs: Any) -> None:
         if backend_args is None and '://' not in str(kwargs.get('out_dir')):
             backend_args = dict(backend=ATOMIC)
-        super().__init__(*args, backend_args=backend_args, **kwargs)
+        super().__init__(backend_args=backend_args, **kwargs)
         self._resumed: dict[str, Any] | None = None
         self._states: list[dict[str, Any]] = []
         self._replaced: dict[str, str | None] = {}  # best checkpoints of before a validation
