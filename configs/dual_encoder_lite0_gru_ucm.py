@@ -7,7 +7,6 @@ text_encoder = dict(
     _delete_=True,
     type='galr_mm.BiGRUEncoder',
     vocabulary={{_base_.vocabulary}},
-    word_dim=384,  # as vectors of MiniLM, which it may start from: tools/dataset_converters/word_vectors.py
     hidden_dim=256,
     dropout=0.3,
 )
