@@ -29,6 +29,7 @@ from galr_mm.archive.bank import METHODS
 from galr_mm.archive.catalog import NAME as CATALOG
 from galr_mm.archive.export import WRITERS
 from galr_mm.archive.records import one_line, printable
+from galr_mm.cli import errors
 from galr_mm.cli.common import require_writable
 from galr_mm.datasets.captions import clean_split, load_karpathy
 from galr_mm.functional.rerank.checks import check_whole
@@ -40,6 +41,7 @@ LONGEST = 2000  # characters of an error
 SHOWN = 20  # skipped files on the screen
 
 
+@errors.one_line
 def main(argv: Sequence[str] | None = None) -> None:
     """Read the command line and run a command."""
     args = parse_args(argv)

@@ -105,7 +105,7 @@ def convert(released: dict[str, Tensor]) -> dict[str, Tensor]:
     if unknown:
         raise KeyError(f'{len(unknown)} keys are not of the released GaLR: {clip(", ".join(sorted(unknown)[:10]))}')
     if not ours:
-        raise ValueError('the state dict is empty')
+        raise ValueError("the state dict is empty, expected a dict whose 'model' is that of the released model")
     for name, parts in packed.items():
         if set(parts) != set('qkv'):
             raise ValueError(f'{name}: expected the projections q, k and v, got {", ".join(sorted(parts))}')
@@ -126,7 +126,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise SystemExit(f'no file at {args.source}')
     checkpoint = read_checkpoint(args.source)
     released = checkpoint.get('model', checkpoint.get('state_dict'))
-    if not isinstance(released, dict) or not released:  # a .safetensors holds the state dict alone
+    if not isinstance(released, dict):  # a .safetensors holds the state dict alone
         raise SystemExit(f"{args.source} is not a released checkpoint: expected a dict whose 'model' is the state dict")
     try:
         weights = convert(released)

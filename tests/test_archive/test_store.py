@@ -81,6 +81,7 @@ def test_killed_while_indexing(tmp_path, monkeypatch, part):
         if ended:  # once more from the start, so that more moments are met
             shutil.rmtree(tmp_path / 'index')
             before = 0
+            whole *= 0.95  # the first run may have taken longer than others do
     assert kills >= 7
     assert content(tmp_path / 'index') == expected
     assert is_whole(tmp_path / 'index')
@@ -105,7 +106,9 @@ def test_killed_while_compacting(tmp_path):
         index = tmp_path / 'index'
         shutil.rmtree(index, ignore_errors=True)
         shutil.copytree(first, index)
-        kills += not killed(lambda: compact(tmp_path / 'index'), rng.uniform(0, whole))
+        ended = killed(lambda: compact(tmp_path / 'index'), rng.uniform(0, whole))
+        kills += not ended
+        whole *= 0.95 if ended else 1  # the first run may have taken longer than others do
         assert content(index) == expected
         with ArchiveIndex(index) as opened:
             sizes.add(opened.catalog.rows())

@@ -3,6 +3,7 @@
 import importlib
 import logging
 import pkgutil
+from collections import OrderedDict
 
 import pytest
 from mmengine.logging import MMLogger
@@ -17,6 +18,7 @@ TOOLS = [name for _, name, _ in pkgutil.iter_modules(galr_mm.cli.__path__) if na
 @pytest.fixture(autouse=True)
 def keep_logging(monkeypatch):
     monkeypatch.setattr(logging, 'raiseExceptions', logging.raiseExceptions)
+    monkeypatch.setattr(MMLogger, '_instance_dict', OrderedDict())  # no log file of another test
 
 
 def raising(error):
