@@ -187,7 +187,7 @@ def bad_files():
     yield 'model.pt', lambda p: torch.save(torch.nn.Linear(2, 2), p), '--allow-pickle'
     yield 'text.pt', lambda p: p.write_text('hello'), 'cannot be read'
     yield 'list.pt', lambda p: torch.save([torch.rand(2, 2)], p), 'holds a list'
-    yield 'sparse.pt', lambda p: torch.save(torch.eye(5).to_sparse(), p), 'dense similarity matrix'
+    yield 'sparse.pt', lambda p: torch.save(torch.eye(5).to_sparse(), p), 'expected similarity dense'
     yield 'none.npz', lambda p: np.savez(p, i2t=s, positives=np.zeros(s.shape, bool)), 'no query with a positive'
     yield 'cut.pth', lambda p: p.write_bytes(b'garbage'), '^[^\n]*cannot be read: UnpicklingError[^\n]*$'
     yield 'cut.npz', lambda p: p.write_bytes(b'PK' + bytes(50)), 'cannot be read'
