@@ -22,6 +22,8 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from mmengine.device import get_device
+
 from galr_mm.apis import ArchiveIndexer, ArchiveSearcher, pretrained_models
 from galr_mm.apis.archive import words_of
 from galr_mm.archive import ArchiveIndex, Hit, Where, check_index, export_hits, open_writer
@@ -37,7 +39,6 @@ from galr_mm.imagery.files import ImageFolder, listed_names
 from galr_mm.messages import reason
 from galr_mm.utils.allocator import keep_freed_memory
 
-LONGEST = 2000  # characters of an error
 SHOWN = 20  # skipped files on the screen
 
 
@@ -51,11 +52,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     try:
         command(args)
     except sqlite3.Error as error:
-        raise SystemExit(one_line(f'{args.index / CATALOG} cannot be used: {error}')[:LONGEST]) from error
+        raise SystemExit(one_line(f'{args.index / CATALOG} cannot be used: {error}')[: errors.LONGEST]) from error
     except Exception as error:  # whatever it is, it ends in one line
         known = str(error) and isinstance(error, (OSError, ValueError, TypeError, ImportError, RuntimeError))
         message = ' '.join(str(error).split()) if known else f'{args.index}: {reason(error)}'
-        raise SystemExit(one_line(message)[:LONGEST]) from error
+        raise SystemExit(one_line(message)[: errors.LONGEST]) from error
     except KeyboardInterrupt:
         raise SystemExit('stopped; what was committed stays, and the same command goes on from there') from None
 
@@ -228,7 +229,7 @@ def add_model(parser: argparse.ArgumentParser) -> None:
     default = f'default {shipped[0]}' if shipped else 'needed: no model comes with this installation'
     parser.add_argument('--model', help=f'name of a shipped config, or a config file ({default})')
     parser.add_argument('--checkpoint', help='its weights; not needed where they come with the package or the config')
-    parser.add_argument('--device', default='cpu')
+    parser.add_argument('--device', default=get_device(), help='default: the GPU where there is one')
     parser.add_argument('--batch-size', type=int, default=8, help='images at a time (default 8)')
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
+from mmengine.device import get_device
 from mmengine.model import BaseModel
 from tqdm import tqdm
 
@@ -107,7 +107,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument('--median', type=int, default=251, help='side of the median filter on the map; 0: none')
     parser.add_argument('--batch-size', type=int, default=32, help='windows at a time')
     parser.add_argument('--seed', type=int, default=0, help='of the shuffled sentences')
-    parser.add_argument('--device', default='cuda' if torch.cuda.is_available() else 'cpu')
+    parser.add_argument('--device', default=get_device(), help='default: the GPU where there is one')
     parser.add_argument('--cfg-options', nargs='+', action=ConfigOptions, metavar='KEY=VALUE')
     args = parser.parse_args(argv)
     if args.median < 0 or (args.median and not args.median % 2):

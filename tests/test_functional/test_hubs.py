@@ -20,7 +20,7 @@ from galr_mm.functional import (
     multivariate_rerank,
     querybank_rerank,
 )
-from tests.test_functional.test_rerank import KINDS, features, matrix, tiles  # noqa: F401  a fixture
+from tests.test_functional.test_rerank import KINDS, LARGER, features, matrix, tiles  # noqa: F401  a fixture
 
 SHAPES = [(1, 1), (1, 7), (7, 1), (12, 20), (20, 9)]
 
@@ -177,7 +177,7 @@ def test_dynamic_leaves_what_the_bank_does_not_want():
 
 
 @methods
-@pytest.mark.parametrize('shape', [(1, 1), (1, 12), (12, 1), (16, 30), (30, 16)])
+@pytest.mark.parametrize('shape', [(1, 1), (1, 12), (12, 1), (16, 30), (30, 16), *LARGER])
 def test_from_features_equals_the_matrix(correction, slow, shape, tiles):  # noqa: F811
     query, gallery = (feats / 8 for feats in features(*shape))
     bank, _ = (feats / 8 for feats in features(25, shape[1], seed=0))

@@ -88,6 +88,8 @@ def tiles(request, monkeypatch):
         monkeypatch.setattr(tile_sizes, 'WIDTH', 7)
 
 
+# what takes long in tiles of one value
+LARGER = [pytest.param(shape, marks=pytest.mark.slow) for shape in ((40, 90), (90, 40))]
 KINDS = ['random', 'tied', 'signed', 'duplicated', 'constant']
 
 
@@ -352,7 +354,7 @@ def features(queries, size, width=16, seed=0):
     return (query * 8).round() / 8, (gallery * 8).round() / 8
 
 
-@pytest.mark.parametrize('shape', [(1, 1), (1, 12), (12, 1), (16, 30), (30, 16)])
+@pytest.mark.parametrize('shape', [(1, 1), (1, 12), (12, 1), (16, 30), (30, 16), *LARGER])
 @pytest.mark.parametrize('options', [{}, *OPTIONS])
 def test_from_features_equals_the_matrix(shape, options, tiles):
     query, gallery = features(*shape)
