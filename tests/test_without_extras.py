@@ -63,6 +63,14 @@ def test_a_tiff_is_decoded_whole(tmp_path):
         np.testing.assert_array_equal(opened.read(Window(0, 0, 30, 20)), array)
 
 
+@lacking('fastapi')
+def test_the_page():
+    from galr_mm.serve import serve
+
+    with pytest.raises(ImportError, match=r'fastapi is not installed.*galr_mm\[serve\]'):
+        serve(None, 'index')
+
+
 @lacking('mmdet')
 def test_every_module_of_the_package_imports():
     files = sorted((ROOT / 'galr_mm').rglob('*.py'))

@@ -9,6 +9,7 @@
     archive.py export DIR --out all.geojson
     archive.py compact DIR                                                     drop the vectors of deleted images
     archive.py bank DIR CAPTIONS.json --model CONFIG --checkpoint CKPT        for search --rerank
+    archive.py serve DIR --model CONFIG --checkpoint CKPT                     a page for a browser
 
 docs/archive.md says what an index holds and promises.
 """
@@ -37,6 +38,7 @@ from galr_mm.datasets.captions import clean_split, load_karpathy
 from galr_mm.functional.rerank.checks import check_whole
 from galr_mm.imagery.files import ImageFolder, listed_names
 from galr_mm.messages import reason
+from galr_mm.serve import serve
 from galr_mm.utils.allocator import keep_freed_memory
 
 SHOWN = 20  # skipped files on the screen
@@ -155,6 +157,11 @@ def bank(args: argparse.Namespace) -> None:
     print(f'{path}: {len(captions)} captions, {len(images)} images')
 
 
+def show_page(args: argparse.Namespace) -> None:
+    """Show an index as a page for a browser."""
+    serve(args.model, args.index, args.checkpoint or True, args.device, args.host, args.port)
+
+
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """A sub-command with its options."""
     parser = argparse.ArgumentParser(
@@ -215,6 +222,13 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     fill.add_argument('--img-root', type=Path, help='take the images of this folder too, for queries by images')
     fill.add_argument('--max', type=int, default=5000, help='at most so many captions, and images (default 5000)')
     add_model(fill)
+
+    page = commands.add_parser('serve', help='search in a browser')
+    page.set_defaults(command=show_page)
+    page.add_argument('index', type=Path)
+    add_model(page, batches=False)
+    page.add_argument('--host', default='127.0.0.1', help='address to listen on (default: this machine alone)')
+    page.add_argument('--port', type=int, default=8000, help='(default 8000; 0 takes a free one)')
     args, rest = parser.parse_known_args(argv)
     if args.command is search and not any(word.startswith('-') for word in rest):
         args.sentence += rest  # those behind options, which argparse leaves over
@@ -223,14 +237,15 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     return args
 
 
-def add_model(parser: argparse.ArgumentParser) -> None:
+def add_model(parser: argparse.ArgumentParser, batches: bool = True) -> None:
     """Flags of the model."""
     shipped = pretrained_models()
     default = f'default {shipped[0]}' if shipped else 'needed: no model comes with this installation'
     parser.add_argument('--model', help=f'name of a shipped config, or a config file ({default})')
     parser.add_argument('--checkpoint', help='its weights; not needed where they come with the package or the config')
     parser.add_argument('--device', default=get_device(), help='default: the GPU where there is one')
-    parser.add_argument('--batch-size', type=int, default=8, help='images at a time (default 8)')
+    if batches:
+        parser.add_argument('--batch-size', type=int, default=8, help='images at a time (default 8)')
 
 
 def add_filter(parser: argparse.ArgumentParser) -> None:

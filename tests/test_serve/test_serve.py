@@ -29,8 +29,7 @@ class Client:
     """Requests to an application in this process, each in a loop of its own; cookies stay."""
 
     def __init__(self, app):
-        import httpx
-
+        httpx = pytest.importorskip('httpx', reason='the extra galr_mm[dev]')
         self.app, self.cookies = app, httpx.Cookies()
         self.together = lambda: httpx.AsyncClient(
             transport=httpx.ASGITransport(app, raise_app_exceptions=False), base_url='http://127.0.0.1', timeout=60
