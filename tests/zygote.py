@@ -87,6 +87,7 @@ def run(script: str) -> NoReturn:
 if __name__ == '__main__':
     del sys.path[0]  # this folder
     os.environ['PYTORCH_NVML_BASED_CUDA_CHECK'] = '1'  # imports ask for a GPU; asking CUDA itself would forbid the fork
+    os.environ['JE_ARROW_MALLOC_CONF'] = 'background_thread:false'  # pandas imports pyarrow where it is installed
     with contextlib.redirect_stdout(io.StringIO()):
         for module in IMPORTS:
             with contextlib.suppress(ImportError):  # an extra that is not installed
