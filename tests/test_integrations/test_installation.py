@@ -4,8 +4,8 @@ from importlib.util import find_spec
 import pytest
 
 import galr_mm
-from galr_mm.integrations import installation
 from galr_mm.cli import collect_env
+from galr_mm.integrations import installation
 from tests.helpers import run_tool
 
 
