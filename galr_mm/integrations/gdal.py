@@ -107,13 +107,14 @@ def to_degrees(crs: str, x: Iterable[float], y: Iterable[float]) -> tuple[np.nda
         ImportError: when rasterio is not installed; names the extra.
     """
     with rasters():
+        from rasterio._err import CPLE_BaseError
         from rasterio.errors import RasterioError
         from rasterio.warp import transform
 
         try:
             longitude, latitude = transform(crs, 'EPSG:4326', list(x), list(y))
-        except RasterioError as error:
-            raise ValueError(f'{crs[:60]} has no relation to WGS84: {error}') from error
+        except (RasterioError, CPLE_BaseError) as error:
+            raise ValueError(f'{shorten(crs)} has no relation to WGS84: {str(error)[:200]}') from error
     return np.array(longitude), np.array(latitude)
 
 
