@@ -28,7 +28,9 @@ from galr_mm.archive import (
 from galr_mm.archive.bank import NAME as BANK
 from galr_mm.archive.bank import Bank, CandidateReranker
 from galr_mm.archive.search import QUERIES
+from galr_mm.archive.sidecars import compiled
 from galr_mm.archive.store import Snapshot
+from galr_mm.imagery import SceneReading
 
 SHEET = 'hits.html'
 
@@ -44,9 +46,11 @@ class ArchiveIndexer:
         device: where the model goes.
         tile: cut images with a longer side into tiles of so many pixels; None leaves all whole.
         overlap: pixels that neighboring tiles share.
+        min_valid: fraction of a scene's tile that has to hold data; other tiles are left out.
+        scenes: how scenes (GeoTIFF) become pixels, a :class:`galr_mm.imagery.SceneReading` or its arguments.
 
     Raises:
-        ValueError: when the model has no weights, or tiles would not move on.
+        ValueError: when the model has no weights, tiles would not move on, or a setting of scenes makes no sense.
         FileNotFoundError: when a config or a checkpoint is missing.
 
     Example::
@@ -63,8 +67,11 @@ class ArchiveIndexer:
         device: str | torch.device | None = None,
         tile: int | None = None,
         overlap: int = 0,
+        min_valid: float = 0.5,
+        scenes: SceneReading | Mapping[str, Any] | None = None,
     ) -> None:
-        self.cut = Cut(tile, overlap)
+        scenes = scenes if isinstance(scenes, SceneReading) else SceneReading(**(scenes or {}))
+        self.cut = Cut(tile, overlap, min_valid, scenes)
         self.index = Path(index)
         self.model = ArchiveModel(model, pretrained, device)
 
@@ -75,6 +82,7 @@ class ArchiveIndexer:
         prune: bool = False,
         batch_size: int = 8,
         show_progress: bool = True,
+        name_pattern: str | None = None,
     ) -> Report:
         """Encode what is new or changed; see :func:`galr_mm.archive.update_archive` for what is not.
 
@@ -84,6 +92,8 @@ class ArchiveIndexer:
             prune: delete files that have vanished, in place of hiding them until they come back.
             batch_size: images or tiles at a time.
             show_progress: draw a bar.
+            name_pattern: what names of files say of them, a regular expression with named groups, see
+                :func:`galr_mm.archive.sidecars.compiled`; None takes that of the last time.
 
         Raises:
             BlockingIOError: when another process changes the index.
@@ -92,10 +102,12 @@ class ArchiveIndexer:
             OSError: when the archive is not there, or the index cannot be written.
         """
         descriptions = None if metadata is None else read_metadata(metadata)
+        compiled(name_pattern or '')  # which checks it
         with open_writer(self.index, self.model.id, dict(cut=str(self.cut))) as writer:
             return update_archive(
-                writer, archive, self.model.encode_pieces, self.cut, descriptions, prune, batch_size, show_progress
-            )
+                writer, archive, self.model.encode_pieces, self.cut, descriptions, prune, batch_size, show_progress,
+                name_pattern,
+            )  # fmt: skip
 
     def make_bank(self, captions: Sequence[str], images: Sequence[str | Path] = (), batch_size: int = 8) -> Path:
         """Write a query bank into the index, for re-ranking: captions for sentences, images for images.

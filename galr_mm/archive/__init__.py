@@ -4,8 +4,9 @@
 """
 
 from galr_mm.archive.catalog import Catalog
-from galr_mm.archive.changes import Cut, Encoded, Piece, Report, update_archive
+from galr_mm.archive.changes import Encoded, Report, update_archive
 from galr_mm.archive.checks import CheckReport, check_index
+from galr_mm.archive.cutting import Cut, Piece
 from galr_mm.archive.export import export_hits
 from galr_mm.archive.filters import Where
 from galr_mm.archive.hits import Hit

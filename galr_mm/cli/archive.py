@@ -21,6 +21,7 @@ import sqlite3
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from mmengine.device import get_device
 
@@ -35,6 +36,7 @@ from galr_mm.cli import errors
 from galr_mm.cli.common import require_writable
 from galr_mm.datasets.captions import clean_split, load_karpathy
 from galr_mm.functional.rerank.checks import check_whole
+from galr_mm.imagery import SceneReading
 from galr_mm.imagery.files import ImageFolder, listed_names
 from galr_mm.messages import reason
 from galr_mm.utils.allocator import keep_freed_memory
@@ -63,8 +65,12 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def index(args: argparse.Namespace) -> None:
     """Make an index, or bring it up to date."""
-    indexer = ArchiveIndexer(args.model, args.index, args.checkpoint or True, args.device, args.tile, args.overlap)
-    report = indexer.update(args.archive, args.metadata, args.prune, args.batch_size, sys.stderr.isatty())
+    scenes = SceneReading(args.bands, args.scale, args.trusted)
+    indexer = ArchiveIndexer(
+        args.model, args.index, args.checkpoint or True, args.device, args.tile, args.overlap, args.min_valid, scenes
+    )
+    progress = sys.stderr.isatty()
+    report = indexer.update(args.archive, args.metadata, args.prune, args.batch_size, progress, args.name_pattern)
     for name, why in report.skipped[:SHOWN]:
         print(f'skipped {printable(name)!r}: {one_line(why)}')
     if len(report.skipped) > SHOWN:
@@ -113,6 +119,11 @@ def info(args: argparse.Namespace) -> None:
         print(f'images cut   {opened.meta.get("cut")}')
         print(f'files        {counts["ok"]} searched, {counts["unreadable"]} unreadable, {counts["gone"]} gone')
         print(f'tiles        {counts["tiles"]} searched, {counts["placed"]} of them with a place')
+        if counts['scenes']:
+            print(
+                f'scenes       {counts["scenes"]}, {counts["unplaced"]} of them without a place; '
+                f'{counts["empty_tiles"]} tiles without data are left out'
+            )
         kept = len(opened.catalog.rows_not_deleted())
         print(f'rows         {counts["rows"]}, of which `archive.py compact` keeps {kept}')
         print(f'on disk      {size / 2**20:.1f} MiB, format {opened.meta["format"]}')
@@ -170,6 +181,13 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add.add_argument('--tile', type=int, metavar='N', help='cut images with a longer side into tiles of N x N pixels')
     add.add_argument('--overlap', type=int, default=0, help='pixels that neighboring tiles share (default 0)')
     add.add_argument('--metadata', type=Path, metavar='CSV', help='table: path, datetime, platform, gsd, west, ...')
+    add.add_argument(
+        '--name-pattern', metavar='REGEX', help='what names of files say: groups datetime, platform, gsd and any others'
+    )
+    add_scenes(add)
+    add.add_argument(
+        '--min-valid', type=float, default=0.5, help='leave out tiles of scenes that hold less data (default 0.5)'
+    )
     add.add_argument('--prune', action='store_true', help='delete images that have vanished, in place of hiding them')
 
     find = commands.add_parser('search', help='find images by sentences and images')
@@ -233,6 +251,30 @@ def add_model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--batch-size', type=int, default=8, help='images at a time (default 8)')
 
 
+def add_scenes(parser: argparse.ArgumentParser) -> None:
+    """Flags of how scenes are read."""
+    parser.add_argument(
+        '--bands',
+        type=numbers_of(int),
+        metavar='R,G,B',
+        help='of scenes, from 1; one for gray (default: what the file says)',
+    )
+    parser.add_argument(
+        '--scale', type=numbers_of(float), metavar='LO,HI',
+        help='values of scenes that become black and white (default: 2 and 98 %% of each scene and band)',
+    )  # fmt: skip
+    parser.add_argument('--trusted', action='store_true', help='also read VRT files, and whatever they name')
+
+
+def numbers_of(kind: Callable[[str], Any]) -> Callable[[str], tuple[Any, ...]]:
+    """A parser of numbers with commas between them."""
+
+    def numbers(text: str) -> tuple[Any, ...]:
+        return tuple(map(kind, text.split(',')))
+
+    return numbers
+
+
 def add_filter(parser: argparse.ArgumentParser) -> None:
     """Flags of a filter."""
     parser.add_argument(
@@ -241,6 +283,7 @@ def add_filter(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument('--date', metavar='A/B', help='from A to B, either may be left out: 2021-06-01/2021-06-30')
     parser.add_argument('--platform', nargs='+', action='extend', help='one of these')
+    parser.add_argument('--gsd', metavar='A/B', help='meters a pixel from A to B, either may be left out: 0.3/1')
     parser.add_argument('--where', nargs='+', action='extend', default=[], metavar='KEY=VALUE', help='fields')
 
 
@@ -258,11 +301,19 @@ def where_of(args: argparse.Namespace) -> Where:
     wrong = [pair for pair in args.where if '=' not in pair]
     if not slash or wrong:
         raise ValueError(f'--where: {wrong[0]!r} is not KEY=VALUE' if wrong else f'--date is {args.date!r}, not A/B')
+    low, slash, high = (args.gsd or '/').partition('/')
+    try:
+        gsd = float(low) if low else None, float(high) if high else None
+    except ValueError:
+        slash = ''
+    if not slash:
+        raise ValueError(f'--gsd is {args.gsd!r}, not A/B in meters')
     return Where(
         bbox=None if args.bbox is None else tuple(args.bbox),
         start=start or None,
         end=end or None,
         platform=args.platform,
+        gsd=gsd if any(value is not None for value in gsd) else None,
         metadata=dict(pair.split('=', 1) for pair in args.where),
         min_score=getattr(args, 'min_score', None),
     )

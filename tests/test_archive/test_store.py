@@ -246,7 +246,7 @@ def test_another_model_another_format_another_file(index, tmp_path):
         pass
     with sqlite3.connect(index / NAME) as db:
         db.execute("UPDATE meta SET value = '99' WHERE key = 'format'")
-    with pytest.raises(ValueError, match=r'is of format 99, this version of galr_mm reads format 1'):
+    with pytest.raises(ValueError, match=r'is of format 99, this version of galr_mm reads format 2'):
         ArchiveIndex(index)
     (tmp_path / 'text').mkdir()
     (tmp_path / 'text' / NAME).write_text('no database, but long enough to look like one' * 100)
