@@ -16,6 +16,7 @@ from galr_mm.apis.archive_model import ArchiveModel, Query
 from galr_mm.archive import (
     ArchiveIndex,
     Cut,
+    FileState,
     Hit,
     Report,
     Where,
@@ -163,7 +164,7 @@ class ArchiveSearcher:
         self.model = ArchiveModel(model, pretrained, device)
         self.model.id.require(index, self.index.meta)
         self.bank_path = self.index.folder / BANK if bank is None else Path(bank)
-        self._bank: Bank | None = None
+        self._bank: tuple[FileState | None, Bank] | None = None
 
     def __call__(
         self,
@@ -200,12 +201,12 @@ class ArchiveSearcher:
         hits: list[list[Hit]] = []
         for start in tqdm(range(0, len(queries), QUERIES), desc='searching', disable=not show_progress):
             vectors, are_images = self.model.encode_queries(queries[start : start + QUERIES], batch_size)
-            hits += self._search(vectors, are_images, topk, where, reranker)
+            hits += self.search(vectors, are_images, topk, where, reranker)
         if show_dir is not None:
             export_hits(list(zip(map(words_of, queries), hits, strict=True)), Path(show_dir, SHEET))
         return hits
 
-    def _search(
+    def search(
         self,
         vectors: np.ndarray,
         are_images: Sequence[bool],
@@ -213,6 +214,7 @@ class ArchiveSearcher:
         where: Where,
         reranker: CandidateReranker | None,
     ) -> list[list[Hit]]:
+        """As :meth:`__call__`, for queries (n, D) that are encoded already."""
         with self.index.snapshot() as snapshot:
             rows = self.index.catalog.rows_where(where) if where.restricts else None
             found = nearest(snapshot, vectors, max(topk, reranker.k if reranker else 0), rows)
@@ -228,6 +230,19 @@ class ArchiveSearcher:
             archive = self.index.archive
         return [[Hit.of(tiles[row], archive, score, new) for row, score, new in own] for own in lists]
 
+    @property
+    def bank(self) -> Bank:
+        """The query bank, as its file is now.
+
+        Raises:
+            FileNotFoundError: when there is none.
+            ValueError: when it is of another model or damaged.
+        """
+        state = FileState.of(self.bank_path) if self.bank_path.is_file() else None
+        if self._bank is None or self._bank[0] != state:
+            self._bank = state, Bank.load(self.bank_path, self.model.id.fingerprint, self.model.id.dim)
+        return self._bank[1]
+
     def _rerank(
         self,
         reranker: CandidateReranker,
@@ -237,9 +252,7 @@ class ArchiveSearcher:
         rows: np.ndarray,
         scores: np.ndarray,
     ) -> tuple[np.ndarray, np.ndarray, list[float | None]]:
-        if self._bank is None:
-            self._bank = Bank.load(self.bank_path, self.model.id.fingerprint, self.model.id.dim)
-        bank = self._bank.image if is_image else self._bank.text
+        bank = self.bank.image if is_image else self.bank.text
         if not len(bank):
             raise ValueError(f'{self.bank_path} holds no {"images" if is_image else "captions"} to re-rank by')
         head = np.sort(rows[: reranker.k])

@@ -43,26 +43,36 @@ def export_hits(results: Results, path: str | Path) -> None:
     write(results, path)
 
 
-def write_geojson(results: Results, path: str | Path) -> None:
+def geojson(results: Results) -> str:
     """RFC 7946; hits without a place have a null geometry, which maps leave out and tables show."""
     features = [
         dict(type='Feature', geometry=hit.footprint, properties=dict(query=query, rank=rank) | properties(hit))
         for query, rank, hit in _ranked(results)
     ]
-    write_text(path, json.dumps(dict(type='FeatureCollection', features=features)))
+    return json.dumps(dict(type='FeatureCollection', features=features))
+
+
+def table(results: Results) -> str:
+    """CSV, one line a hit; objects and other fields are json."""
+    rows = [dict(query=query, rank=rank) | properties(hit) for query, rank, hit in _ranked(results)]
+    text = io.StringIO(newline='')
+    writer = csv.DictWriter(text, ['query', 'rank', *FIELDS, 'boxes', 'metadata', 'footprint'])
+    writer.writeheader()
+    for row, (_, _, hit) in zip(rows, _ranked(results), strict=True):
+        row['footprint'] = hit.footprint
+        writer.writerow({name: _cell(value) for name, value in row.items()})
+    return text.getvalue()
+
+
+def write_geojson(results: Results, path: str | Path) -> None:
+    """A file of :func:`geojson`."""
+    write_text(path, geojson(results))
 
 
 def write_csv(results: Results, path: str | Path) -> None:
-    """One line a hit; objects and other fields are json."""
-    rows = [dict(query=query, rank=rank) | properties(hit) for query, rank, hit in _ranked(results)]
-    text = io.StringIO(newline='')
-    table = csv.DictWriter(text, ['query', 'rank', *FIELDS, 'boxes', 'metadata', 'footprint'])
-    table.writeheader()
-    for row, (_, _, hit) in zip(rows, _ranked(results), strict=True):
-        row['footprint'] = hit.footprint
-        table.writerow({name: _cell(value) for name, value in row.items()})
+    """A file of :func:`table`."""
     with atomic_write(path) as part:
-        part.write_text(text.getvalue(), encoding='utf-8', newline='')
+        part.write_text(table(results), encoding='utf-8', newline='')
 
 
 def write_html(results: Results, path: str | Path) -> None:
@@ -104,7 +114,7 @@ def properties(hit: Hit) -> dict[str, Any]:
     return values | dict(metadata=hit.metadata)
 
 
-def thumbnail(hit: Hit, side: int = THUMBNAIL) -> bytes:
+def thumbnail(hit: Hit, side: int = THUMBNAIL, boxes: bool = True) -> bytes:
     """The part of the image that a hit is, with its boxes, as JPEG of at most ``side`` pixels a side.
 
     Raises:
@@ -117,7 +127,7 @@ def thumbnail(hit: Hit, side: int = THUMBNAIL) -> bytes:
     scale = min(1.0, side / max(part.shape[:2]))
     size = [max(1, round(length * scale)) for length in part.shape[1::-1]]
     small = np.ascontiguousarray(cv2.resize(part, size, interpolation=cv2.INTER_AREA))
-    for box in hit.boxes:
+    for box in hit.boxes if boxes else ():
         corners = (np.array(box[:4]) - np.tile(hit.window[:2], 2)) * scale
         left, top, right, bottom = corners.round().astype(int).tolist()
         cv2.rectangle(small, (left, top), (right, bottom), BOX)

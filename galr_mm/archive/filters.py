@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta, timezone
-from math import isfinite
 from numbers import Real
 from typing import Any
 
@@ -152,7 +151,8 @@ def milliseconds(moment: Moment, name: str, last: bool = False) -> int:
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, Real) and not isinstance(value, bool) and isfinite(value)
+    """Whether SQLite can compare with it: finite, and within 64 bits."""
+    return isinstance(value, Real) and not isinstance(value, bool) and bool(abs(value) < 2**63)
 
 
 def _is_unicode(text: str) -> bool:
