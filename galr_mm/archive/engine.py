@@ -275,6 +275,7 @@ def fill_engine(
         if collection.properties() is None:
             collection.create(writer.dim, properties_of(writer))
         require_same(collection, writer)
+        collection.make_index()
         collection.load()
         found = _difference(snapshot, collection, thorough)
         report = _report(snapshot, found)

@@ -163,19 +163,23 @@ class MilvusCollection:
     # changes
 
     def create(self, dim: int, properties: Mapping[str, str]) -> None:
-        """Make the collection."""
+        """Make the collection, without an index."""
         from pymilvus import DataType
 
         schema = self._client.create_schema(auto_id=False, enable_dynamic_field=False)
         schema.add_field('id', DataType.INT64, is_primary=True)
         schema.add_field('checksum', DataType.INT64)
         schema.add_field('vector', DataType.FLOAT_VECTOR, dim=dim)
-        index = self._client.prepare_index_params()
-        index.add_index('vector', index_name='vector', metric_type='IP', **(EXACT if self.is_file else GRAPH))
         with self._naming():
-            self._client.create_collection(
-                self.name, schema=schema, index_params=index, properties=dict(properties), timeout=SETTLED
-            )
+            self._client.create_collection(self.name, schema=schema, properties=dict(properties), timeout=ANSWER)
+
+    def make_index(self) -> None:
+        """Say how vectors are indexed, where that is not said."""
+        with self._naming():
+            if not self._client.list_indexes(self.name):
+                index = self._client.prepare_index_params()
+                index.add_index('vector', index_name='vector', metric_type='IP', **(EXACT if self.is_file else GRAPH))
+                self._client.create_index(self.name, index, timeout=ANSWER, sync=False)
 
     def load(self) -> None:
         """Let what is stored be searched, where it is not."""
