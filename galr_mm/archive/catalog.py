@@ -226,6 +226,10 @@ class Catalog:
         """Write settings."""
         self.db.executemany('INSERT OR REPLACE INTO meta VALUES (?, ?)', values.items())
 
+    def stamp(self, key: str = 'commit') -> None:
+        """Give the state of the tiles a new name, by which others tell whether they hold the same; or the index one."""
+        self.db.execute('INSERT OR REPLACE INTO meta VALUES (?, lower(hex(randomblob(8))))', [key])
+
     def set_shards(self, files: Sequence[int]) -> None:
         """Write the numbers of the shard files."""
         self.db.execute('DELETE FROM shard')
@@ -341,7 +345,8 @@ class Catalog:
         """Files that had vanished are there again."""
         self.db.executemany("UPDATE source SET status = 'ok' WHERE id = ? AND status = 'gone'", [[s] for s in sources])
         query = f'UPDATE tile SET state = {LIVE} WHERE source = ? AND state = {HIDDEN}'
-        self.db.executemany(query, [[source] for source in sources])
+        if self.db.executemany(query, [[source] for source in sources]).rowcount > 0:
+            self.stamp()
 
     def hide(self, sources: Sequence[int]) -> None:
         """Files have vanished: their tiles are not searched."""
@@ -362,7 +367,8 @@ class Catalog:
                 ids = [[id] for row in rows.tolist() for id in (2 * row, 2 * row + 1)]
                 self.db.executemany('DELETE FROM place WHERE id = ?', ids)
             query = f'UPDATE tile SET state = {state} WHERE source = ? AND state != {DELETED}'
-            self.db.execute(query, [source])
+            if self.db.execute(query, [source]).rowcount:
+                self.stamp()
 
     def renumber(self, rows: np.ndarray) -> None:
         """Let the tiles of these rows, rising, be 0, 1, ... and drop all others."""

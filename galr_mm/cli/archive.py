@@ -9,6 +9,7 @@
     archive.py export DIR --out all.geojson
     archive.py compact DIR                                                     drop the vectors of deleted images
     archive.py bank DIR CAPTIONS.json --model CONFIG --checkpoint CKPT        for search --rerank
+    archive.py fill DIR http://localhost:19530                                 a Milvus, for search --engine
 
 docs/archive.md says what an index holds and promises.
 """
@@ -32,7 +33,7 @@ from galr_mm.archive.bank import METHODS
 from galr_mm.archive.catalog import NAME as CATALOG
 from galr_mm.archive.export import WRITERS
 from galr_mm.archive.records import one_line, printable
-from galr_mm.cli import errors
+from galr_mm.cli import archive_engine, errors
 from galr_mm.cli.common import require_writable
 from galr_mm.datasets.captions import clean_split, load_karpathy
 from galr_mm.functional.rerank.checks import check_whole
@@ -86,7 +87,9 @@ def search(args: argparse.Namespace) -> None:
             'nothing to search for; give a sentence, before options that take several values, or --image FILE'
         )
     check_outputs(args.out)
-    searcher = ArchiveSearcher(args.model, args.index, args.checkpoint or True, args.device, args.bank)
+    searcher = ArchiveSearcher(
+        args.model, args.index, args.checkpoint or True, args.device, args.bank, args.engine, args.or_exact
+    )
     found = searcher(queries, args.topk, where_of(args), args.rerank)
     for query, hits in zip(queries, found, strict=True):
         print(f'{one_line(words_of(query))}: {f"{len(hits)} hits" if hits else "nothing was found"}')
@@ -98,7 +101,10 @@ def search(args: argparse.Namespace) -> None:
 
 
 def check(args: argparse.Namespace) -> None:
-    """Read everything once; problems are an exit code of 1."""
+    """Read everything once, or compare an engine with the index; problems are an exit code of 1."""
+    if args.engine or args.repair:
+        archive_engine.check(args)
+        return
     with ArchiveIndex(args.index) as opened:
         report = check_index(opened, args.queries)
     for problem in report.problems:
@@ -203,12 +209,14 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     find.add_argument('--rerank', choices=METHODS, help='re-rank by a bank of queries')
     find.add_argument('--bank', type=Path, metavar='NPZ', help='the bank (default: the one in the index)')
     add_filter(find)
+    archive_engine.add_engine(find)
     add_out(find)
 
     test = commands.add_parser('check', help='whether an index is whole and exact')
     test.set_defaults(command=check)
     test.add_argument('index', type=Path)
     test.add_argument('--queries', type=int, default=50, help='searches to compare (default 50)')
+    archive_engine.add_check(test)
 
     tell = commands.add_parser('info', help='what an index holds')
     tell.set_defaults(command=info)
@@ -233,6 +241,8 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     fill.add_argument('--img-root', type=Path, help='take the images of this folder too, for queries by images')
     fill.add_argument('--max', type=int, default=5000, help='at most so many captions, and images (default 5000)')
     add_model(fill)
+
+    archive_engine.add_fill(commands)
     args, rest = parser.parse_known_args(argv)
     if args.command is search and not any(word.startswith('-') for word in rest):
         args.sentence += rest  # those behind options, which argparse leaves over
