@@ -25,7 +25,7 @@ def main() -> None:
         if done.returncode or 'usage' not in done.stdout.lower():
             sys.exit(f'{name} --help fails:\n{done.stdout}{done.stderr}')
         print(f'{name}: works')
-    subprocess.run([sys.executable, '-m', 'galr_mm.utils.collect_env'], check=True)
+    subprocess.run([sys.executable, '-m', 'galr_mm.cli.collect_env'], check=True)
 
 
 if __name__ == '__main__':

@@ -16,11 +16,13 @@ from importlib import metadata
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-# the distributions of [detect], [clip], [pretrained] and [serve] in setup.cfg, and those that need one of them
+# the distributions of [detect], [geo], [clip], [pretrained] and [serve] in setup.cfg, and those that need one of them
 EXTRAS = (
     'onedl-mmdetection',
     'tifffile',
     'imagecodecs',
+    'rasterio',
+    'pyarrow',
     'open_clip_torch',
     'transformers',
     'sentence-transformers',

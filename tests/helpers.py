@@ -46,14 +46,14 @@ def run_tool(
 ) -> subprocess.CompletedProcess[str]:
     """Run ``python *args`` as a user would.
 
-    A script runs in a fork of a process that has imported mmpretrain (tests/zygote.py), in a tenth of a second instead
-    of seven. ``fresh``, ``-c``, ``-m`` or an environment that imports may depend on start an interpreter. ``processes``
-    starts the script so many times, with the environment that torchrun gives.
+    A script, or the code after ``-c``, runs in a fork of a process that has imported mmpretrain (tests/zygote.py), in a
+    tenth of a second instead of seven. ``fresh``, ``-m`` or an environment that imports may depend on start an
+    interpreter. ``processes`` starts the script so many times, with the environment that torchrun gives.
     """
     command, env = [*map(str, args)], environment(**(env or {}))
     if processes:
         env |= dict(MASTER_ADDR='127.0.0.1', MASTER_PORT=free_port())
-    if not fresh and command[0].endswith('.py') and zygote().fits(env):
+    if not fresh and command[0].endswith(('.py', '-c')) and zygote().fits(env):
         done = zygote().run(command, Path(cwd), env, timeout, processes)
     else:
         assert not processes, 'two processes are forked: a script, and no variables that imports read'

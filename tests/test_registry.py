@@ -40,7 +40,7 @@ print(','.join(type(b).__name__ for b in built))
 
 @pytest.mark.parametrize('scope', ['mmengine', 'mmpretrain', 'mmdet'])
 def test_scoped_names(scope, mini):
-    done = run_tool('-c', SCRIPT, scope, mini)
+    done = run_tool('-c', SCRIPT, scope, mini, fresh=scope == 'mmengine')
     names = 'MIDF,GaLR,RerankHook,RetrievalEvaluator,RecallAtK,MultivariateRerank,ImageTextDataset,RandomCrop'
     assert done.stdout.strip().splitlines()[-1] == names
 
@@ -48,7 +48,7 @@ def test_scoped_names(scope, mini):
 def test_import_is_light():
     heavy = ['torch_geometric', 'mmdet', 'open_clip', 'mmpretrain']
     code = f'import sys, galr_mm, galr_mm.registry; print([m for m in {heavy} if m in sys.modules])'
-    assert run_tool('-c', code).stdout.strip() == '[]'
+    assert run_tool('-c', code, fresh=True).stdout.strip() == '[]'
 
 
 def test_configs_by_the_name_of_the_package(tmp_path, mini):

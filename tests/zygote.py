@@ -45,12 +45,12 @@ def become(args: list[str], cwd: str, env: dict[str, str], stdout: str, stderr: 
     os.environ.clear()
     os.environ.update(env)
     before = [os.path.abspath(path) for path in env.get('PYTHONPATH', '').split(os.pathsep) if path]
-    sys.path[:0] = [os.path.dirname(os.path.abspath(args[0])), *before]
+    sys.path[:0] = ['' if args[0] == '-c' else os.path.dirname(os.path.abspath(args[0])), *before]
     for name, target in ((os.devnull, 0), (stdout, 1), (stderr, 2)):
         file = os.open(name, os.O_RDONLY if target == 0 else os.O_WRONLY)
         os.dup2(file, target)
         os.close(file)
-    sys.argv = list(args)
+    sys.argv = args[:1] + args[2:] if args[0] == '-c' else list(args)
     if processes:  # of one distributed run, on this machine
         os.environ.update(RANK='0', LOCAL_RANK='0', WORLD_SIZE=str(processes), LOCAL_WORLD_SIZE=str(processes))
         for rank in range(1, processes):
@@ -63,11 +63,14 @@ def become(args: list[str], cwd: str, env: dict[str, str], stdout: str, stderr: 
     numpy.random.seed()  # Python's own generator is seeded anew by the fork
 
 
-def run(script: str) -> NoReturn:
-    """Run a script as the interpreter does, and end as it does, except that modules are not taken down (2 seconds)."""
+def run(script: str, code_of_c: str = '') -> NoReturn:
+    """Run a script, or the code after ``-c``, and end as the interpreter does, but modules stay up (2 seconds)."""
     code: object = 0
     try:
-        runpy.run_path(script, run_name='__main__')
+        if script == '-c':
+            exec(compile(code_of_c, '<string>', 'exec'), vars(sys.modules['__main__']))
+        else:
+            runpy.run_path(script, run_name='__main__')
     except SystemExit as end:
         code = end.code
         if code is not None and not isinstance(code, int):
@@ -87,6 +90,7 @@ def run(script: str) -> NoReturn:
 if __name__ == '__main__':
     del sys.path[0]  # this folder
     os.environ['PYTORCH_NVML_BASED_CUDA_CHECK'] = '1'  # imports ask for a GPU; asking CUDA itself would forbid the fork
+    os.environ['JE_ARROW_MALLOC_CONF'] = 'background_thread:false'  # pandas imports pyarrow where it is installed
     with contextlib.redirect_stdout(io.StringIO()):
         for module in IMPORTS:
             with contextlib.suppress(ImportError):  # an extra that is not installed
@@ -98,4 +102,4 @@ if __name__ == '__main__':
     request = serve()
     if request is not None:
         become(**request)
-        run(request['args'][0])
+        run(*request['args'][:2])

@@ -16,8 +16,10 @@ from galr_mm.apis.archive_model import ArchiveModel, Query
 from galr_mm.archive import (
     ArchiveIndex,
     Cut,
+    Engine,
     FileState,
     Hit,
+    MilvusEngine,
     Report,
     Where,
     export_hits,
@@ -29,7 +31,9 @@ from galr_mm.archive import (
 from galr_mm.archive.bank import NAME as BANK
 from galr_mm.archive.bank import Bank, CandidateReranker
 from galr_mm.archive.search import QUERIES
+from galr_mm.archive.sidecars import compiled
 from galr_mm.archive.store import Snapshot
+from galr_mm.imagery import SceneReading
 
 SHEET = 'hits.html'
 
@@ -45,9 +49,11 @@ class ArchiveIndexer:
         device: where the model goes.
         tile: cut images with a longer side into tiles of so many pixels; None leaves all whole.
         overlap: pixels that neighboring tiles share.
+        min_valid: fraction of a scene's tile that has to hold data; other tiles are left out.
+        scenes: how scenes (GeoTIFF) become pixels, a :class:`galr_mm.imagery.SceneReading` or its arguments.
 
     Raises:
-        ValueError: when the model has no weights, or tiles would not move on.
+        ValueError: when the model has no weights, tiles would not move on, or a setting of scenes makes no sense.
         FileNotFoundError: when a config or a checkpoint is missing.
 
     Example::
@@ -64,8 +70,11 @@ class ArchiveIndexer:
         device: str | torch.device | None = None,
         tile: int | None = None,
         overlap: int = 0,
+        min_valid: float = 0.5,
+        scenes: SceneReading | Mapping[str, Any] | None = None,
     ) -> None:
-        self.cut = Cut(tile, overlap)
+        scenes = scenes if isinstance(scenes, SceneReading) else SceneReading(**(scenes or {}))
+        self.cut = Cut(tile, overlap, min_valid, scenes)
         self.index = Path(index)
         self.model = ArchiveModel(model, pretrained, device)
 
@@ -76,6 +85,7 @@ class ArchiveIndexer:
         prune: bool = False,
         batch_size: int = 8,
         show_progress: bool = True,
+        name_pattern: str | None = None,
     ) -> Report:
         """Encode what is new or changed; see :func:`galr_mm.archive.update_archive` for what is not.
 
@@ -85,6 +95,8 @@ class ArchiveIndexer:
             prune: delete files that have vanished, in place of hiding them until they come back.
             batch_size: images or tiles at a time.
             show_progress: draw a bar.
+            name_pattern: what names of files say of them, a regular expression with named groups, see
+                :func:`galr_mm.archive.sidecars.compiled`; None takes that of the last time.
 
         Raises:
             BlockingIOError: when another process changes the index.
@@ -93,10 +105,12 @@ class ArchiveIndexer:
             OSError: when the archive is not there, or the index cannot be written.
         """
         descriptions = None if metadata is None else read_metadata(metadata)
+        compiled(name_pattern or '')  # which checks it
         with open_writer(self.index, self.model.id, dict(cut=str(self.cut))) as writer:
             return update_archive(
-                writer, archive, self.model.encode_pieces, self.cut, descriptions, prune, batch_size, show_progress
-            )
+                writer, archive, self.model.encode_pieces, self.cut, descriptions, prune, batch_size, show_progress,
+                name_pattern,
+            )  # fmt: skip
 
     def make_bank(self, captions: Sequence[str], images: Sequence[str | Path] = (), batch_size: int = 8) -> Path:
         """Write a query bank into the index, for re-ranking: captions for sentences, images for images.
@@ -121,17 +135,21 @@ class ArchiveIndexer:
 
 
 class ArchiveSearcher:
-    """Finds the images, or the parts of them, that fit sentences and images. The answer is exact.
+    """Finds the images, or the parts of them, that fit sentences and images. The answer is exact without an engine.
 
     Args:
         model: the one that filled the index; None is the one that comes with the package.
         index: folder of the index. What a writer commits meanwhile is seen by the next search.
         pretrained, device: see :class:`ArchiveIndexer`.
         bank: query bank for re-ranking, by default the one in the index.
+        engine: address of a Milvus that was filled from the index, see :class:`galr_mm.archive.MilvusEngine`, or
+            anything else that searches; None compares all vectors. Filters, re-ranking and scores are the same.
+        or_exact: where the Milvus fails, warn and compare all vectors.
 
     Raises:
         FileNotFoundError: when there is no index.
-        ValueError: when it was filled by another model; names both.
+        ValueError: when it, or the engine, was filled by another model; names both.
+        OSError: when the engine does not answer, or holds another state of the index.
 
     Example::
 
@@ -147,8 +165,16 @@ class ArchiveSearcher:
         pretrained: bool | str | Path = True,
         device: str | torch.device | None = None,
         bank: str | Path | None = None,
+        engine: str | Path | Engine | None = None,
+        or_exact: bool = False,
     ) -> None:
         self.index = ArchiveIndex(index)
+        self.engine: Engine = nearest
+        if isinstance(engine, (str, Path)):
+            self.engine = milvus = MilvusEngine(self.index, str(engine), or_exact)
+            milvus.open()
+        elif engine is not None:
+            self.engine = engine
         self.model = ArchiveModel(model, pretrained, device)
         self.model.id.require(index, self.index.meta)
         self.bank_path = self.index.folder / BANK if bank is None else Path(bank)
@@ -205,7 +231,7 @@ class ArchiveSearcher:
         """As :meth:`__call__`, for queries (n, D) that are encoded already."""
         with self.index.snapshot() as snapshot:
             rows = self.index.catalog.rows_where(where) if where.restricts else None
-            found = nearest(snapshot, vectors, max(topk, reranker.k if reranker else 0), rows)
+            found = self.engine(snapshot, vectors, max(topk, reranker.k if reranker else 0), rows)
             lists = []
             for query, is_image, own, scores in zip(vectors, are_images, *found, strict=True):
                 enough = scores >= (-np.inf if where.min_score is None else where.min_score)

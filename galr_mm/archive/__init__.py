@@ -4,14 +4,16 @@
 """
 
 from galr_mm.archive.catalog import Catalog
-from galr_mm.archive.changes import Cut, Encoded, Piece, Report, update_archive
+from galr_mm.archive.changes import Encoded, Report, update_archive
 from galr_mm.archive.checks import CheckReport, check_index
+from galr_mm.archive.cutting import Cut, Piece
+from galr_mm.archive.engine import EngineReport, MilvusEngine, check_engine, fill_engine
 from galr_mm.archive.export import export_hits
 from galr_mm.archive.filters import Where
 from galr_mm.archive.hits import Hit
 from galr_mm.archive.metadata import read_metadata
 from galr_mm.archive.records import Box, Description, Entry, FileState, Tile
-from galr_mm.archive.search import Found, nearest
+from galr_mm.archive.search import Engine, Found, nearest
 from galr_mm.archive.store import ArchiveIndex, ArchiveWriter, ModelId, open_writer
 
 __all__ = [
@@ -23,17 +25,22 @@ __all__ = [
     'Cut',
     'Description',
     'Encoded',
+    'Engine',
+    'EngineReport',
     'Entry',
     'FileState',
     'Found',
     'Hit',
+    'MilvusEngine',
     'ModelId',
     'Piece',
     'Report',
     'Tile',
     'Where',
+    'check_engine',
     'check_index',
     'export_hits',
+    'fill_engine',
     'nearest',
     'open_writer',
     'read_metadata',

@@ -12,7 +12,7 @@ import re
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import quote
@@ -20,11 +20,20 @@ from urllib.parse import quote
 import numpy as np
 
 from galr_mm.archive.filters import Where
-from galr_mm.archive.records import Bounds, Box, Description, Entry, FileState, boxes_of, metadata_of, part_of, tile_id
+from galr_mm.archive.records import (
+    Bounds,
+    Description,
+    Entry,
+    FileState,
+    TileRecord,
+    part_of,
+    record_of,
+    tile_id,
+)
 from galr_mm.imagery import Window
 from galr_mm.messages import reason, shorten
 
-FORMAT = '1'
+FORMAT = '2'
 NAME = 'catalog.sqlite'
 META = dict(  # patterns, in which \0 stands for what is missing
     dim=('[1-9][0-9]{0,8}', 'a whole number of 1 or more'),
@@ -41,12 +50,12 @@ CREATE TABLE source (
     id INTEGER PRIMARY KEY, path BLOB NOT NULL UNIQUE, size INTEGER NOT NULL, mtime_ns INTEGER NOT NULL,
     digest BLOB NOT NULL, status TEXT NOT NULL CHECK (status IN ('ok', 'unreadable', 'gone')), reason TEXT,
     height INTEGER, width INTEGER, time INTEGER, platform TEXT, gsd REAL,
-    metadata TEXT NOT NULL, described TEXT NOT NULL
+    metadata TEXT NOT NULL, described TEXT NOT NULL, found TEXT NOT NULL, scene TEXT, pixel_size REAL
 );
 CREATE TABLE tile (
     row INTEGER PRIMARY KEY, tile_id TEXT NOT NULL, source INTEGER NOT NULL,
     left INTEGER NOT NULL, top INTEGER NOT NULL, right INTEGER NOT NULL, bottom INTEGER NOT NULL, valid REAL,
-    boxes TEXT NOT NULL, west REAL, south REAL, east REAL, north REAL, state INTEGER NOT NULL
+    boxes TEXT NOT NULL, west REAL, south REAL, east REAL, north REAL, footprint TEXT, state INTEGER NOT NULL
 );
 CREATE UNIQUE INDEX tile_by_id ON tile (tile_id) WHERE state != {DELETED};
 CREATE INDEX tile_by_source ON tile (source);
@@ -64,23 +73,7 @@ class Known(NamedTuple):
     status: str
     reason: str | None
     described: str
-
-
-class TileRecord(NamedTuple):
-    """What the catalogue says of a tile and of its file."""
-
-    row: int
-    tile_id: str
-    path: bytes
-    image_size: tuple[int, int]
-    window: Window
-    boxes: tuple[Box, ...]
-    valid: float | None
-    bounds: Bounds | None
-    time: int | None
-    platform: str | None
-    gsd: float | None
-    metadata: dict[str, Any]
+    found: str
 
 
 class Catalog:
@@ -168,19 +161,22 @@ class Catalog:
 
     def sources(self) -> dict[bytes, Known]:
         """All files by their path."""
-        query = 'SELECT path, id, size, mtime_ns, digest, status, reason, described FROM source'
+        query = 'SELECT path, id, size, mtime_ns, digest, status, reason, described, found FROM source'
         return {
-            path: Known(id, FileState(size, mtime), digest, status, reason, described)
-            for path, id, size, mtime, digest, status, reason, described in self.db.execute(query)
+            path: Known(id, FileState(size, mtime), *known) for path, id, size, mtime, *known in self.db.execute(query)
         }
 
     def counts(self) -> dict[str, int]:
-        """Files by status, and tiles: those that are searched, and all rows of the shards."""
+        """Files by status, scenes and tiles that are searched, and all rows of the shards."""
         files = dict(self.db.execute('SELECT status, count(*) FROM source GROUP BY status'))
         live = self.db.execute(f'SELECT count(*) FROM tile WHERE state = {LIVE}').fetchone()[0]
         placed = self.db.execute(f'SELECT count(*) FROM tile WHERE state = {LIVE} AND west IS NOT NULL').fetchone()[0]
+        scenes = self.db.execute(
+            "SELECT count(*), count(json_extract(scene, '$.unplaced')),"
+            " coalesce(sum(json_extract(scene, '$.empty_tiles')), 0) FROM source WHERE status = 'ok' AND scene NOT NULL"
+        ).fetchone()
         return {status: files.get(status, 0) for status in ('ok', 'unreadable', 'gone')} | dict(
-            tiles=live, placed=placed, rows=self.rows()
+            zip(('scenes', 'unplaced', 'empty_tiles'), scenes, strict=True), tiles=live, placed=placed, rows=self.rows()
         )
 
     def rows_not_live(self) -> np.ndarray:
@@ -211,13 +207,13 @@ class Catalog:
         """
         query = (
             'SELECT tile.row, tile_id, path, height, width, left, top, right, bottom, boxes, valid, west, south, east,'
-            ' north, time, platform, gsd, metadata FROM tile JOIN source ON source.id = tile.source'
+            ' north, time, platform, gsd, metadata, footprint, scene FROM tile JOIN source ON source.id = tile.source'
             ' WHERE tile.row IN (SELECT value FROM json_each(?))'
         )
         asked, found = [int(row) for row in rows], {}
         for row, name, *values in self.db.execute(query, [json.dumps(asked)]):
             try:
-                found[row] = _record(row, name, *values)
+                found[row] = record_of(row, name, *values)
             except (ValueError, TypeError) as error:
                 raise ValueError(f'{self.path} is damaged at tile {name}: {reason(error)}') from error
         if lost := [row for row in asked if row not in found]:
@@ -229,6 +225,10 @@ class Catalog:
     def set_meta(self, **values: str) -> None:
         """Write settings."""
         self.db.executemany('INSERT OR REPLACE INTO meta VALUES (?, ?)', values.items())
+
+    def stamp(self, key: str = 'commit') -> None:
+        """Give the state of the tiles a new name, by which others tell whether they hold the same; or the index one."""
+        self.db.execute('INSERT OR REPLACE INTO meta VALUES (?, lower(hex(randomblob(8))))', [key])
 
     def set_shards(self, files: Sequence[int]) -> None:
         """Write the numbers of the shard files."""
@@ -242,51 +242,78 @@ class Catalog:
             self._mark([known[0]], DELETED)
         height, width = entry.image_size or (None, None)
         status = 'ok' if entry.reason is None else 'unreadable'
-        unknown = described(Description())
-        values = [entry.path, *entry.state, entry.digest, status, entry.reason, height, width, unknown]
+        scene = None if entry.scene is None else _text(entry.scene._asdict())
+        nothing = described(Description())
+        values = dict(
+            path=entry.path, size=entry.state.size, mtime_ns=entry.state.mtime_ns, digest=entry.digest, status=status,
+            reason=entry.reason, height=height, width=width, scene=scene,
+            pixel_size=entry.scene and entry.scene.pixel_size,
+        )  # fmt: skip
         self.db.execute(
-            'INSERT INTO source (path, size, mtime_ns, digest, status, reason, height, width, metadata, described)'
-            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, '{}', ?) ON CONFLICT (path) DO UPDATE SET size = excluded.size,"
-            ' mtime_ns = excluded.mtime_ns, digest = excluded.digest, status = excluded.status,'
-            ' reason = excluded.reason, height = excluded.height, width = excluded.width',
-            values,
+            f'INSERT INTO source ({", ".join(values)}, metadata, described, found)'
+            f" VALUES ({', '.join('?' * len(values))}, '{{}}', ?, ?) ON CONFLICT (path) DO UPDATE SET"
+            f' {", ".join(f"{name} = excluded.{name}" for name in values)}',
+            [*values.values(), nothing, nothing],
         )
-        source, placed = self.db.execute(
-            'SELECT id, described != ? FROM source WHERE path = ?', [unknown, entry.path]
+        source, is_known = self.db.execute(
+            'SELECT id, described != ? OR found != ? OR pixel_size NOT NULL FROM source WHERE path = ?',
+            [nothing, nothing, entry.path],
         ).fetchone()
         for row, tile in enumerate(entry.tiles, first_row):
+            place, geometry = tile.footprint or (None, None)
             self.db.execute(
-                'INSERT INTO tile (row, tile_id, source, left, top, right, bottom, valid, boxes, state)'
-                ' VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)',
-                [row, tile_id(entry.path, tile.window), source, *tile.window, tile.valid, json.dumps(tile.boxes), LIVE],
-            )
-        if placed:
-            self._place_tiles(source)
+                'INSERT INTO tile (row, tile_id, source, left, top, right, bottom, valid, boxes, west, south, east,'
+                ' north, footprint, state) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)',
+                [row, tile_id(entry.path, tile.window), source, *tile.window, tile.valid, json.dumps(tile.boxes),
+                 *(place or [None] * 4), geometry and json.dumps(geometry), LIVE],
+            )  # fmt: skip
+            if place is not None:
+                self._place(row, place)
+        if is_known:
+            self.describe(source)
 
-    def describe(self, source: int, description: Description) -> None:
-        """Write what is known of a file besides its pixels, and where its tiles lie."""
+    def describe(self, source: int, said: Description | None = None, found: Description | None = None) -> None:
+        """Write what is known of a file besides its pixels, and where its tiles lie.
+
+        Args:
+            source: the file.
+            said: what a table says of it. None leaves what is known.
+            found: what counts where the table says nothing, likewise.
+        """
+        known = self.db.execute('SELECT described, found FROM source WHERE id = ?', [source]).fetchone()
+        texts = [old if new is None else described(new) for old, new in zip(known, (said, found), strict=True)]
+        first, second = (self._description(source, text) for text in texts)
+        values = {name: second[name] if value is None else value for name, value in first.items()}
         self.db.execute(
-            'UPDATE source SET time = ?, platform = ?, gsd = ?, metadata = ?, described = ? WHERE id = ?',
-            [description.time, description.platform, description.gsd, _text(description.metadata),
-             described(description), source],
+            'UPDATE source SET time = ?, platform = ?, gsd = coalesce(?, pixel_size), metadata = ?, described = ?,'
+            ' found = ? WHERE id = ?',
+            [values['time'], values['platform'], values['gsd'], _text({**second['metadata'], **first['metadata']}),
+             *texts, source],
         )  # fmt: skip
         self._place_tiles(source)
 
     def _place_tiles(self, source: int) -> None:
         query = (
             'SELECT row, left, top, right, bottom, source.height, source.width, described FROM tile JOIN source'
-            f' ON source.id = tile.source WHERE source = ? AND state != {DELETED}'
+            ' ON source.id = tile.source WHERE source = ? AND footprint IS NULL'
+            f' AND state != {DELETED}'
         )
         for row, *window, height, width, known in self.db.execute(query, [source]).fetchall():
-            try:
-                bounds = json.loads(known)['bounds']
-            except (ValueError, TypeError, KeyError) as error:
-                raise ValueError(f'{self.path} is damaged: described of source {source} is {shorten(known)}') from error
+            bounds = self._description(source, known)['bounds']
             place = bounds and part_of(bounds, Window(*window), (height, width))
             self.db.execute(
                 'UPDATE tile SET west = ?, south = ?, east = ?, north = ? WHERE row = ?', [*(place or [None] * 4), row]
             )
             self._place(row, place)
+
+    def _description(self, source: int, text: Any) -> dict[str, Any]:
+        try:
+            values = json.loads(text)
+            if values.keys() == {known.name for known in fields(Description)} and isinstance(values['metadata'], dict):
+                return values
+        except (ValueError, TypeError, AttributeError):
+            pass
+        raise ValueError(f'{self.path} is damaged: described of source {source} is {shorten(text)}')
 
     def _place(self, row: int, bounds: Bounds | None) -> None:
         """Write a tile's entries of the R*Tree: two where it crosses the antimeridian."""
@@ -318,7 +345,8 @@ class Catalog:
         """Files that had vanished are there again."""
         self.db.executemany("UPDATE source SET status = 'ok' WHERE id = ? AND status = 'gone'", [[s] for s in sources])
         query = f'UPDATE tile SET state = {LIVE} WHERE source = ? AND state = {HIDDEN}'
-        self.db.executemany(query, [[source] for source in sources])
+        if self.db.executemany(query, [[source] for source in sources]).rowcount > 0:
+            self.stamp()
 
     def hide(self, sources: Sequence[int]) -> None:
         """Files have vanished: their tiles are not searched."""
@@ -339,7 +367,8 @@ class Catalog:
                 ids = [[id] for row in rows.tolist() for id in (2 * row, 2 * row + 1)]
                 self.db.executemany('DELETE FROM place WHERE id = ?', ids)
             query = f'UPDATE tile SET state = {state} WHERE source = ? AND state != {DELETED}'
-            self.db.execute(query, [source])
+            if self.db.execute(query, [source]).rowcount:
+                self.stamp()
 
     def renumber(self, rows: np.ndarray) -> None:
         """Let the tiles of these rows, rising, be 0, 1, ... and drop all others."""
@@ -350,22 +379,6 @@ class Catalog:
         query = 'SELECT row, west, south, east, north FROM tile WHERE west IS NOT NULL'
         for row, *bounds in self.db.execute(query).fetchall():
             self._place(row, (bounds[0], bounds[1], bounds[2], bounds[3]))
-
-
-def _record(
-    row: int, name: str, path: bytes, height: Any, width: Any, left: Any, top: Any, right: Any, bottom: Any,
-    boxes: str, valid: Any, west: Any, south: Any, east: Any, north: Any, time: Any, platform: Any, gsd: Any,
-    metadata: str,
-) -> TileRecord:  # fmt: skip
-    if not all(isinstance(value, int) for value in (height, width, left, top, right, bottom, time or 0)):
-        raise TypeError('height, width, window and time are whole numbers')
-    bounds = None if west is None else (west, south, east, north)
-    if not all(isinstance(value, (int, float)) for value in (*(bounds or ()), valid or 0, gsd or 0)):
-        raise TypeError('west, south, east, north, valid and gsd are numbers')
-    return TileRecord(
-        row, name, path, (height, width), Window(left, top, right, bottom), boxes_of(boxes), valid, bounds, time,
-        platform, gsd, metadata_of(metadata),
-    )  # fmt: skip
 
 
 def described(description: Description) -> str:

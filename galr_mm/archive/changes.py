@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,20 +20,14 @@ import numpy as np
 from tqdm import tqdm
 
 from galr_mm.archive.catalog import Known, described
+from galr_mm.archive.cutting import Cut, Piece, Source
 from galr_mm.archive.records import Box, Description, Entry, FileState, Tile
+from galr_mm.archive.sidecars import PATTERN, Sidecars, compiled
 from galr_mm.archive.store import ArchiveWriter
-from galr_mm.imagery import Window, image_size, list_images, open_image, windows
+from galr_mm.imagery import list_images
 
 COMMIT_TILES, COMMIT_SECONDS = 256, 20.0  # what a run that is stopped may lose
-MAX_PIXELS = 1 << 28  # of an image that is decoded whole, 0.8 GiB in color
 CHANGED = 'it changed while it was read; the next update takes it'
-
-
-class Piece(NamedTuple):
-    """What is encoded: a whole file by its path, or a window of it as BGR uint8 (h, w, 3)."""
-
-    window: Window
-    content: Path | np.ndarray
 
 
 class Encoded(NamedTuple):
@@ -47,57 +41,12 @@ class Encoded(NamedTuple):
 Encoder = Callable[[Sequence[Piece]], Sequence[Encoded | Exception]]
 
 
-@dataclass(frozen=True)
-class Cut:
-    """How images are cut.
-
-    Args:
-        tile: side of a tile in pixels; None leaves images whole. An image that fits into a tile is left whole too.
-        overlap: pixels that neighboring tiles share.
-
-    Raises:
-        ValueError: when tiles would not move on.
-    """
-
-    tile: int | None = None
-    overlap: int = 0
-
-    def __post_init__(self) -> None:
-        if self.tile is not None and not 0 <= self.overlap < self.tile:
-            raise ValueError(f'overlap is {self.overlap} and tile {self.tile}, expected 0 <= overlap < tile')
-
-    def __str__(self) -> str:
-        return 'whole images' if self.tile is None else f'{self.tile} pixels, overlap {self.overlap}'
-
-    def pieces(self, path: Path) -> tuple[tuple[int, int], Iterator[Piece]]:
-        """Size of an image, and its parts, which are read when they are asked for.
-
-        Raises:
-            OSError, ValueError: when it cannot be read, or is too large to be decoded whole.
-        """
-        height, width = image_size(path)
-        whole = self.tile is None or max(height, width) <= self.tile
-        if height * width > MAX_PIXELS and (whole or not _is_stored_in_tiles(path)):
-            raise ValueError(
-                f'{width} x {height} pixels, more than the {MAX_PIXELS} that are decoded at a time; only a TIFF '
-                'that is stored in tiles is read by windows, where images are cut'
-            )
-        if whole:
-            return (height, width), iter([Piece(Window(0, 0, width, height), path)])
-        return (height, width), self._windows(path, height, width)
-
-    def _windows(self, path: Path, height: int, width: int) -> Iterator[Piece]:
-        assert self.tile is not None
-        with open_image(path) as image:
-            for window in windows(height, width, self.tile, self.overlap):
-                yield Piece(window, image.read(window))
-
-
 @dataclass
 class Report:
     """What an update did: counts of files, and of the tiles that were encoded.
 
-    ``skipped`` holds each file that is not searched, relative to the archive, with the reason.
+    ``skipped`` holds each file that is not searched, relative to the archive, with the reason. Of the scenes that were
+    encoded, ``unplaced`` are without a place on Earth, and ``empty_tiles`` hold too little data to be searched.
     """
 
     kept: int = 0
@@ -109,13 +58,18 @@ class Report:
     gone: int = 0
     pruned: int = 0
     tiles: int = 0
+    unplaced: int = 0
+    empty_tiles: int = 0
     seconds: float = 0.0
     skipped: list[tuple[str, str]] = field(default_factory=list)
 
     def __str__(self) -> str:
         names = ('kept', 'added', 'changed', 'moved', 'touched', 'returned', 'gone', 'pruned')
         counts = [f'{getattr(self, name)} {name}' for name in names if getattr(self, name) or name in ('kept', 'added')]
-        return f'{", ".join(counts)}; {self.tiles} tiles encoded, {len(self.skipped)} skipped, {self.seconds:.1f} s'
+        done = [f'{self.tiles} tiles encoded', f'{len(self.skipped)} skipped', f'{self.seconds:.1f} s']
+        done[1:1] = [f'{self.empty_tiles} without data'] if self.empty_tiles else []
+        done[1:1] = [f'{self.unplaced} scenes without a place'] if self.unplaced else []
+        return f'{", ".join(counts)}; {", ".join(done)}'
 
 
 def update_archive(
@@ -127,6 +81,7 @@ def update_archive(
     prune: bool = False,
     batch_size: int = 8,
     show_progress: bool = False,
+    name_pattern: str | None = None,
 ) -> Report:
     """Bring an index up to date with a folder of images.
 
@@ -135,10 +90,13 @@ def update_archive(
         archive: the folder.
         encode: gives vectors of pieces; it is called with at most ``batch_size`` of them.
         cut: how images are cut.
-        descriptions: what is known of files, by path relative to the archive. None leaves what the index knows.
+        descriptions: what is known of files, by path relative to the archive; it comes before what STAC items beside
+            the files and their names say. None leaves what the index knows.
         prune: delete files that have vanished, in place of hiding them until they come back.
         batch_size: pieces at a time.
         show_progress: draw a bar.
+        name_pattern: what names of files say, see :func:`galr_mm.archive.sidecars.compiled`. None takes the pattern
+            of the last time, '' none.
 
     Raises:
         FileNotFoundError: when there is no such folder.
@@ -147,10 +105,10 @@ def update_archive(
     """
     if batch_size < 1:
         raise ValueError(f'batch_size is {batch_size}, expected 1 or more')
+    pattern = compiled(writer.meta.get(PATTERN, '') if name_pattern is None else name_pattern)
     start, update = time.monotonic(), _Update(writer, Path(archive), encode, cut, batch_size)
     update.run(prune, show_progress)
-    if descriptions is not None:
-        update.describe(descriptions)
+    update.describe(descriptions, pattern)
     update.report.seconds = time.monotonic() - start
     return update.report
 
@@ -162,7 +120,7 @@ class _Open:
     path: bytes
     state: FileState
     digest: bytes
-    size: tuple[int, int] | None = None
+    source: Source | None = None
     tiles: list[Tile] = field(default_factory=list)
     vectors: list[np.ndarray] = field(default_factory=list)
     reason: str | None = None
@@ -203,13 +161,21 @@ class _Update:
         self._commit()
         self._vanished([file for file in missing.values() if file.id not in self.moved], prune)
 
-    def describe(self, descriptions: Mapping[bytes, Description]) -> None:
-        """Write what is known of files, where it is not what the index knows."""
+    def describe(self, table: Mapping[bytes, Description] | None, pattern: re.Pattern[str]) -> None:
+        """Write what is known of files besides their pixels, where it is not what the index knows."""
+        sidecars, nothing = Sidecars(self.archive, pattern), Description()
+        as_text = described(nothing)
         with self.catalog.transaction():
+            self.catalog.set_meta(**{PATTERN: pattern.pattern})
             for path, file in self.catalog.sources().items():
-                description = descriptions.get(path, Description())
-                if described(description) != file.described:
-                    self.catalog.describe(file.id, description)
+                said = None if table is None else table.get(path, nothing)
+                found = None if file.status == 'gone' else sidecars.describe(path) or nothing
+                new = [
+                    None if known is None else described(known) if known != nothing else as_text
+                    for known in (said, found)
+                ]
+                if any(text not in (None, old) for text, old in zip(new, (file.described, file.found), strict=True)):
+                    self.catalog.describe(file.id, said, found)
 
     def _list(self) -> list[bytes]:
         if not self.archive.is_dir():
@@ -270,8 +236,8 @@ class _Update:
 
     def _pieces(self, opened: _Open) -> Iterator[Piece]:
         try:
-            opened.size, pieces = self.cut.pieces(self._full(opened.path))
-            yield from pieces
+            opened.source = self.cut.open(self._full(opened.path))
+            yield from opened.source.pieces
         except Exception as error:  # decoders raise many kinds on broken files
             opened.reason = reason_of(error)
 
@@ -289,7 +255,7 @@ class _Update:
             else:
                 left, top = piece.window[:2]
                 boxes = [Box(b.left + left, b.top + top, b.right + left, b.bottom + top, *b[4:]) for b in result.boxes]
-                opened.tiles.append(Tile(piece.window, boxes))
+                opened.tiles.append(Tile(piece.window, boxes, piece.valid))
                 opened.vectors.append(result.vector)
         for opened in {id(opened): opened for opened, _ in batch}.values():
             self._close(opened)
@@ -306,6 +272,12 @@ class _Update:
         if changed:
             self._skip(opened.path, CHANGED)
             return
+        scene = None
+        if opened.source is not None and opened.reason is None:
+            try:
+                opened.tiles, scene = opened.source.finish(opened.tiles)
+            except ValueError as error:
+                opened.reason = reason_of(error)
         if opened.reason is not None:
             self._skip(opened.path, opened.reason)
             self.ready.append(Entry(opened.path, opened.state, opened.digest, reason=opened.reason))
@@ -316,9 +288,13 @@ class _Update:
         else:
             self.report.changed += 1
         self.report.tiles += len(opened.tiles)
+        if scene is not None:
+            self.report.unplaced += scene.unplaced is not None
+            self.report.empty_tiles += scene.empty_tiles
+        assert opened.source is not None  # without a reason it was read
         vectors = np.stack(opened.vectors).astype(np.float32, copy=False)
-        entry = Entry(opened.path, opened.state, opened.digest, opened.size, opened.tiles, vectors)
-        self.ready.append(entry)
+        size = opened.source.size
+        self.ready.append(Entry(opened.path, opened.state, opened.digest, size, opened.tiles, vectors, scene=scene))
 
     def _skip(self, path: bytes, reason: str) -> None:
         self.report.skipped.append((os.fsdecode(path), reason))
@@ -350,15 +326,6 @@ class _Update:
             )
         if prune:
             self.report.pruned = len(deleted)
-
-
-def _is_stored_in_tiles(path: Path) -> bool:
-    if path.suffix.lower() not in ('.tif', '.tiff') or find_spec('tifffile') is None:
-        return False
-    import tifffile
-
-    with tifffile.TiffFile(path) as file:
-        return bool(file.pages[0].is_tiled)
 
 
 def digest_of(path: str | Path) -> bytes:

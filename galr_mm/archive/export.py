@@ -16,12 +16,12 @@ import numpy as np
 
 from galr_mm.archive.hits import Hit
 from galr_mm.archive.records import printable
-from galr_mm.imagery import open_image
+from galr_mm.imagery import open_scene
 from galr_mm.utils.io import atomic_write, write_text
 
 THUMBNAIL = 256  # pixels of the longer side
 BOX = (47, 217, 255)  # BGR
-FIELDS = ('path', 'score', 'rerank_score', 'tile_id', 'window', 'time', 'platform', 'gsd')
+FIELDS = ('path', 'score', 'rerank_score', 'tile_id', 'window', 'time', 'platform', 'gsd', 'valid')
 FORMULAS = ('=', '+', '-', '@', '\t', '\r')  # a table program runs text that begins so
 Results = Sequence[tuple[str, Sequence[Hit]]]  # each query in words, with its hits
 
@@ -120,7 +120,7 @@ def thumbnail(hit: Hit, side: int = THUMBNAIL, boxes: bool = True) -> bytes:
     Raises:
         OSError: when the image cannot be read, or is not of the size any more that it had.
     """
-    with open_image(hit.path) as image:
+    with open_scene(hit.path, rendering=None if hit.scene is None else hit.scene.rendering) as image:
         if (image.height, image.width) != tuple(hit.image_size):
             raise OSError(f'{hit.path} has another size now')
         part = image.read(hit.window)

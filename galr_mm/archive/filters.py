@@ -22,6 +22,7 @@ class Where:
         start: first moment, such as '2021-06-01' or '2021-06-01T12:00:00Z'; without a zone it is UTC.
         end: last moment; a date means all of that day.
         platform: one or several, of which any will do.
+        gsd: meters a pixel, from and to; None leaves an end open.
         metadata: values by field. A string also equals a number that is written like it.
         min_score: cosine that a hit must reach.
 
@@ -37,6 +38,7 @@ class Where:
     start: Moment | None = None
     end: Moment | None = None
     platform: str | Sequence[str] | None = None
+    gsd: tuple[float | None, float | None] | None = None
     metadata: Mapping[str, str | float | bool] = field(default_factory=dict)
     min_score: float | None = None
 
@@ -45,6 +47,8 @@ class Where:
             object.__setattr__(self, 'bbox', check_bounds(self.bbox, 'bbox'))
         if self.min_score is not None and not _is_number(self.min_score):
             raise ValueError(f'min_score is {self.min_score!r}, expected a number')
+        if self.gsd is not None and (len(self.gsd) != 2 or not all(v is None or _is_number(v) for v in self.gsd)):
+            raise ValueError(f'gsd is {self.gsd!r}, expected two numbers of meters, from and to')
         for name, value in self.metadata.items():
             if not isinstance(name, str) or not (isinstance(value, (str, bool)) or _is_number(value)):
                 raise ValueError(f'metadata is {name!r}: {value!r}, expected a text, a number or a truth value by name')
@@ -59,7 +63,7 @@ class Where:
     @property
     def restricts(self) -> bool:
         """Whether there is a condition on tiles, besides the score."""
-        return any([self.bbox, self.start, self.end, self.platform is not None, self.metadata])
+        return any([self.bbox, self.start, self.end, self.platform is not None, self.gsd, self.metadata])
 
     @property
     def _platforms(self) -> tuple[str, ...]:
@@ -89,10 +93,11 @@ class Where:
             )
             parts.append(f'tile.south <= ? AND tile.north >= ? AND ({" OR ".join([exact] * len(boxes))})')
             values += [north, south, *(value for left, right in boxes for value in (right, left) * 2)]
-        for bound, sign in zip(self._period, ('>=', '<='), strict=True):
-            if bound is not None:
-                parts.append(f'source.time {sign} ?')
-                values.append(bound)
+        for column, bounds in (('time', self._period), ('gsd', self.gsd or (None, None))):
+            for bound, sign in zip(bounds, ('>=', '<='), strict=True):
+                if bound is not None:
+                    parts.append(f'source.{column} {sign} ?')
+                    values.append(bound)
         if self.platform is not None:
             parts.append(f'source.platform IN ({", ".join("?" * len(self._platforms))})')
             values += self._platforms

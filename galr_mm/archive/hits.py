@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from galr_mm.archive.catalog import TileRecord
-from galr_mm.archive.records import Bounds, Box
+from galr_mm.archive.records import Bounds, Box, SceneRecord
 from galr_mm.imagery import Window
 
 
@@ -30,6 +30,8 @@ class Hit:
         platform, gsd: of the image.
         metadata: other fields.
         rerank_score: what a re-ranked list is ordered by.
+        valid: fraction of the part of a scene that holds data.
+        scene: how the values of a scene became pixels, and where it is; None of an image.
     """
 
     path: str
@@ -44,6 +46,8 @@ class Hit:
     gsd: float | None = None
     metadata: dict[str, Any] = field(default_factory=dict)
     rerank_score: float | None = None
+    valid: float | None = None
+    scene: SceneRecord | None = None
 
     @property
     def is_whole(self) -> bool:
@@ -59,13 +63,15 @@ class Hit:
             tile_id=tile.tile_id,
             window=tile.window,
             image_size=tile.image_size,
-            footprint=None if tile.bounds is None else footprint_of(tile.bounds),
+            footprint=tile.footprint or (None if tile.bounds is None else footprint_of(tile.bounds)),
             boxes=tile.boxes,
             time=None if tile.time is None else iso_time(tile.time),
             platform=tile.platform,
             gsd=tile.gsd,
             metadata=tile.metadata,
             rerank_score=rerank_score,
+            valid=tile.valid,
+            scene=tile.scene,
         )
 
 

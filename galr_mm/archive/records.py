@@ -13,8 +13,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from galr_mm.imagery import Window
+from galr_mm.imagery import Rendering, Window
 from galr_mm.messages import shorten
+from galr_mm.structures import Place
 
 Bounds = tuple[float, float, float, float]  # west, south, east, north in degrees; west > east crosses the antimeridian
 
@@ -66,12 +67,54 @@ class Box(NamedTuple):
     label: str
 
 
+class Footprint(NamedTuple):
+    """Where a part of an image is: its bounds, and a Polygon or MultiPolygon of GeoJSON."""
+
+    bounds: Bounds
+    geometry: dict[str, Any]
+
+
 class Tile(NamedTuple):
-    """A part of an image, or the whole, that has a vector of its own; ``valid`` is the fraction that holds data."""
+    """A part of an image, or the whole, that has a vector of its own.
+
+    ``valid`` is the fraction of it that holds data; ``footprint`` is known where the file itself has a place.
+    """
 
     window: Window
     boxes: Sequence[Box] = ()
     valid: float | None = None
+    footprint: Footprint | None = None
+
+
+class SceneRecord(NamedTuple):
+    """What is kept of a scene: how its values became pixels, and where it is.
+
+    Args:
+        bands: red, green and blue or gray, counted from 1.
+        stretch: values of each band that became black and white; None where values are pixels.
+        crs, transform: see :class:`galr_mm.structures.Place`.
+        empty_tiles: tiles that hold too little data to be searched.
+        unplaced: why tiles have no footprint; None where all have.
+        pixel_size: meters, about.
+    """
+
+    bands: tuple[int, ...]
+    stretch: tuple[tuple[float, float], ...] | None
+    crs: str | None
+    transform: tuple[float, ...]
+    empty_tiles: int = 0
+    unplaced: str | None = None
+    pixel_size: float | None = None
+
+    @property
+    def rendering(self) -> Rendering:
+        """How its values become pixels."""
+        return Rendering(self.bands, self.stretch)
+
+    @property
+    def place(self) -> Place:
+        """Where its pixels are."""
+        return Place(self.crs, self.transform)
 
 
 @dataclass(frozen=True)
@@ -85,6 +128,7 @@ class Entry:
         tiles: in order.
         vectors: float32 (len(tiles), D), L2-normalized.
         reason: why it could not be read; None where it could.
+        scene: what is known of a scene; None of an image.
     """
 
     path: bytes
@@ -94,6 +138,26 @@ class Entry:
     tiles: Sequence[Tile] = ()
     vectors: np.ndarray = field(default_factory=lambda: np.zeros((0, 0), np.float32))
     reason: str | None = None
+    scene: SceneRecord | None = None
+
+
+class TileRecord(NamedTuple):
+    """What the catalogue says of a tile and of its file."""
+
+    row: int
+    tile_id: str
+    path: bytes
+    image_size: tuple[int, int]
+    window: Window
+    boxes: tuple[Box, ...]
+    valid: float | None
+    bounds: Bounds | None
+    time: int | None
+    platform: str | None
+    gsd: float | None
+    metadata: dict[str, Any]
+    footprint: dict[str, Any] | None = None
+    scene: SceneRecord | None = None
 
 
 def tile_id(path: bytes, window: Window) -> str:
@@ -137,6 +201,62 @@ def metadata_of(text: str) -> dict[str, Any]:
     return values
 
 
+def scene_of(text: str | None) -> SceneRecord | None:
+    """A scene as the catalogue holds it.
+
+    Raises:
+        ValueError: when it is no such json.
+    """
+    if text is None:
+        return None
+    try:
+        values = json.loads(text)
+        stretch = values['stretch'] and tuple((float(low), float(high)) for low, high in values['stretch'])
+        lists = dict(
+            bands=tuple(map(int, values['bands'])), stretch=stretch, transform=tuple(map(float, values['transform']))
+        )
+        return SceneRecord(**{**values, **lists})
+    except (ValueError, TypeError, KeyError):
+        raise ValueError(
+            f'scene is {shorten(text)}, expected a json object of {", ".join(SceneRecord._fields)}'
+        ) from None
+
+
+def geometry_of(text: str | None) -> dict[str, Any] | None:
+    """The geometry of a footprint as the catalogue holds it.
+
+    Raises:
+        ValueError: when it is no such json.
+    """
+    try:
+        if text is None or (values := json.loads(text))['type'] in ('Polygon', 'MultiPolygon'):
+            return None if text is None else values
+    except (ValueError, TypeError, KeyError):
+        pass
+    raise ValueError(f'footprint is {shorten(text)}, expected a Polygon or MultiPolygon')
+
+
+def record_of(
+    row: int, name: str, path: bytes, height: Any, width: Any, left: Any, top: Any, right: Any, bottom: Any,
+    boxes: str, valid: Any, west: Any, south: Any, east: Any, north: Any, time: Any, platform: Any, gsd: Any,
+    metadata: str, footprint: str | None, scene: str | None,
+) -> TileRecord:  # fmt: skip
+    """A tile as the catalogue holds it.
+
+    Raises:
+        ValueError, TypeError: when a value is damaged.
+    """
+    if not all(isinstance(value, int) for value in (height, width, left, top, right, bottom, time or 0)):
+        raise TypeError('height, width, window and time are whole numbers')
+    bounds = None if west is None else (west, south, east, north)
+    if not all(isinstance(value, (int, float)) for value in (*(bounds or ()), valid or 0, gsd or 0)):
+        raise TypeError('west, south, east, north, valid and gsd are numbers')
+    return TileRecord(
+        row, name, path, (height, width), Window(left, top, right, bottom), boxes_of(boxes), valid, bounds, time,
+        platform, gsd, metadata_of(metadata), geometry_of(footprint), scene_of(scene),
+    )  # fmt: skip
+
+
 def printable(text: str) -> str:
     r"""A text that UTF-8 can hold: bytes of a file name that are no text are written as escapes.
 
@@ -165,10 +285,11 @@ def part_of(bounds: Bounds, window: Window, image_size: tuple[int, int]) -> Boun
     """
     west, south, east, north = bounds
     width, height = (east - west) % 360 or east - west, north - south
-    left, right = (_wrapped(west + width * x / image_size[1]) for x in (window.left, window.right))
+    left, right = (wrapped(west + width * x / image_size[1]) for x in (window.left, window.right))
     top, bottom = (north - height * y / image_size[0] for y in (window.top, window.bottom))
     return left, bottom, east if window.right == image_size[1] else right, top
 
 
-def _wrapped(longitude: float) -> float:
+def wrapped(longitude: float) -> float:
+    """In -180 <= longitude < 180."""
     return longitude if -180 <= longitude <= 180 and longitude != 180 else (longitude + 180) % 360 - 180

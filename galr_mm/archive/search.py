@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -32,6 +32,15 @@ class Found(NamedTuple):
     scores: np.ndarray
 
 
+class Engine(Protocol):
+    """What finds the most similar tiles; :func:`nearest` is one, and so is :class:`galr_mm.archive.MilvusEngine`."""
+
+    def __call__(
+        self, snapshot: Snapshot, queries: np.ndarray | Tensor, k: int, rows: np.ndarray | None = None
+    ) -> Found:
+        """The k best of all tiles that are searched, or of these rows; see :func:`nearest`."""
+
+
 def nearest(snapshot: Snapshot, queries: np.ndarray | Tensor, k: int, rows: np.ndarray | None = None) -> Found:
     """Compare queries with all tiles that are searched, or with some.
 
@@ -47,16 +56,31 @@ def nearest(snapshot: Snapshot, queries: np.ndarray | Tensor, k: int, rows: np.n
         ValueError: when k is not 1 or more, queries are not finite or of another width, or a vector of the index is
             not finite; names its file.
     """
-    check_whole('k', k)
-    dim = snapshot.parts[0].shape[1] if snapshot.parts else as_tensor(queries).shape[-1]
-    queries, _ = prepare_features(queries=queries, vectors=torch.zeros(1, dim))
-    queries = queries.float()
-    count = snapshot.rows - len(snapshot.not_live) if rows is None else len(rows)
-    k = min(int(k), count)
+    queries, k = prepared(snapshot, queries, k, rows)
+    count = snapshot.live if rows is None else len(rows)
     found = [_nearest(snapshot, part, k, count, rows) for part in queries.split(QUERIES) if k]
     if not found:
         return Found(np.zeros((len(queries), 0), np.int64), np.zeros((len(queries), 0)))
     return Found(*(np.concatenate(arrays) for arrays in zip(*found, strict=True)))
+
+
+def prepared(snapshot: Snapshot, queries: np.ndarray | Tensor, k: int, rows: np.ndarray | None) -> tuple[Tensor, int]:
+    """Queries in float32, and k or as many as there are.
+
+    Raises:
+        ValueError: see :func:`nearest`.
+    """
+    check_whole('k', k)
+    dim = snapshot.parts[0].shape[1] if snapshot.parts else as_tensor(queries).shape[-1]
+    queries, _ = prepare_features(queries=queries, vectors=torch.zeros(1, dim))
+    return queries.float(), min(int(k), snapshot.live if rows is None else len(rows))
+
+
+def best_of(snapshot: Snapshot, queries: Tensor, candidates: np.ndarray, k: int) -> Found:
+    """The k best of candidates (Q, n), by their vectors in the index, in float64."""
+    scores = _exact(snapshot, queries.double(), candidates)
+    order = np.lexsort((candidates, -scores))[:, :k]
+    return Found(np.take_along_axis(candidates, order, 1), np.take_along_axis(scores, order, 1))
 
 
 def _nearest(snapshot: Snapshot, queries: Tensor, k: int, count: int, rows: np.ndarray | None) -> Found:
@@ -76,10 +100,7 @@ def _nearest(snapshot: Snapshot, queries: Tensor, k: int, count: int, rows: np.n
             tile[:, torch.from_numpy(snapshot.not_live[first:last] - start)] = -torch.inf
         best.update(slice(0, len(queries)), slice(start, start + width), tile.contiguous())
     candidates = best.index.numpy()
-    candidates = candidates if rows is None else rows[candidates]
-    scores = _exact(snapshot, queries.double(), candidates)
-    order = np.lexsort((candidates, -scores))[:, :k]
-    return Found(np.take_along_axis(candidates, order, 1), np.take_along_axis(scores, order, 1))
+    return best_of(snapshot, queries, candidates if rows is None else rows[candidates], k)
 
 
 def _refuse_damaged(snapshot: Snapshot, products: Tensor, rows: np.ndarray) -> None:

@@ -48,12 +48,21 @@ class ModelId(NamedTuple):
 
 
 class Snapshot(NamedTuple):
-    """One state of an index: mapped vectors by file, how many rows a file holds, and the rows that are not searched."""
+    """One state of an index: mapped vectors by file, rows of a file, the rows that are not searched, its name.
+
+    The name changes with what is searched; two states of one name hold the same vectors in the same rows.
+    """
 
     rows: int
     parts: list[np.ndarray]
     shard_rows: int
     not_live: np.ndarray
+    commit: str = ''
+
+    @property
+    def live(self) -> int:
+        """How many tiles are searched."""
+        return self.rows - len(self.not_live)
 
     def vectors(self, rows: np.ndarray) -> np.ndarray:
         """Vectors of some rows, float32 (n, D)."""
@@ -138,7 +147,8 @@ class ArchiveIndex:
         version = self.catalog.version()
         if self._not_live is None or self._not_live[0] != version:
             self._not_live = version, self.catalog.rows_not_live()
-        return Snapshot(rows, list(mapped.values()), self.shards.shard_rows, self._not_live[1])
+        commit = self.catalog.meta().get('commit', '')
+        return Snapshot(rows, list(mapped.values()), self.shards.shard_rows, self._not_live[1], commit)
 
 
 class ArchiveWriter(ArchiveIndex):
@@ -146,6 +156,9 @@ class ArchiveWriter(ArchiveIndex):
 
     def __init__(self, folder: str | Path) -> None:
         super().__init__(folder, write=True)
+        for key in {'id', 'commit'} - self.meta.keys():
+            self.catalog.stamp(key)
+        self.meta = self.catalog.meta()
         self.shards.clean(list(self.files()), self.catalog.rows())
 
     def put(self, entries: Sequence[Entry]) -> None:
@@ -168,6 +181,8 @@ class ArchiveWriter(ArchiveIndex):
             for entry, count in zip(entries, counts, strict=True):
                 self.catalog.put(entry, rows)
                 rows += count
+            if len(vectors):
+                self.catalog.stamp()
 
     def compact(self) -> int:
         """Drop the vectors of deleted tiles; gives how many. Until it ends, all reads are of the old files."""
@@ -183,6 +198,7 @@ class ArchiveWriter(ArchiveIndex):
         with self.catalog.transaction():
             self.catalog.renumber(kept)
             self.catalog.set_shards(new)
+            self.catalog.stamp()
         self._mapped.clear()
         self.shards.clean(new, len(kept))
         return rows - len(kept)

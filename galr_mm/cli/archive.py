@@ -10,6 +10,7 @@
     archive.py compact DIR                                                     drop the vectors of deleted images
     archive.py bank DIR CAPTIONS.json --model CONFIG --checkpoint CKPT        for search --rerank
     archive.py serve DIR --model CONFIG --checkpoint CKPT                     a page for a browser
+    archive.py fill DIR http://localhost:19530                                 a Milvus, for search --engine
 
 docs/archive.md says what an index holds and promises.
 """
@@ -22,6 +23,7 @@ import sqlite3
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from mmengine.device import get_device
 
@@ -32,10 +34,11 @@ from galr_mm.archive.bank import METHODS
 from galr_mm.archive.catalog import NAME as CATALOG
 from galr_mm.archive.export import WRITERS
 from galr_mm.archive.records import one_line, printable
-from galr_mm.cli import errors
+from galr_mm.cli import archive_engine, errors
 from galr_mm.cli.common import require_writable
 from galr_mm.datasets.captions import clean_split, load_karpathy
 from galr_mm.functional.rerank.checks import check_whole
+from galr_mm.imagery import SceneReading
 from galr_mm.imagery.files import ImageFolder, listed_names
 from galr_mm.messages import reason
 from galr_mm.serve import serve
@@ -65,8 +68,12 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def index(args: argparse.Namespace) -> None:
     """Make an index, or bring it up to date."""
-    indexer = ArchiveIndexer(args.model, args.index, args.checkpoint or True, args.device, args.tile, args.overlap)
-    report = indexer.update(args.archive, args.metadata, args.prune, args.batch_size, sys.stderr.isatty())
+    scenes = SceneReading(args.bands, args.scale, args.trusted)
+    indexer = ArchiveIndexer(
+        args.model, args.index, args.checkpoint or True, args.device, args.tile, args.overlap, args.min_valid, scenes
+    )
+    progress = sys.stderr.isatty()
+    report = indexer.update(args.archive, args.metadata, args.prune, args.batch_size, progress, args.name_pattern)
     for name, why in report.skipped[:SHOWN]:
         print(f'skipped {printable(name)!r}: {one_line(why)}')
     if len(report.skipped) > SHOWN:
@@ -82,7 +89,9 @@ def search(args: argparse.Namespace) -> None:
             'nothing to search for; give a sentence, before options that take several values, or --image FILE'
         )
     check_outputs(args.out)
-    searcher = ArchiveSearcher(args.model, args.index, args.checkpoint or True, args.device, args.bank)
+    searcher = ArchiveSearcher(
+        args.model, args.index, args.checkpoint or True, args.device, args.bank, args.engine, args.or_exact
+    )
     found = searcher(queries, args.topk, where_of(args), args.rerank)
     for query, hits in zip(queries, found, strict=True):
         print(f'{one_line(words_of(query))}: {f"{len(hits)} hits" if hits else "nothing was found"}')
@@ -94,7 +103,10 @@ def search(args: argparse.Namespace) -> None:
 
 
 def check(args: argparse.Namespace) -> None:
-    """Read everything once; problems are an exit code of 1."""
+    """Read everything once, or compare an engine with the index; problems are an exit code of 1."""
+    if args.engine or args.repair:
+        archive_engine.check(args)
+        return
     with ArchiveIndex(args.index) as opened:
         report = check_index(opened, args.queries)
     for problem in report.problems:
@@ -115,6 +127,11 @@ def info(args: argparse.Namespace) -> None:
         print(f'images cut   {opened.meta.get("cut")}')
         print(f'files        {counts["ok"]} searched, {counts["unreadable"]} unreadable, {counts["gone"]} gone')
         print(f'tiles        {counts["tiles"]} searched, {counts["placed"]} of them with a place')
+        if counts['scenes']:
+            print(
+                f'scenes       {counts["scenes"]}, {counts["unplaced"]} of them without a place; '
+                f'{counts["empty_tiles"]} tiles without data are left out'
+            )
         kept = len(opened.catalog.rows_not_deleted())
         print(f'rows         {counts["rows"]}, of which `archive.py compact` keeps {kept}')
         print(f'on disk      {size / 2**20:.1f} MiB, format {opened.meta["format"]}')
@@ -177,6 +194,13 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add.add_argument('--tile', type=int, metavar='N', help='cut images with a longer side into tiles of N x N pixels')
     add.add_argument('--overlap', type=int, default=0, help='pixels that neighboring tiles share (default 0)')
     add.add_argument('--metadata', type=Path, metavar='CSV', help='table: path, datetime, platform, gsd, west, ...')
+    add.add_argument(
+        '--name-pattern', metavar='REGEX', help='what names of files say: groups datetime, platform, gsd and any others'
+    )
+    add_scenes(add)
+    add.add_argument(
+        '--min-valid', type=float, default=0.5, help='leave out tiles of scenes that hold less data (default 0.5)'
+    )
     add.add_argument('--prune', action='store_true', help='delete images that have vanished, in place of hiding them')
 
     find = commands.add_parser('search', help='find images by sentences and images')
@@ -192,12 +216,14 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     find.add_argument('--rerank', choices=METHODS, help='re-rank by a bank of queries')
     find.add_argument('--bank', type=Path, metavar='NPZ', help='the bank (default: the one in the index)')
     add_filter(find)
+    archive_engine.add_engine(find)
     add_out(find)
 
     test = commands.add_parser('check', help='whether an index is whole and exact')
     test.set_defaults(command=check)
     test.add_argument('index', type=Path)
     test.add_argument('--queries', type=int, default=50, help='searches to compare (default 50)')
+    archive_engine.add_check(test)
 
     tell = commands.add_parser('info', help='what an index holds')
     tell.set_defaults(command=info)
@@ -222,6 +248,8 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     fill.add_argument('--img-root', type=Path, help='take the images of this folder too, for queries by images')
     fill.add_argument('--max', type=int, default=5000, help='at most so many captions, and images (default 5000)')
     add_model(fill)
+
+    archive_engine.add_fill(commands)
 
     page = commands.add_parser('serve', help='search in a browser')
     page.set_defaults(command=show_page)
@@ -248,6 +276,30 @@ def add_model(parser: argparse.ArgumentParser, batches: bool = True) -> None:
         parser.add_argument('--batch-size', type=int, default=8, help='images at a time (default 8)')
 
 
+def add_scenes(parser: argparse.ArgumentParser) -> None:
+    """Flags of how scenes are read."""
+    parser.add_argument(
+        '--bands',
+        type=numbers_of(int),
+        metavar='R,G,B',
+        help='of scenes, from 1; one for gray (default: what the file says)',
+    )
+    parser.add_argument(
+        '--scale', type=numbers_of(float), metavar='LO,HI',
+        help='values of scenes that become black and white (default: 2 and 98 %% of each scene and band)',
+    )  # fmt: skip
+    parser.add_argument('--trusted', action='store_true', help='also read VRT files, and whatever they name')
+
+
+def numbers_of(kind: Callable[[str], Any]) -> Callable[[str], tuple[Any, ...]]:
+    """A parser of numbers with commas between them."""
+
+    def numbers(text: str) -> tuple[Any, ...]:
+        return tuple(map(kind, text.split(',')))
+
+    return numbers
+
+
 def add_filter(parser: argparse.ArgumentParser) -> None:
     """Flags of a filter."""
     parser.add_argument(
@@ -256,6 +308,7 @@ def add_filter(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument('--date', metavar='A/B', help='from A to B, either may be left out: 2021-06-01/2021-06-30')
     parser.add_argument('--platform', nargs='+', action='extend', help='one of these')
+    parser.add_argument('--gsd', metavar='A/B', help='meters a pixel from A to B, either may be left out: 0.3/1')
     parser.add_argument('--where', nargs='+', action='extend', default=[], metavar='KEY=VALUE', help='fields')
 
 
@@ -273,11 +326,19 @@ def where_of(args: argparse.Namespace) -> Where:
     wrong = [pair for pair in args.where if '=' not in pair]
     if not slash or wrong:
         raise ValueError(f'--where: {wrong[0]!r} is not KEY=VALUE' if wrong else f'--date is {args.date!r}, not A/B')
+    low, slash, high = (args.gsd or '/').partition('/')
+    try:
+        gsd = float(low) if low else None, float(high) if high else None
+    except ValueError:
+        slash = ''
+    if not slash:
+        raise ValueError(f'--gsd is {args.gsd!r}, not A/B in meters')
     return Where(
         bbox=None if args.bbox is None else tuple(args.bbox),
         start=start or None,
         end=end or None,
         platform=args.platform,
+        gsd=gsd if any(value is not None for value in gsd) else None,
         metadata=dict(pair.split('=', 1) for pair in args.where),
         min_score=getattr(args, 'min_score', None),
     )

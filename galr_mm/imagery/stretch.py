@@ -1,4 +1,8 @@
-"""How values of more than 8 bit become pixels: one linear stretch for a file, from its own values."""
+"""How values of more than 8 bit become pixels: a linear stretch for the whole file, from its own values.
+
+Files of a data set get one for all bands, so that colors stay. Scenes of an archive, whose bands have each their own
+haze and gain, get one for each band, as GIS programs draw them (:mod:`galr_mm.imagery.scene`).
+"""
 
 from __future__ import annotations
 
@@ -9,6 +13,7 @@ import numpy as np
 
 # of the values, in percent, that become black and white: a few hot pixels do not darken the image
 CUT = 0.5
+SCENE_CUT = 2.0
 SAMPLED = 2**22
 CHUNK = 2**20
 
@@ -40,14 +45,15 @@ def sample_step(height: int, width: int) -> int:
     return max(1, math.ceil(math.sqrt(height * width / SAMPLED)))
 
 
-def fit_stretch(values: np.ndarray, missing: float | None = None) -> Stretch:
-    """The stretch of a file: 0.5 % of its values become black, 0.5 % white, the bands together.
+def fit_stretch(values: np.ndarray, missing: float | None = None, cut: float = CUT) -> Stretch:
+    """The stretch of values: 0.5 % of them become black, 0.5 % white.
 
     Where these two are one value, it goes from the smallest to the largest one.
 
     Args:
         values: of every :func:`sample_step`-th row and column.
         missing: a value that stands for no value; NaN and infinite ones do too.
+        cut: another percentage.
 
     >>> fit_stretch(np.arange(2001, dtype=np.uint16))
     Stretch(low=10.0, high=1990.0, missing=None)
@@ -55,7 +61,7 @@ def fit_stretch(values: np.ndarray, missing: float | None = None) -> Stretch:
     values = values[_known(values, missing)]
     if not values.size:
         return Stretch(0.0, 0.0, missing)
-    low, high = np.percentile(values, [CUT, 100 - CUT])
+    low, high = np.percentile(values, [cut, 100 - cut])
     if low == high:
         low, high = values.min(), values.max()
     return Stretch(float(low), float(high), missing)

@@ -24,6 +24,8 @@ WHITE_IS_ZERO, BLACK_IS_ZERO, RGB, PALETTE, CMYK = 0, 1, 2, 3, 5
 SAMPLES = {WHITE_IS_ZERO: 1, BLACK_IS_ZERO: 1, RGB: 3, PALETTE: 1, CMYK: 4, 6: 3, 8: 3}
 READABLE = (WHITE_IS_ZERO, BLACK_IS_ZERO, RGB, PALETTE)
 MAGIC = (b'II*\0', b'MM\0*', b'II+\0', b'MM\0+')
+# scale, tie points, transformation, keys of GeoTIFF, the value for no data, rational polynomials
+GEOGRAPHIC = (33550, 33922, 34264, 34735, 42113, 50844)
 REDUCED, MASK = 1, 4  # bits of the kind of a page (tag 254): an overview, a mask
 
 
@@ -39,6 +41,7 @@ class Tags(NamedTuple):
     extra_samples: tuple[int, ...]
     orientation: int
     has_more_pages: bool
+    is_geographic: bool = False
 
     @property
     def is_plain(self) -> bool:
@@ -79,7 +82,8 @@ def read_tags(file: BinaryIO) -> Tags | None:
             sample_format=_largest(tags.get(339, 1)),
             extra_samples=tuple(np.atleast_1d(tags.get(338, ())).tolist()),
             orientation=tags.get(274, 1),
-            has_more_pages=_has_more_pages(file, tags),
+            is_geographic=any(tag in tags for tag in GEOGRAPHIC),
+            has_more_pages=_has_more_pages(file, tags),  # which moves on to the tags of other pages
         )
     except (SyntaxError, KeyError, TypeError, ValueError, OverflowError, OSError, struct.error):
         return None

@@ -1,6 +1,6 @@
 from galr_mm.structures.detections import Detections
 from galr_mm.structures.ids import ImageId, stable_id
-from galr_mm.structures.localization import LocalizationMap, SceneEmbeddings
+from galr_mm.structures.localization import LocalizationMap, Place, SceneEmbeddings
 from galr_mm.structures.object_graph import ObjectGraph
 from galr_mm.structures.retrieval_result import RetrievalResult
 from galr_mm.structures.retrieval_scores import QueryBank, RerankedScores, RetrievalScores
@@ -10,6 +10,7 @@ __all__ = [
     'ImageId',
     'LocalizationMap',
     'ObjectGraph',
+    'Place',
     'QueryBank',
     'RerankedScores',
     'RetrievalResult',

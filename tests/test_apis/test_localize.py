@@ -122,8 +122,8 @@ def test_saving(model, scene, tmp_path):
         assert saved.dtype == np.uint8
         assert saved.shape == (110, 150)
         np.testing.assert_allclose(saved / 255, found.normalized(median), atol=1 / 255)
-    with pytest.raises(ValueError, match=r"a\.tif ends in '\.tif', expected \.png"):
-        found.save(tmp_path / 'a.tif')
+    with pytest.raises(ValueError, match=r"a\.jpg ends in '\.jpg', expected \.png"):
+        found.save(tmp_path / 'a.jpg')
     with pytest.raises(ValueError, match='median is 4'):
         found.save(tmp_path / 'b.png', median=4)
     assert {path.name for path in tmp_path.iterdir()} == {'new', 'a.png'}

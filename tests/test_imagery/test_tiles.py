@@ -8,11 +8,11 @@ from tests.helpers import ROOT, run_tool
 tifffile = pytest.importorskip('tifffile', reason='the extra galr_mm[detect]')
 
 
-@pytest.mark.parametrize('height', [1, 99, 100, 101, 180, 181, 1000])
+@pytest.mark.parametrize('height', [1, 99, 100, 101, 180, 181, 400])
 @pytest.mark.parametrize('overlap', [0, 20, 99])
 def test_windows_cover_the_image_with_their_overlap(height, overlap):
-    found = list(tiles.windows(height, 250, 100, overlap))
-    seen = np.zeros((height, 250), int)
+    found = list(tiles.windows(height, 150, 100, overlap))
+    seen = np.zeros((height, 150), int)
     for left, top, right, bottom in found:
         assert right - left == 100
         assert bottom - top == min(height, 100)
@@ -75,7 +75,7 @@ with tiles.open_image('a.tif') as opened:
     assert isinstance(opened, tiles.DecodedImage), opened
     np.save('a.npy', opened.read(tiles.Window(0, 0, 210, 130)))
 """
-    run_tool('-c', code, cwd=tmp_path, env={'PYTHONPATH': str(ROOT)})
+    run_tool('-c', code, cwd=tmp_path, env={'PYTHONPATH': str(ROOT)}, fresh=True)
     np.testing.assert_array_equal(np.load(tmp_path / 'a.npy'), array[..., ::-1])
 
 

@@ -4,13 +4,13 @@ from importlib.util import find_spec
 import pytest
 
 import galr_mm
+from galr_mm.cli import collect_env
 from galr_mm.integrations import installation
-from galr_mm.utils import collect_env
 from tests.helpers import run_tool
 
 
 def test_report():
-    printed = run_tool('-m', 'galr_mm.utils.collect_env').stdout
+    printed = run_tool('-m', 'galr_mm.cli.collect_env').stdout
     report = dict(line.split(': ', 1) for line in printed.splitlines() if ': ' in line)
     assert report['galr_mm'] == galr_mm.__version__
     for name in ('torch', 'numpy', 'pycocotools'):

@@ -149,4 +149,4 @@ def test_nothing_changes_them_and_they_travel():
 def test_structures_are_light():
     heavy = ['mmengine', 'mmcv', 'mmdet', 'mmpretrain', 'transformers', 'torchvision']
     code = f'import sys, galr_mm.structures; print([m for m in {heavy} if m in sys.modules])'
-    assert run_tool('-c', code).stdout.strip() == '[]'
+    assert run_tool('-c', code, fresh=True).stdout.strip() == '[]'

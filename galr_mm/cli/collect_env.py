@@ -1,4 +1,4 @@
-"""Report what is installed and what to do about what is broken: ``python -m galr_mm.utils.collect_env``."""
+"""Report what is installed and what to do about what is broken: ``python -m galr_mm.cli.collect_env``."""
 
 from __future__ import annotations
 
