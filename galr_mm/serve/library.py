@@ -24,7 +24,8 @@ from galr_mm.archive.catalog import TileRecord
 from galr_mm.archive.export import geojson, properties, table, thumbnail
 from galr_mm.archive.lookup import facets, find_tile, rows_of_image
 from galr_mm.archive.records import one_line
-from galr_mm.imagery import Window, image_size
+from galr_mm.imagery import Window, open_scene
+from galr_mm.imagery.scene import Rendering
 from galr_mm.messages import shorten
 from galr_mm.serve.requests import PIXELS, SENTENCE, TOPK, UPLOAD, Query, Refused, image_of
 from galr_mm.structures import SceneEmbeddings
@@ -33,6 +34,7 @@ EXPORTS = dict(geojson=geojson, csv=table)
 SIDES = dict(small=384, large=1600, whole=1600)  # pixels of the longer side of an image that is sent
 SCENES = 16  # whose windows are kept for the next sentence
 SMALLEST = 16  # pixels of a side of a window
+WHOLE = 2 * PIXELS  # of an image that is read whole, where a part of it would not do
 
 logger = logging.getLogger(__name__)
 
@@ -98,23 +100,27 @@ class Library:
                 vectors = torch.from_numpy(snapshot.vectors(rows))
                 scene = SceneEmbeddings(*tile.image_size, [tiles[row].window for row in rows.tolist()], vectors)
             else:
-                path = path_of(self.index, tile)
+                hit = hit_of(self.index, tile)
         if len(rows) == 1:
-            scene = self._scene(path, FileState.of(path))
+            scene = self._scene(hit.path, state_of(hit.path), tile.image_size, rendering_of(hit))
         found = localize(scene, torch.from_numpy(text), [sentence])[0]
         cells = np.where(np.isfinite(found.cells), found.cells, None).tolist()
         return dict(size=tile.image_size, windows=len(scene.windows), cells=cells, y_edges=found.y_edges.tolist(),
                     x_edges=found.x_edges.tolist())  # fmt: skip
 
-    def _encode_scene(self, path: str, state: FileState) -> SceneEmbeddings:
+    def _encode_scene(
+        self, path: str, state: FileState, size: tuple[int, int], rendering: Rendering | None
+    ) -> SceneEmbeddings:
+        """Windows of about a half and a quarter of an image, which is read whole."""
+        require_small(size)
         try:
-            height, width = image_size(path)
-            side = math.sqrt(height * width)
-            scales = sorted({max(SMALLEST, round(side / part)) for part in (2, 4)})
-            return SceneLocalizer(self.model, scales).encode(path)
-        except OSError as error:
-            logger.warning('%s', error)
-            raise Refused(410, 'the image cannot be read any more') from error
+            with open_scene(path, rendering=rendering) as image:
+                pixels = image.read(Window(0, 0, image.width, image.height))
+        except Exception as error:  # decoders raise many kinds on a file that has changed
+            raise unreadable(error) from error
+        side = math.sqrt(pixels.shape[0] * pixels.shape[1])
+        scales = sorted({max(SMALLEST, round(side / part)) for part in (2, 4)})
+        return SceneLocalizer(self.model, scales).encode(pixels)
 
     def _methods(self, kind: str) -> list[str]:
         """Methods of re-ranking that the bank serves."""
@@ -156,27 +162,20 @@ class Images:
     def tag(self, tile_id: str, size: str) -> str:
         """Equal for the same pixels, while the file is the same."""
         with self.index.snapshot():
-            path = path_of(self.index, require_tile(self.index, tile_id))
-        try:
-            return f'"{"-".join(f"{value:x}" for value in FileState.of(path))}-{size}"'
-        except OSError as error:
-            raise Refused(410, 'the image is not there any more') from error
+            path = hit_of(self.index, require_tile(self.index, tile_id)).path
+        return f'"{"-".join(f"{value:x}" for value in state_of(path))}-{size}"'
 
     def jpeg(self, tile_id: str, size: str) -> bytes:
         """A tile, or the whole image that it is of, as a JPEG of a size of :data:`SIDES`."""
         with self.index.snapshot():
-            tile = require_tile(self.index, tile_id)
-            hit = replace(Hit.of(tile, self.index.archive), path=path_of(self.index, tile))
+            hit = hit_of(self.index, require_tile(self.index, tile_id))
         if size == 'whole':
-            height, width = hit.image_size
-            if height * width > 4 * PIXELS:
-                raise Refused(413, f'the image is too large to be shown whole: {width} x {height} pixels')
-            hit = replace(hit, window=Window(0, 0, width, height))
+            require_small(hit.image_size)
+            hit = replace(hit, window=Window(0, 0, *hit.image_size[::-1]))
         try:
             return thumbnail(hit, SIDES[size], boxes=False)
         except Exception as error:  # decoders raise many kinds on a file that has changed
-            logger.warning('%s', error)
-            raise Refused(410, 'the image cannot be read any more, or has changed') from error
+            raise unreadable(error) from error
 
 
 def require_tile(index: ArchiveIndex, tile_id: str) -> TileRecord:
@@ -191,8 +190,8 @@ def require_tile(index: ArchiveIndex, tile_id: str) -> TileRecord:
     return tile
 
 
-def path_of(index: ArchiveIndex, tile: TileRecord) -> str:
-    """The file of a tile; one that is not within the archive, of an index that somebody made up, is none.
+def hit_of(index: ArchiveIndex, tile: TileRecord) -> Hit:
+    """A tile with its file; one that is not within the archive, of an index that somebody made up, is none.
 
     Raises:
         Refused: when it is none.
@@ -200,7 +199,36 @@ def path_of(index: ArchiveIndex, tile: TileRecord) -> str:
     name = os.fsdecode(tile.path)
     if os.path.isabs(name) or '..' in Path(name).parts:
         raise Refused(404, 'the index names a file that is not in its archive')
-    return os.path.join(index.archive, name)
+    return Hit.of(tile, index.archive)
+
+
+def state_of(path: str) -> FileState:
+    """What changes with a file.
+
+    Raises:
+        Refused: when it is not there.
+    """
+    try:
+        return FileState.of(path)
+    except OSError as error:
+        raise Refused(410, 'the image is not there any more') from error
+
+
+def rendering_of(hit: Hit) -> Rendering | None:
+    """How the values of a scene became pixels."""
+    return None if hit.scene is None else hit.scene.rendering
+
+
+def require_small(size: tuple[int, int]) -> None:
+    """Raise Refused for an image that is too large to be held whole."""
+    if size[0] * size[1] > WHOLE:
+        raise Refused(413, f'the image of {size[1]} x {size[0]} pixels is too large to be read whole, above {WHOLE}')
+
+
+def unreadable(error: Exception) -> Refused:
+    """What a client is told of a file that cannot be read, and the terminal why."""
+    logger.warning('%s', error)
+    return Refused(410, 'the image cannot be read any more, or has changed')
 
 
 def relative(path: str, archive: Path) -> str:

@@ -77,7 +77,7 @@ function show(found) {
 function whyNothing(passing) {
   if (info.tiles === 0) return 'The archive holds no image.';
   if (passing === 0) return 'No image passes the filters. Take one of them away, or widen it.';
-  return `${plural(passing, 'image or part')} passed the filters, but none is as similar as was asked for.`;
+  return `Of ${passing.toLocaleString('en')} images or parts that pass the filters, none is as similar as was asked for.`;
 }
 
 function card(hit) {
