@@ -4,7 +4,7 @@ import { byId, make } from './dom.js';
 import { imageAddress } from './server.js';
 
 const STEPS = [45, 30, 15, 10, 5, 2, 1, 0.5, 0.2, 0.1, 0.05, 0.02, 0.01, 0.005, 0.002, 0.001, 0.0005, 0.0002, 0.0001];
-const LINES = 5; // about so many across the map
+const APART = [90, 48]; // pixels between meridians, and between parallels
 const MERCATOR = 85; // degrees of latitude that the map reaches
 let map = null;
 let hitLayer = null;
@@ -59,37 +59,45 @@ function makeMap() {
   const still = matchMedia('(prefers-reduced-motion: reduce)').matches;
   map = L.map('map', {
     attributionControl: false, minZoom: 1, maxZoom: 20, zoomAnimation: !still, fadeAnimation: !still,
-    maxBounds: [[-89, -190], [89, 190]], maxBoundsViscosity: 1,
+    maxBounds: [[-89, -190], [89, 190]], maxBoundsViscosity: 1, zoomControl: false,
   });
+  L.control.zoom({ position: 'topright' }).addTo(map);
+  map.createPane('ground').style.zIndex = 250; // below the images of hits
   graticule = L.layerGroup().addTo(map);
   hitLayer = L.layerGroup().addTo(map);
   map.on('moveend', drawGraticule);
   map.setView([20, 0], 1);
   fetch('/static/land.json').then((answer) => answer.json()).then((land) => {
-    L.geoJSON(land, { interactive: false, style: { className: 'land' } }).addTo(map).bringToBack();
+    L.geoJSON(land, { pane: 'ground', interactive: false, style: { className: 'land' } }).addTo(map).bringToBack();
   }).catch(() => { byId('map-note').textContent += ' The outlines of land could not be loaded.'; });
 }
 
 function drawGraticule() {
   graticule.clearLayers();
   const bounds = map.getBounds().pad(0.05);
-  const span = Math.max(bounds.getEast() - bounds.getWest(), bounds.getNorth() - bounds.getSouth());
-  const step = STEPS.find((size) => span / size >= LINES) ?? STEPS.at(-1);
+  const size = map.getSize();
+  const across = stepOf(bounds.getEast() - bounds.getWest(), size.x, APART[0]);
+  const down = stepOf(bounds.getNorth() - bounds.getSouth(), size.y, APART[1]);
   const [west, east] = [Math.max(-180, bounds.getWest()), Math.min(180, bounds.getEast())];
   const [south, north] = [Math.max(-MERCATOR, bounds.getSouth()), Math.min(MERCATOR, bounds.getNorth())];
-  const corner = map.containerPointToLatLng([4, map.getSize().y - 4]);
-  for (let n = Math.ceil(west / step); n * step <= east; n += 1) {
-    addLine([[south, n * step], [north, n * step]]);
-    addLabel([corner.lat, n * step], degrees(n * step, step, 'EW'), 'meridian');
+  const corner = map.containerPointToLatLng([4, size.y - 4]);
+  for (let n = Math.ceil(west / across); n * across <= east; n += 1) {
+    addLine([[south, n * across], [north, n * across]]);
+    addLabel([corner.lat, n * across], degrees(n * across, across, 'EW'), 'meridian');
   }
-  for (let n = Math.ceil(south / step); n * step <= north; n += 1) {
-    addLine([[n * step, west], [n * step, east]]);
-    addLabel([n * step, corner.lng], degrees(n * step, step, 'NS'), 'parallel');
+  for (let n = Math.ceil(south / down); n * down <= north; n += 1) {
+    addLine([[n * down, west], [n * down, east]]);
+    addLabel([n * down, corner.lng], degrees(n * down, down, 'NS'), 'parallel');
   }
 }
 
+/** The smallest step whose lines stand so many pixels apart. */
+function stepOf(span, pixels, apart) {
+  return STEPS.findLast((step) => (step / span) * pixels >= apart) ?? STEPS[0];
+}
+
 function addLine(points) {
-  L.polyline(points, { className: 'graticule', interactive: false }).addTo(graticule).bringToBack();
+  L.polyline(points, { pane: 'ground', className: 'graticule', interactive: false }).addTo(graticule);
 }
 
 function addLabel(point, text, kind) {

@@ -64,7 +64,7 @@ function show(found) {
   byId('status').textContent = `${plural(hits.length, 'hit')} in ${found.milliseconds} ms`;
   byId('results').hidden = hits.length === 0;
   byId('empty').hidden = hits.length !== 0;
-  byId('title').textContent = `${plural(hits.length, 'hit')} for ${words}`;
+  byId('title').textContent = `Hits for ${words}`;
   if (hits.length === 0) {
     byId('empty-title').textContent = `Nothing was found for ${words}`;
     byId('empty-text').textContent = whyNothing(found.passing);
