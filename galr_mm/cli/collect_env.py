@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import galr_mm
 from galr_mm.integrations.installation import OPENMMLAB, REBUILD_MMCV, mixed_lines, mmcv_ops_error, version_of
 
-OPTIONAL = {'mmdet': 'detect', 'open_clip': 'clip', 'transformers': 'text'}
+OPTIONAL = {'mmdet': 'detect', 'open_clip': 'clip', 'transformers': 'text', 'pymilvus': 'milvus'}
 OTHERS = (
     'torch',
     'torchvision',

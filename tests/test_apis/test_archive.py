@@ -13,7 +13,7 @@ from PIL import Image
 
 from galr_mm.apis import ArchiveIndexer, ArchiveSearcher, encode_images, encode_texts, init_model
 from galr_mm.apis.archive_model import ArchiveModel, fingerprint
-from galr_mm.archive import ArchiveIndex, Hit, Where, check_index
+from galr_mm.archive import ArchiveIndex, Hit, Where, check_index, fill_engine, open_writer
 from galr_mm.archive.bank import Bank, CandidateReranker
 from galr_mm.cli.archive import line_of, main
 from galr_mm.functional import CSLS, BankReranker, DualSoftmax, QueryBankNorm, QueryBankReranker
@@ -340,6 +340,32 @@ def test_search_with_mr(model, archive, index, tmp_path):
     (tmp_path / 'text.npz').write_text('no bank')
     with pytest.raises(ValueError, match=r'text\.npz is not a query bank'):
         ArchiveSearcher(model, tmp_path / 'index', bank=tmp_path / 'text.npz')('a', rerank='mr')
+
+
+@pytest.mark.milvus
+@pytest.mark.parametrize('method', ['mr', 'csls'])
+def test_search_through_an_engine(model, archive, index, tmp_path, method):
+    """Sentences and images, re-ranking, filters: as without one."""
+    shutil.copytree(index, tmp_path / 'index')
+    indexer, address = ArchiveIndexer(model, tmp_path / 'index'), str(tmp_path / 'engine.db')
+    indexer.make_bank(['a ship', 'three ships', 'an airplane', 'a red vehicle', 'storage tanks', 'two cars'])
+    with pytest.raises(OSError, match='no engine at'):
+        ArchiveSearcher(model, tmp_path / 'index', engine=address)
+    with open_writer(tmp_path / 'index') as writer:
+        fill_engine(writer, address)
+    plain, search = (ArchiveSearcher(model, tmp_path / 'index', engine=engine) for engine in (None, address))
+    image = good_files(archive)[2]
+    assert search([*SENTENCES, image], topk=4) == plain([*SENTENCES, image], topk=4)
+    options = dict(topk=9, rerank=dict(type=method, k=6), where=dict(min_score=-0.5))
+    assert search(SENTENCES, **options) == plain(SENTENCES, **options)
+    shutil.copy(image, tmp_path / 'one.png')
+    indexer.update(tmp_path, show_progress=False)
+    with pytest.raises(OSError, match='does not hold the present state'):
+        search('two ships')
+    search.engine.close()
+    careful = ArchiveSearcher(model, tmp_path / 'index', engine=address, or_exact=True)
+    assert careful('two ships') == plain('two ships')
+    careful.engine.close()
 
 
 # the command line
