@@ -30,12 +30,14 @@ from galr_mm.archive import (
 )
 from galr_mm.archive.bank import NAME as BANK
 from galr_mm.archive.bank import Bank, CandidateReranker
+from galr_mm.archive.places import MERGES, kept_of
 from galr_mm.archive.search import QUERIES
 from galr_mm.archive.sidecars import compiled
 from galr_mm.archive.store import Snapshot
 from galr_mm.imagery import SceneReading
 
 SHEET = 'hits.html'
+MORE = 4  # times the hits that are wanted, where several may be of one place
 
 
 class ArchiveIndexer:
@@ -189,6 +191,7 @@ class ArchiveSearcher:
         show_dir: str | Path | None = None,
         batch_size: int = 8,
         show_progress: bool = False,
+        merge: str = 'tiles',
     ) -> list[list[Hit]]:
         """The best hits of each query, best first.
 
@@ -202,6 +205,8 @@ class ArchiveSearcher:
             show_dir: folder for ``hits.html``, a page with the images, which each call replaces.
             batch_size: images at a time.
             show_progress: draw a bar.
+            merge: which hits are one place, of which the best is given: 'tiles' of one file that share pixels, 'places'
+                also tiles of other files whose footprints overlap, or 'none'.
 
         Raises:
             TypeError, ValueError: for queries, filters or settings of another kind; names them.
@@ -212,10 +217,12 @@ class ArchiveSearcher:
         reranker = None if rerank is None else CandidateReranker(rerank)
         if topk < 1:
             raise ValueError(f'topk is {topk}, expected 1 or more')
+        if merge not in MERGES:
+            raise ValueError(f'merge is {merge!r}, expected one of {", ".join(MERGES)}')
         hits: list[list[Hit]] = []
         for start in tqdm(range(0, len(queries), QUERIES), desc='searching', disable=not show_progress):
             vectors, are_images = self.model.encode_queries(queries[start : start + QUERIES], batch_size)
-            hits += self.search(vectors, are_images, topk, where, reranker)
+            hits += self.search(vectors, are_images, topk, where, reranker, merge)
         if show_dir is not None:
             export_hits(list(zip(map(words_of, queries), hits, strict=True)), Path(show_dir, SHEET))
         return hits
@@ -227,22 +234,45 @@ class ArchiveSearcher:
         topk: int,
         where: Where,
         reranker: CandidateReranker | None,
+        merge: str = 'tiles',
     ) -> list[list[Hit]]:
         """As :meth:`__call__`, for queries (n, D) that are encoded already."""
         with self.index.snapshot() as snapshot:
             rows = self.index.catalog.rows_where(where) if where.restricts else None
-            found = self.engine(snapshot, vectors, max(topk, reranker.k if reranker else 0), rows)
-            lists = []
+            asked = max(topk * MORE, reranker.k if reranker else 0)
+            found = self.engine(snapshot, vectors, asked, rows)
+            hits = []
             for query, is_image, own, scores in zip(vectors, are_images, *found, strict=True):
-                enough = scores >= (-np.inf if where.min_score is None else where.min_score)
-                own, scores = own[enough], scores[enough]
-                new: list[float | None] = [None] * len(own)
-                if reranker is not None and len(own):
-                    own, scores, new = self._rerank(reranker, snapshot, query, is_image, own, scores)
-                lists.append(list(zip(own.tolist(), scores.tolist(), new, strict=True))[:topk])
-            tiles = self.index.catalog.tiles({row for own in lists for row, _, _ in own})
-            archive = self.index.archive
-        return [[Hit.of(tiles[row], archive, score, new) for row, score, new in own] for own in lists]
+                wanted = asked
+                while True:
+                    listed = self._listed(snapshot, query, is_image, own, scores, where, reranker)
+                    tiles = self.index.catalog.tiles(row for row, _, _ in listed)
+                    kept = kept_of([tiles[row] for row, _, _ in listed], merge)
+                    if len(kept) >= topk or len(listed) < wanted:
+                        break
+                    wanted *= MORE  # most of these are of a few places
+                    own, scores = (array[0] for array in self.engine(snapshot, query[None], wanted, rows))
+                best = [listed[index] for index in kept[:topk]]
+                hits.append([Hit.of(tiles[row], self.index.archive, score, new) for row, score, new in best])
+        return hits
+
+    def _listed(
+        self,
+        snapshot: Snapshot,
+        query: np.ndarray,
+        is_image: bool,
+        rows: np.ndarray,
+        scores: np.ndarray,
+        where: Where,
+        reranker: CandidateReranker | None,
+    ) -> list[tuple[int, float, float | None]]:
+        """Rows of one query that score enough, in their final order, with cosines and new scores."""
+        enough = scores >= (-np.inf if where.min_score is None else where.min_score)
+        rows, scores = rows[enough], scores[enough]
+        new: list[float | None] = [None] * len(rows)
+        if reranker is not None and len(rows):
+            rows, scores, new = self._rerank(reranker, snapshot, query, is_image, rows, scores)
+        return list(zip(rows.tolist(), scores.tolist(), new, strict=True))
 
     @property
     def bank(self) -> Bank:

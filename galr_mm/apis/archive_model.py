@@ -21,6 +21,8 @@ from torch import nn
 from galr_mm.apis.encode import encode_images, encode_texts
 from galr_mm.apis.hub import get_model, pretrained_models
 from galr_mm.archive import Box, Encoded, ModelId, Piece
+from galr_mm.archive.cutting import MAX_PIXELS, too_large
+from galr_mm.imagery import Window, is_scene, open_scene
 from galr_mm.imagery.files import SUFFIXES
 from galr_mm.structures import Detections
 from galr_mm.utils.config import datasets_of
@@ -133,7 +135,10 @@ class ArchiveModel:
         vectors = np.empty((len(queries), self.id.dim), np.float32)
         if images:
             vectors[list(images)] = (
-                encode_images(self.model, images.values(), batch_size, progress=False).float().cpu().numpy()
+                encode_images(self.model, map(pixels_of, images.values()), batch_size, progress=False)
+                .float()
+                .cpu()
+                .numpy()
             )
         if texts:
             vectors[list(texts)] = encode_texts(self.model, texts.values(), progress=False).float().cpu().numpy()
@@ -157,6 +162,16 @@ def as_image(query: object, index: int = 0) -> Path | np.ndarray | Image.Image |
     raise TypeError(
         f'query {index} is a {type(query).__name__}, expected a sentence, or an image as a path, a BGR array or by PIL'
     )
+
+
+def pixels_of(image: Path | np.ndarray | Image.Image) -> Path | np.ndarray | Image.Image:
+    """An image query; a scene is read as the index reads it."""
+    if not isinstance(image, Path) or not image.is_file() or not is_scene(image):
+        return image
+    with open_scene(image) as scene:
+        if scene.height * scene.width > MAX_PIXELS:
+            raise too_large(scene.height, scene.width, 'cut a part out of it')
+        return scene.read(Window(0, 0, scene.width, scene.height))
 
 
 def load(

@@ -1,8 +1,8 @@
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import overload
+from typing import Any, overload
 
 import numpy as np
 import torch
@@ -12,8 +12,8 @@ from tqdm import tqdm
 
 from galr_mm.apis.encode import encode_images, encode_texts
 from galr_mm.functional import WindowMean
-from galr_mm.imagery import SCALES, Window, multiscale_windows, open_image
-from galr_mm.structures import LocalizationMap, SceneEmbeddings
+from galr_mm.imagery import SCALES, Scene, SceneReading, Window, multiscale_windows, open_scene
+from galr_mm.structures import LocalizationMap, Place, SceneEmbeddings
 
 
 class SceneLocalizer:
@@ -29,6 +29,7 @@ class SceneLocalizer:
         model: a retriever in evaluation, see :func:`galr_mm.apis.encode_images`.
         scales: sides of the windows in pixels, see :func:`galr_mm.imagery.multiscale_windows`.
         batch_size: windows at a time, which is what is held in memory of a TIFF that is read by windows.
+        scenes: how scenes (GeoTIFF) become pixels, a :class:`galr_mm.imagery.SceneReading` or its arguments.
 
     Source: Yuan et al., Learning to Evaluate Performance of Multi-modal Semantic Localization, TGRS 2022.
 
@@ -41,13 +42,20 @@ class SceneLocalizer:
         embeddings = locate.encode('harbor.tif')  # to keep; locate(embeddings, [...]) reads no image
     """
 
-    def __init__(self, model: BaseModel, scales: Sequence[int] = SCALES, batch_size: int = 32) -> None:
+    def __init__(
+        self,
+        model: BaseModel,
+        scales: Sequence[int] = SCALES,
+        batch_size: int = 32,
+        scenes: SceneReading | Mapping[str, Any] | None = None,
+    ) -> None:
         if batch_size < 1:
             raise ValueError(f'batch_size is {batch_size}, expected 1 or more')
         multiscale_windows(1, 1, scales)  # which checks them
         self.model = model
         self.scales = tuple(scales)
         self.batch_size = batch_size
+        self.scenes = scenes if isinstance(scenes, SceneReading) else SceneReading(**(scenes or {}))
 
     @overload
     def __call__(self, scene: str | Path | np.ndarray | SceneEmbeddings, sentences: str) -> LocalizationMap: ...
@@ -79,23 +87,40 @@ class SceneLocalizer:
     def encode(self, scene: str | Path | np.ndarray) -> SceneEmbeddings:
         """The windows of a scene and their embeddings, on the CPU."""
         if not isinstance(scene, np.ndarray):
-            with open_image(scene) as opened:
-                return self._encode(opened.height, opened.width, opened.read)
+            with open_scene(scene, self.scenes) as opened:
+                if isinstance(opened, Scene):
+                    return self._encode(opened.height, opened.width, opened.read_valid, opened.place)
+                return self._encode(opened.height, opened.width, lambda window: (opened.read(window), 1.0))
         if scene.dtype != np.uint8 or scene.ndim != 3 or scene.shape[2] != 3:
             raise ValueError(f'the scene is an array of {scene.dtype} {scene.shape}, expected BGR uint8 (H, W, 3)')
         height, width = scene.shape[:2]
-        return self._encode(height, width, lambda w: np.ascontiguousarray(scene[w.top : w.bottom, w.left : w.right]))
 
-    def _encode(self, height: int, width: int, read: Callable[[Window], np.ndarray]) -> SceneEmbeddings:
+        def read(window: Window) -> tuple[np.ndarray, float]:
+            return np.ascontiguousarray(scene[window.top : window.bottom, window.left : window.right]), 1.0
+
+        return self._encode(height, width, read)
+
+    def _encode(
+        self,
+        height: int,
+        width: int,
+        read: Callable[[Window], tuple[np.ndarray, float]],
+        place: Place = Place(),  # noqa: B008, it is immutable
+    ) -> SceneEmbeddings:
+        """Windows that hold data, and their embeddings; ``read`` gives pixels and the fraction that is data."""
         windows = multiscale_windows(height, width, self.scales)
         size = self.batch_size
-        vectors = [
-            encode_images(
-                self.model, [read(window) for window in windows[start : start + size]], size, progress=False
-            ).cpu()
-            for start in tqdm(range(0, len(windows), size), 'batches of windows', leave=False, disable=None)
-        ]
-        return SceneEmbeddings(height, width, np.array(windows), torch.cat(vectors))
+        kept: list[Window] = []
+        vectors: list[Tensor] = []
+        for start in tqdm(range(0, len(windows), size), 'batches of windows', leave=False, disable=None):
+            read_parts = ((window, *read(window)) for window in windows[start : start + size])
+            parts = {window: pixels for window, pixels, valid in read_parts if valid}
+            if parts:
+                kept += parts
+                vectors.append(encode_images(self.model, list(parts.values()), size, progress=False).cpu())
+        if not kept:
+            raise ValueError('the scene holds no data')
+        return SceneEmbeddings(height, width, np.array(kept), torch.cat(vectors), place)
 
 
 def localize(scene: SceneEmbeddings, text_feat: Tensor, sentences: Sequence[str]) -> list[LocalizationMap]:
@@ -120,6 +145,6 @@ def localize(scene: SceneEmbeddings, text_feat: Tensor, sentences: Sequence[str]
     mean = WindowMean(scene.windows, scene.height, scene.width)
     similarities = (text_feat.float().cpu() @ scene.vectors.float().cpu().t()).numpy()
     return [
-        LocalizationMap(sentence, mean.y_edges, mean.x_edges, mean(row).astype(np.float32))
+        LocalizationMap(sentence, mean.y_edges, mean.x_edges, mean(row).astype(np.float32), scene.place)
         for sentence, row in zip(sentences, similarities, strict=True)
     ]

@@ -14,7 +14,7 @@ from galr_mm.archive.hits import Hit
 from galr_mm.archive.metadata import read_metadata
 from galr_mm.archive.records import Box, Description, Entry, FileState, Tile
 from galr_mm.archive.search import Engine, Found, nearest
-from galr_mm.archive.store import ArchiveIndex, ArchiveWriter, ModelId, open_writer
+from galr_mm.archive.store import ArchiveIndex, ArchiveWriter, ModelId, open_writer, scene_embeddings
 
 __all__ = [
     'ArchiveIndex',
@@ -44,5 +44,6 @@ __all__ = [
     'nearest',
     'open_writer',
     'read_metadata',
+    'scene_embeddings',
     'update_archive',
 ]

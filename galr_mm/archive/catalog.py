@@ -199,6 +199,14 @@ class Catalog:
     def _column(self, query: str, values: Sequence[Any] = ()) -> np.ndarray:
         return np.fromiter((row for (row,) in self.db.execute(query, values)), np.int64)
 
+    def rows_of(self, path: bytes) -> np.ndarray:
+        """Rows of the tiles of a file, rising."""
+        return self._column(
+            'SELECT tile.row FROM tile JOIN source ON source.id = tile.source'
+            f' WHERE tile.state = {LIVE} AND path = ? ORDER BY tile.row',
+            [path],
+        )
+
     def tiles(self, rows: Iterable[int]) -> dict[int, TileRecord]:
         """What is known of tiles, by row, in one query.
 

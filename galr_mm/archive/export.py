@@ -1,4 +1,4 @@
-"""Hits as files: GeoJSON for maps, CSV for tables, HTML to look at."""
+"""Hits as files: GeoJSON and GeoParquet for maps, CSV for tables, HTML to look at."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from typing import Any
 import cv2
 import numpy as np
 
+from galr_mm.archive.geoparquet import write_geoparquet
 from galr_mm.archive.hits import Hit
 from galr_mm.archive.records import printable
 from galr_mm.imagery import open_scene
@@ -31,7 +32,7 @@ def export_hits(results: Results, path: str | Path) -> None:
 
     Args:
         results: each query in words, with its hits.
-        path: a name that ends in .geojson, .csv or .html.
+        path: a name that ends in .geojson, .parquet, .csv or .html.
 
     Raises:
         ValueError: for another name.
@@ -69,6 +70,13 @@ def write_geojson(results: Results, path: str | Path) -> None:
     write_text(path, geojson(results))
 
 
+def write_parquet(results: Results, path: str | Path) -> None:
+    """GeoParquet; objects and other fields are json."""
+    ranked = list(_ranked(results))
+    rows = [dict(query=query, rank=rank) | properties(hit) for query, rank, hit in ranked]
+    write_geoparquet(rows, [hit.footprint for _, _, hit in ranked], path)
+
+
 def write_csv(results: Results, path: str | Path) -> None:
     """A file of :func:`table`."""
     with atomic_write(path) as part:
@@ -89,6 +97,7 @@ WRITERS: dict[str, Callable[[Results, str | Path], None]] = {
     '.geojson': write_geojson,
     '.csv': write_csv,
     '.html': write_html,
+    '.parquet': write_parquet,
 }
 PAGE = """<!DOCTYPE html>
 <html lang=en><head><meta charset=utf-8><title>Hits</title>

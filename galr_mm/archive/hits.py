@@ -9,8 +9,7 @@ from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
-from galr_mm.archive.catalog import TileRecord
-from galr_mm.archive.records import Bounds, Box, SceneRecord
+from galr_mm.archive.records import Box, SceneRecord, TileRecord
 from galr_mm.imagery import Window
 
 
@@ -63,7 +62,7 @@ class Hit:
             tile_id=tile.tile_id,
             window=tile.window,
             image_size=tile.image_size,
-            footprint=tile.footprint or (None if tile.bounds is None else footprint_of(tile.bounds)),
+            footprint=tile.geometry,
             boxes=tile.boxes,
             time=None if tile.time is None else iso_time(tile.time),
             platform=tile.platform,
@@ -73,22 +72,6 @@ class Hit:
             valid=tile.valid,
             scene=tile.scene,
         )
-
-
-def footprint_of(bounds: Bounds) -> dict[str, Any]:
-    """GeoJSON (RFC 7946) of bounds: counterclockwise, and two polygons where they cross the antimeridian.
-
-    >>> footprint_of((0.0, 1.0, 2.0, 3.0))['coordinates']
-    [[[0.0, 1.0], [2.0, 1.0], [2.0, 3.0], [0.0, 3.0], [0.0, 1.0]]]
-    >>> footprint_of((179.0, 1.0, -179.0, 3.0))['type']
-    'MultiPolygon'
-    """
-    west, south, east, north = bounds
-    parts = [(west, east)] if west <= east else [(west, 180.0), (-180.0, east)]
-    rings = [[[[x, south], [z, south], [z, north], [x, north], [x, south]]] for x, z in parts]
-    if len(rings) == 1:
-        return dict(type='Polygon', coordinates=rings[0])
-    return dict(type='MultiPolygon', coordinates=rings)
 
 
 def iso_time(time: int) -> str:

@@ -159,6 +159,11 @@ class TileRecord(NamedTuple):
     footprint: dict[str, Any] | None = None
     scene: SceneRecord | None = None
 
+    @property
+    def geometry(self) -> dict[str, Any] | None:
+        """Its footprint, or its bounds where only these are known, in GeoJSON."""
+        return self.footprint or (None if self.bounds is None else footprint_of(self.bounds))
+
 
 def tile_id(path: bytes, window: Window) -> str:
     """A name of a tile that is good for files, links and databases: ``stem-<16 hex digits of the path>/<window>``.
@@ -275,6 +280,22 @@ def one_line(text: str) -> str:
     breaks = ('Cc', 'Zl', 'Zp')
     escaped = (c.encode('unicode_escape').decode() if unicodedata.category(c) in breaks else c for c in printable(text))
     return ''.join(escaped)
+
+
+def footprint_of(bounds: Bounds) -> dict[str, Any]:
+    """GeoJSON (RFC 7946) of bounds: counterclockwise, and two polygons where they cross the antimeridian.
+
+    >>> footprint_of((0.0, 1.0, 2.0, 3.0))['coordinates']
+    [[[0.0, 1.0], [2.0, 1.0], [2.0, 3.0], [0.0, 3.0], [0.0, 1.0]]]
+    >>> footprint_of((179.0, 1.0, -179.0, 3.0))['type']
+    'MultiPolygon'
+    """
+    west, south, east, north = bounds
+    parts = [(west, east)] if west <= east else [(west, 180.0), (-180.0, east)]
+    rings = [[[[x, south], [z, south], [z, north], [x, north], [x, south]]] for x, z in parts]
+    if len(rings) == 1:
+        return dict(type='Polygon', coordinates=rings[0])
+    return dict(type='MultiPolygon', coordinates=rings)
 
 
 def part_of(bounds: Bounds, window: Window, image_size: tuple[int, int]) -> Bounds:

@@ -14,11 +14,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import torch
 
 from galr_mm.archive.catalog import NAME, Catalog
 from galr_mm.archive.records import Entry
 from galr_mm.archive.shards import FOLDER, SHARD_ROWS, Shards, gather
 from galr_mm.messages import shorten
+from galr_mm.structures import Place, SceneEmbeddings
 from galr_mm.utils.io import file_lock
 
 COPIED = 1 << 13  # rows that a compaction holds in memory
@@ -202,6 +204,29 @@ class ArchiveWriter(ArchiveIndex):
         self._mapped.clear()
         self.shards.clean(new, len(kept))
         return rows - len(kept)
+
+
+def scene_embeddings(index: ArchiveIndex, scene: str | Path) -> SceneEmbeddings:
+    """The tiles of one file of an index, for :class:`galr_mm.apis.SceneLocalizer`: nothing is read or encoded anew.
+
+    Args:
+        index: opened for reading.
+        scene: path of the file, or its name in the archive.
+
+    Raises:
+        FileNotFoundError: when the index has no tiles of it.
+    """
+    archive = os.path.realpath(index.archive)
+    with index.snapshot() as snapshot:
+        for name in (os.path.relpath(os.path.realpath(scene), archive), os.path.normpath(scene)):
+            rows = index.catalog.rows_of(os.fsencode(name))
+            if len(rows):
+                tiles = list(index.catalog.tiles(rows).values())
+                vectors = torch.from_numpy(snapshot.vectors(rows))
+                record = tiles[0].scene
+                place = Place() if record is None else record.place
+                return SceneEmbeddings(*tiles[0].image_size, [tile.window for tile in tiles], vectors, place)
+    raise FileNotFoundError(f'{index.folder} has no tiles of {scene}')
 
 
 @contextmanager

@@ -4,6 +4,7 @@
 
     archive.py index ARCHIVE --index DIR --model CONFIG --checkpoint CKPT     again: only what is new or changed
     archive.py search DIR "planes beside a terminal" --out hits.html          or --image FILE
+    archive.py locate SCENE "planes beside a terminal" --out planes.tif       a heat map; --index DIR: from its tiles
     archive.py check DIR
     archive.py info DIR
     archive.py export DIR --out all.geojson
@@ -23,7 +24,6 @@ import sqlite3
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 from mmengine.device import get_device
 
@@ -33,13 +33,15 @@ from galr_mm.archive import ArchiveIndex, Hit, Where, check_index, export_hits, 
 from galr_mm.archive.bank import METHODS
 from galr_mm.archive.catalog import NAME as CATALOG
 from galr_mm.archive.export import WRITERS
+from galr_mm.archive.places import MERGES
 from galr_mm.archive.records import one_line, printable
-from galr_mm.cli import archive_engine, errors
+from galr_mm.cli import archive_engine, archive_locate, errors
 from galr_mm.cli.common import require_writable
 from galr_mm.datasets.captions import clean_split, load_karpathy
 from galr_mm.functional.rerank.checks import check_whole
 from galr_mm.imagery import SceneReading
 from galr_mm.imagery.files import ImageFolder, listed_names
+from galr_mm.integrations.installation import require_module
 from galr_mm.messages import reason
 from galr_mm.serve import serve
 from galr_mm.utils.allocator import keep_freed_memory
@@ -89,10 +91,11 @@ def search(args: argparse.Namespace) -> None:
             'nothing to search for; give a sentence, before options that take several values, or --image FILE'
         )
     check_outputs(args.out)
+    where = where_of(args)
     searcher = ArchiveSearcher(
         args.model, args.index, args.checkpoint or True, args.device, args.bank, args.engine, args.or_exact
     )
-    found = searcher(queries, args.topk, where_of(args), args.rerank)
+    found = searcher(queries, args.topk, where, args.rerank, merge=args.merge)
     for query, hits in zip(queries, found, strict=True):
         print(f'{one_line(words_of(query))}: {f"{len(hits)} hits" if hits else "nothing was found"}')
         for rank, hit in enumerate(hits, start=1):
@@ -197,7 +200,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add.add_argument(
         '--name-pattern', metavar='REGEX', help='what names of files say: groups datetime, platform, gsd and any others'
     )
-    add_scenes(add)
+    archive_locate.add_scenes(add)
     add.add_argument(
         '--min-valid', type=float, default=0.5, help='leave out tiles of scenes that hold less data (default 0.5)'
     )
@@ -213,6 +216,10 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add_model(find)
     find.add_argument('--topk', type=int, default=10, help='hits of each query (default 10)')
     find.add_argument('--min-score', type=float, help='leave out hits with a lower cosine')
+    find.add_argument(
+        '--merge', choices=MERGES, default='tiles',
+        help='hits that are one place: tiles of one file that overlap (default), also of other files, or none',
+    )  # fmt: skip
     find.add_argument('--rerank', choices=METHODS, help='re-rank by a bank of queries')
     find.add_argument('--bank', type=Path, metavar='NPZ', help='the bank (default: the one in the index)')
     add_filter(find)
@@ -250,6 +257,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add_model(fill)
 
     archive_engine.add_fill(commands)
+    archive_locate.add_locate(commands, add_model)
 
     page = commands.add_parser('serve', help='search in a browser')
     page.set_defaults(command=show_page)
@@ -274,30 +282,6 @@ def add_model(parser: argparse.ArgumentParser, batches: bool = True) -> None:
     parser.add_argument('--device', default=get_device(), help='default: the GPU where there is one')
     if batches:
         parser.add_argument('--batch-size', type=int, default=8, help='images at a time (default 8)')
-
-
-def add_scenes(parser: argparse.ArgumentParser) -> None:
-    """Flags of how scenes are read."""
-    parser.add_argument(
-        '--bands',
-        type=numbers_of(int),
-        metavar='R,G,B',
-        help='of scenes, from 1; one for gray (default: what the file says)',
-    )
-    parser.add_argument(
-        '--scale', type=numbers_of(float), metavar='LO,HI',
-        help='values of scenes that become black and white (default: 2 and 98 %% of each scene and band)',
-    )  # fmt: skip
-    parser.add_argument('--trusted', action='store_true', help='also read VRT files, and whatever they name')
-
-
-def numbers_of(kind: Callable[[str], Any]) -> Callable[[str], tuple[Any, ...]]:
-    """A parser of numbers with commas between them."""
-
-    def numbers(text: str) -> tuple[Any, ...]:
-        return tuple(map(kind, text.split(',')))
-
-    return numbers
 
 
 def add_filter(parser: argparse.ArgumentParser) -> None:
@@ -349,6 +333,8 @@ def check_outputs(paths: Sequence[Path]) -> None:
     for path in paths:
         if path.suffix.lower() not in WRITERS or path.is_dir():
             raise ValueError(f'--out is {path}, expected a file name that ends in {", ".join(WRITERS)}')
+        if path.suffix.lower() == '.parquet':
+            require_module('pyarrow', 'geo')
         require_writable(path.parent, '--out')
 
 

@@ -71,6 +71,18 @@ class LocalizationMap:
     place: Place = Place()
 
     @property
+    def peak_cell(self) -> tuple[int, int]:
+        """Row and column of the cell of the highest similarity, the first of equal ones."""
+        row, column = np.unravel_index(np.nanargmax(self.cells), self.cells.shape)
+        return int(row), int(column)
+
+    @property
+    def peak(self) -> tuple[float, float]:
+        """Column and row, in pixels, of the middle of that cell."""
+        row, column = self.peak_cell
+        return float(self.x_edges[column : column + 2].mean()), float(self.y_edges[row : row + 2].mean())
+
+    @property
     def similarity(self) -> np.ndarray:
         """Raw similarities, float32 (H, W): comparable between sentences and scenes, NaN where no window lies."""
         return self._expand(self.cells)

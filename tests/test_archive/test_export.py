@@ -8,7 +8,7 @@ import re
 import pytest
 
 from galr_mm.archive import Box, Hit, export_hits
-from galr_mm.archive.hits import footprint_of
+from galr_mm.archive.records import footprint_of
 from galr_mm.imagery import Window
 from tests.test_archive.helpers import draw
 
