@@ -27,7 +27,7 @@ setup: $(PY) ## an environment in .venv, pinned; about 10 minutes the first time
 
 # each step leaves a file and each training resumes, so an interrupted demo goes on where it stopped;
 # after a change of a config, `make clean-demo` starts it again
-demo: setup $(DEMO)/galr/trained ## draw a data set, train a detector and GaLR, test raw and re-ranked; about 9 minutes on two idle cores
+demo: setup $(DEMO)/galr/trained $(DEMO)/index/bank.npz ## draw a data set, train a detector and GaLR, test raw and re-ranked; about 10 minutes on two idle cores
 	@echo "== test on the held-out split, raw and re-ranked"
 	$(PY) tools/test.py configs/galr_mini.py $$(cat $(DEMO)/galr/trained) --work-dir $(DEMO)/test \
 		--show-dir $(DEMO) --out $(DEMO)/scores.npz --cfg-options rerank=mr
@@ -38,7 +38,9 @@ demo: setup $(DEMO)/galr/trained ## draw a data set, train a detector and GaLR, 
 	@echo "captions with their best images:  $(DEMO)/mr_hits.png (re-ranked), $(DEMO)/raw_hits.png"
 	@echo "scores of both directions:        $(DEMO)/scores.npz"
 	@echo "the trained model:                $$(cat $(DEMO)/galr/trained)"
-	@echo "next, type one of:"
+	@echo "next, search its images in a browser, with the address that this prints:"
+	@echo "  $(PY) tools/archive.py serve $(DEMO)/index $(SEARCH)"
+	@echo "or type one of:"
 	@echo "  $(PY) tools/test.py configs/galr_mini.py $$(cat $(DEMO)/galr/trained) --cfg-options \"rerank=[mr,dsl,csls]\""
 	@echo "  $(PY) tools/visualization/show_graph.py configs/galr_mini.py --out-dir $(DEMO)/graphs --split test --num 5"
 	@echo "your own images and captions: README.md, 'Search your own images' and 'Train on your own data'"
@@ -59,6 +61,18 @@ $(DEMO)/galr/trained: data/mini/proposals.json
 	@echo "== train GaLR (about 4 minutes)"
 	$(PY) tools/train.py configs/galr_mini.py --work-dir $(DEMO)/galr --resume
 	@ls -t $(DEMO)/galr/best_mR_*.pth | head -1 > $@
+
+# GaLR with the detector inside, so that hits have objects
+SEARCH = --model $(DEMO)/search.py --checkpoint $$(cat $(DEMO)/galr/trained)
+$(DEMO)/search.py: | $(DEMO)/galr/trained
+	@printf '%s\n' "_base_ = '$(CURDIR)/configs/galr_mini.py'" "model = dict(local=dict(detector=dict(" \
+		"    type='galr_mm.ProposalGenerator', checkpoint='$(DEMO)/detector/epoch_20.pth')))" > $@
+
+$(DEMO)/index/bank.npz: $(DEMO)/galr/trained $(DEMO)/search.py
+	@echo "== index its images for the page (about a minute)"
+	rm -rf $(DEMO)/index
+	$(PY) tools/archive.py index data/mini/images --index $(DEMO)/index $(SEARCH)
+	$(PY) tools/archive.py bank $(DEMO)/index data/mini/dataset_mini.json $(SEARCH)
 
 clean-demo: ## forget the demo, so that it starts again
 	rm -rf $(DEMO) data/mini

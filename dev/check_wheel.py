@@ -14,7 +14,8 @@ def main() -> None:
     package = Path(str(wheel.locate_file('galr_mm')))
     if Path(sys.prefix) not in package.parents:
         sys.exit(f'galr_mm is not the installed wheel: {package}')
-    for name in ('py.typed', '.mim/model-index.yml', '.mim/configs/galr_ucm.py', '.mim/tools/train.py', 'serve/static/index.html'):
+    mim = ('.mim/model-index.yml', '.mim/configs/galr_ucm.py', '.mim/tools/train.py')
+    for name in ('py.typed', 'serve/static/index.html', 'serve/static/leaflet/leaflet.js', *mim):
         if not (package / name).is_file():
             sys.exit(f'the wheel lacks galr_mm/{name}')
     scripts = [entry.name for entry in wheel.entry_points if entry.group == 'console_scripts']

@@ -67,8 +67,10 @@ def make_app(
     """The application for a server of ASGI.
 
     Args:
-        library, images: make what answers, each in a thread of its own.
-        hosts, token: see :class:`galr_mm.serve.guard.Guard`.
+        library: makes what answers, in a thread of its own.
+        images: makes what gives images, likewise.
+        hosts: see :class:`galr_mm.serve.guard.Guard`.
+        token: likewise.
 
     Raises:
         ImportError: when FastAPI is not installed; names the extra.

@@ -79,7 +79,10 @@ class Guard:
 
         async def answer(message: Message) -> None:
             if message['type'] == 'http.response.start':
-                message['headers'] = [*message.get('headers', ()), *((k.encode(), v.encode()) for k, v in HEADERS.items())]
+                message['headers'] = [
+                    *message.get('headers', ()),
+                    *((k.encode(), v.encode()) for k, v in HEADERS.items()),
+                ]
             await send(message)
 
         try:

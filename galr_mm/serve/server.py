@@ -28,7 +28,10 @@ def serve(
     """Show an index as a page until Ctrl+C. An address that other machines reach needs a token, which is printed.
 
     Args:
-        model, index, pretrained, device: see :class:`galr_mm.apis.ArchiveSearcher`.
+        model: see :class:`galr_mm.apis.ArchiveSearcher`.
+        index: folder of the index.
+        pretrained: checkpoint of the model; True takes what the package or the config names.
+        device: where the model goes.
         host: address or name to listen on.
         port: 0 takes a free one.
 
@@ -68,6 +71,8 @@ def listen(host: str, port: int) -> socket.socket:
         OSError: names address and port.
     """
     try:
+        if not 0 <= port < 1 << 16:
+            raise OverflowError('a port is a number from 0 to 65535')
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         listening = socket.socket(family, kind, protocol)
         try:

@@ -1,4 +1,4 @@
-"""The page in a real browser, headless: by keyboard and mouse, with images dropped, and nothing asked of other machines."""
+"""The page in a real browser: by keyboard and mouse, with images dropped, and nothing asked of other machines."""
 
 import json
 import shutil

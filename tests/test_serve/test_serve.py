@@ -5,20 +5,27 @@ import base64
 import json
 import re
 import shutil
+import signal
 import struct
+import subprocess
+import sys
 import zlib
 from urllib.parse import unquote
 
 import cv2
 import numpy as np
 import pytest
+import torch
 
 from galr_mm.apis import ArchiveIndexer
 from galr_mm.archive import Where
 from galr_mm.archive.bank import METHODS
+from galr_mm.cli.archive import main
 from galr_mm.serve import Images, Library, make_app
 from galr_mm.serve.guard import COOKIE, IMAGES, QUESTIONS, UPLOADS
 from galr_mm.serve.requests import PIXELS, SENTENCE, TOPK, UPLOAD
+from galr_mm.serve.server import listen
+from tests.helpers import ROOT, environment
 from tests.test_serve.conftest import NASTY
 
 pytestmark = pytest.mark.serve
@@ -298,7 +305,9 @@ def test_an_index_that_names_other_files(model, index, tmp_path):
         assert 'not in its archive' in message(client.get(f'/api/images/{hit["tile_id"]}'), 404)
 
 
-@pytest.mark.parametrize('host', ['evil.example', '', '127.0.0.1.evil.example', 'localhost@evil', '[::2]:80', '0.0.0.0'])
+@pytest.mark.parametrize(
+    'host', ['evil.example', '', '127.0.0.1.evil.example', 'localhost@evil', '[::2]:80', '0.0.0.0']
+)
 def test_wrong_host(client, host):
     for path in ('/', '/api/info'):
         assert 'does not answer to that name' in message(client.get(path, headers=dict(host=host)), 421)
@@ -385,9 +394,11 @@ def test_queries_that_are_none(client, query, problem):
     'body',
     [b'', b'{', b'[]', b'null', b'"a"', b'\xff\xfe\x00', b'{"sentence": "\xe9"}', b'{"sentence": "\\ud800"}',
      b'{"sentence": "a", "where": {"min_score": NaN}}', b'{"sentence": "a", "where": {"bbox": [NaN, 0, 1, Infinity]}}',
-     b'{"sentence": "a", "where": {"metadata": {"\\ud800": "a"}}}', b'{"sentence": "a", "where": {"platform": "\\udfff"}}',
+     b'{"sentence": "a", "where": {"metadata": {"\\ud800": "a"}}}',
+     b'{"sentence": "a", "where": {"platform": "\\udfff"}}',
      b'{"sentence": "a", "topk": NaN}', b'{"sentence": "a", "topk": 1' + b'0' * 5000 + b'}',
-     b'[' * 30000, b'{"where": ' * 5000, b'{"sentence": "a", "where": {"metadata": {"a": ' + b'[' * 600 + b']' * 600 + b'}}}'],
+     b'[' * 30000, b'{"where": ' * 5000,
+     b'{"sentence": "a", "where": {"metadata": {"a": ' + b'[' * 600 + b']' * 600 + b'}}}'],
     ids=range(17),
 )  # fmt: skip
 def test_bodies_that_are_none(client, body):
@@ -504,6 +515,11 @@ def test_200_requests_at_a_time(app, client):
 # a token
 
 
+@pytest.fixture(scope='module')
+def locked(model, index):
+    return make_app(lambda: Library(model, index), lambda: Images(index), frozenset({'box'}), token='secret')
+
+
 @pytest.mark.parametrize(
     'headers',
     [{}, {'authorization': 'Bearer'}, {'authorization': 'Bearer wrong'}, {'authorization': 'Basic dG9rZW4='},
@@ -511,8 +527,8 @@ def test_200_requests_at_a_time(app, client):
      {'authorization': b'Bearer \xff'}],
     ids=range(9),
 )  # fmt: skip
-def test_without_the_token(model, index, headers):
-    client = Client(make_app(lambda: Library(model, index), lambda: Images(index), token='secret'))
+def test_without_the_token(locked, headers):
+    client = Client(locked)
     for path in ('info', 'images/x', 'nothing'):
         assert 'token' in message(client.get(f'/api/{path}', headers=headers), 401)
     for path in ('session', 'search', 'heat', 'export/csv'):
@@ -520,10 +536,8 @@ def test_without_the_token(model, index, headers):
     assert client.get('/').status_code == 200  # it says nothing of the index
 
 
-def test_with_the_token(model, index):
-    client = Client(
-        make_app(lambda: Library(model, index), lambda: Images(index), frozenset({'box'}), token='secret')
-    )
+def test_with_the_token(locked):
+    client = Client(locked)
     bearer = {'authorization': 'Bearer secret'}
     assert client.get('/api/info', headers=bearer).status_code == 200
     assert client.get('/api/info').status_code == 401
@@ -533,3 +547,48 @@ def test_with_the_token(model, index):
     assert client.get('/api/info').status_code == 200  # by the cookie
     for host, status in {'box:80': 200, '10.1.2.3': 200, '[fd00::1]:1': 200, 'evil.example': 421}.items():
         assert client.get('/api/info', headers=bearer | dict(host=host)).status_code == status
+
+
+# the command line
+
+
+@pytest.mark.parametrize(
+    ('flags', 'message'),
+    [
+        (['--port', 'TAKEN'], r'cannot listen on 127\.0\.0\.1, port \d+: .*in use'),
+        (['--port', '99999'], r'cannot listen on 127\.0\.0\.1, port 99999'),
+        (['--port', '-1'], r'cannot listen on 127\.0\.0\.1, port -1'),
+        (['--port', '0', '--model', 'nowhere.py'], 'nowhere.py'),
+        (['--host', '..', '--port', '0'], r'cannot listen on \.\.'),
+    ],
+    ids=['taken', 'large', 'negative', 'model', 'host'],
+)
+def test_addresses_that_are_none(index, flags, message):
+    with listen('127.0.0.1', 0) as taken:
+        port = str(taken.getsockname()[1])
+        with pytest.raises(SystemExit, match=message):
+            main(['serve', str(index), *(port if flag == 'TAKEN' else flag for flag in flags)])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('host', ['127.0.0.1', '0.0.0.0'])
+def test_the_command(mini_config, model, index, tmp_path, host):
+    """Start, answer, end by Ctrl+C."""
+    httpx = pytest.importorskip('httpx', reason='the extra galr_mm[dev]')
+    torch.save({'state_dict': model.state_dict()}, tmp_path / 'weights.pth')
+    flags = ['--model', str(mini_config), '--checkpoint', str(tmp_path / 'weights.pth'), '--host', host, '--port', '0']
+    command = [sys.executable, 'tools/archive.py', 'serve', str(index), *flags]
+    server = subprocess.Popen(command, cwd=ROOT, env=environment(), stdout=subprocess.PIPE, text=True)
+    try:
+        line = next(line for line in server.stdout if line.startswith('http'))
+        port, token = re.match(r'http://[^:]+:(\d+)/(?:#(\S+))?', line).groups()
+        assert (token is None) == (host == '127.0.0.1')
+        address = f'http://127.0.0.1:{port}/api/info'
+        assert httpx.get(address).status_code == (200 if token is None else 401)
+        answer = httpx.get(address, headers={'authorization': f'Bearer {token}'})
+        assert answer.json()['images'] == 8
+        assert 'server' not in answer.headers
+        assert httpx.get(address, headers=dict(host='evil.example')).status_code == 421
+    finally:
+        server.send_signal(signal.SIGINT)
+        assert server.wait(60) == 0
