@@ -152,7 +152,7 @@ def milliseconds(moment: Moment, name: str, last: bool = False) -> int:
 
 def _is_number(value: object) -> bool:
     """Whether SQLite can compare with it: finite, and within 64 bits."""
-    return isinstance(value, Real) and not isinstance(value, bool) and bool(abs(value) < 2**63)
+    return isinstance(value, Real) and not isinstance(value, bool) and value < 2**63 and not value <= -(2**63)
 
 
 def _is_unicode(text: str) -> bool:

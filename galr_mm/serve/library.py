@@ -104,7 +104,7 @@ class Library:
         if len(rows) == 1:
             scene = self._scene(hit.path, state_of(hit.path), tile.image_size, rendering_of(hit))
         found = localize(scene, torch.from_numpy(text), [sentence])[0]
-        cells = np.where(np.isfinite(found.cells), found.cells, None).tolist()
+        cells = [[None if math.isnan(value) else value for value in row] for row in found.cells.tolist()]
         return dict(size=tile.image_size, windows=len(scene.windows), cells=cells, y_edges=found.y_edges.tolist(),
                     x_edges=found.x_edges.tolist())  # fmt: skip
 
