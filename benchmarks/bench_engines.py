@@ -88,11 +88,12 @@ def bench(folder: Path, vectors: np.ndarray, queries: np.ndarray, args: argparse
         for start in range(0, len(vectors), BATCH):
             rows = range(start, min(start + BATCH, len(vectors)))
             states = [(b'%09d.png' % n, FileState(n, n), n.to_bytes(16, 'big'), (256, 256), whole) for n in rows]
-            writer.put([Entry(*state, vectors[n : n + 1]) for n, state in zip(rows, states, strict=True)])  # type: ignore[arg-type]
+            writer.put([Entry(*state, vectors[n : n + 1]) for n, state in zip(rows, states, strict=True)])
     addresses = {'Milvus Lite, FLAT': str(folder / 'engine.db')}
     if args.server:
         addresses |= {f'server, {kind}': f'{args.server}#bench_{kind.lower()}' for kind in ('FLAT', 'HNSW')}
-    filling, memory = {}, {}
+    filling: dict[str, float] = {}
+    memory: dict[str, float] = {}
     for name, address in addresses.items():
         process = 'self' if address.endswith('.db') else args.server_process
         before = own_memory(process) if process else 0.0
@@ -103,9 +104,9 @@ def bench(folder: Path, vectors: np.ndarray, queries: np.ndarray, args: argparse
             filling[name] = fill_engine(writer, address).seconds
         memory[name] = own_memory(process) - before if process else float('nan')
     with ArchiveIndex(folder / 'index') as opened, opened.snapshot() as snapshot:
-        start = own_memory()
+        first = own_memory()
         exact = [nearest(snapshot, query[None], args.k).rows[0] for query in queries]
-        memory['exact'] = own_memory() - start
+        memory['exact'] = own_memory() - first
         lite = own_memory()
         engines: dict[str, Engine] = {name: MilvusEngine(opened, address) for name, address in addresses.items()}
         for name, engine in engines.items():

@@ -96,7 +96,8 @@ class MilvusEngine:
 
     def _search(self, snapshot: Snapshot, queries: Tensor, k: int, rows: np.ndarray | None, fetched: int) -> Found:
         found = Found(np.zeros((len(queries), k), np.int64), np.zeros((len(queries), k)))
-        collection, waiting = self.trusted(snapshot), np.arange(len(queries))
+        collection = self.trusted(snapshot)
+        waiting: np.ndarray = np.arange(len(queries))
         for fetch in (level for level in FETCHED if level >= fetched):
             try:
                 hits = collection.search(
