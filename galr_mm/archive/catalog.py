@@ -110,7 +110,8 @@ class Catalog:
         """Make an empty catalogue, or none at all: a half-made file has no name that counts."""
         path = Path(folder, NAME)
         part = path.with_name(f'.{NAME}.part')
-        part.unlink(missing_ok=True)
+        for left in path.parent.glob(f'{part.name}*'):  # with SQLite's journal, of a process that was killed
+            left.unlink()
         db = _connect(part, 'rwc')
         db.executescript(f'BEGIN; {SCHEMA} COMMIT;')
         db.executemany('INSERT INTO meta VALUES (?, ?)', {**meta, 'format': FORMAT}.items())

@@ -254,7 +254,8 @@ def open_writer(
         raise FileNotFoundError(f'no archive index at {folder}: it has no {NAME}')
     with file_lock(folder / NAME):
         if model is not None and not (folder / NAME).is_file():
-            strange = sorted(set(os.listdir(folder)) - {f'.{NAME}.part', f'{NAME}.lock', FOLDER})
+            ours = (f'.{NAME}.part', f'{NAME}.lock', FOLDER)
+            strange = sorted(name for name in os.listdir(folder) if not name.startswith(ours))
             if strange:
                 raise ValueError(f'{folder} is not an archive index and not empty: it holds {strange[0]!r}')
             meta = dict(fingerprint=model.fingerprint, dim=str(model.dim), model=model.words, archive='')

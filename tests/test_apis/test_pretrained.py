@@ -18,14 +18,14 @@ from tests.helpers import ROOT, environment, run_tool
 # without data, extras or a checkout's working folder
 ALONE = """
 import sys
+for name in ('mmdet', 'open_clip', 'transformers'):
+    sys.modules[name] = None  # importing it fails, as where it is not installed
 import numpy as np
 from galr_mm.apis import encode_images, encode_texts, get_model
 model = get_model(sys.argv[1], pretrained=True)
 images = [np.random.default_rng(i).integers(0, 255, (100, 120, 3), dtype=np.uint8) for i in range(3)]
 scores = encode_texts(model, ['many planes are parked', 'a river']) @ encode_images(model, images).t()
 assert scores.shape == (2, 3) and scores.isfinite().all()
-absent = [name for name in ('mmdet', 'open_clip', 'transformers') if name in sys.modules]
-print(absent)
 """
 
 
@@ -42,11 +42,12 @@ def test_file_and_card(name):
     path = WEIGHTS / f'{name}.safetensors'
     assert path.stat().st_size < 40 * 2**20
     with safe_open(path, 'pt') as file:
-        assert {'data', 'licence', 'commit', 'test_mR'} <= file.metadata().keys()
+        metadata = file.metadata()
+        assert {'data', 'licence', 'commit', 'test_mR'} <= metadata.keys()
         assert {file.get_tensor(key).dtype for key in file.keys()} <= {torch.float16, torch.int64, torch.uint8}  # noqa: SIM118
     card = path.with_suffix('.md').read_text()
     assert 'research use' in card
-    assert file.metadata()['test_mR'] in card
+    assert metadata['test_mR'] in card
 
 
 def test_it_works_right_after_the_installation(name, tmp_path):
@@ -55,7 +56,6 @@ def test_it_works_right_after_the_installation(name, tmp_path):
     command = [sys.executable, '-c', ALONE, name]
     done = subprocess.run(command, capture_output=True, text=True, env={**env, 'PYTHONPATH': str(ROOT)}, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines()[-1] == '[]'
 
 
 def test_mmpretrains_inferencer_takes_it(name, mini):

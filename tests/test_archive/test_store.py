@@ -35,14 +35,16 @@ def killed(action, delay):
             code = 0
         finally:
             os._exit(code)
-    end = time.monotonic() + delay
-    while time.monotonic() < end:
-        if os.waitpid(child, os.WNOHANG)[0]:
-            return True
+    end, ended = time.monotonic() + delay, 0
+    while not ended and time.monotonic() < end:
+        ended, status = os.waitpid(child, os.WNOHANG)
         time.sleep(0.0002)
-    os.kill(child, signal.SIGKILL)
-    _, status = os.waitpid(child, 0)
-    return not os.WIFSIGNALED(status)
+    if not ended:
+        os.kill(child, signal.SIGKILL)
+        _, status = os.waitpid(child, 0)
+    code = os.waitstatus_to_exitcode(status)
+    assert code in (0, -signal.SIGKILL)
+    return code == 0
 
 
 def is_whole(index):
@@ -376,5 +378,7 @@ def test_hits_have_all_that_is_known(index):
     assert hit.tile_id.startswith('00003-')
     assert hit.image_size == (6, 8)
     with reading(index) as (opened, _):
-        assert opened.catalog.counts() == dict(ok=12, unreadable=0, gone=0, tiles=12, placed=0, rows=12)
+        assert opened.catalog.counts() == dict(
+            ok=12, unreadable=0, gone=0, scenes=0, unplaced=0, tiles=12, placed=0, empty_tiles=0, rows=12
+        )
         assert opened.catalog.rows_where(Where()).tolist() == list(range(12))
