@@ -6,10 +6,12 @@ import shutil
 import signal
 import sqlite3
 import subprocess
+import threading
 import time
 
 import numpy as np
 import pytest
+from tqdm import tqdm
 
 from galr_mm.archive import ArchiveIndex, Where, check_index, open_writer
 from galr_mm.archive import changes as changes_module
@@ -30,6 +32,7 @@ def killed(action, delay):
     child = os.fork()
     if not child:
         code = 1
+        tqdm.set_lock(threading.RLock())  # its own is shared between forks, and would stay locked after a kill
         try:
             action()
             code = 0
