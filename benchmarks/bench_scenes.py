@@ -1,8 +1,8 @@
 """Memory and speed of large scenes: ``python benchmarks/bench_scenes.py [--side 30000] [--strips]``.
 
 A generated GeoTIFF of three bands of 16 bit, compressed and without overviews, is indexed in tiles of 512 px that
-overlap by 64, by an encoder that takes the mean of some pixels. What is printed: the growth of the process's memory at its
-highest, windows a second, and the seconds of the stretch, for which such a scene is read once.
+overlap by 64, by an encoder that takes the mean of some pixels. What is printed: the growth of the process's memory
+at its highest, windows a second, and the seconds of the stretch, for which such a scene is read once.
 """
 
 from __future__ import annotations

@@ -55,7 +55,8 @@ class Source:
             size = pixel_size(self.scene.place, *self.size)
             tiles = [tile._replace(footprint=place) for tile, place in zip(tiles, places, strict=True)]
             if None in places:
-                unplaced = f'{places.count(None)} of {len(places)} tiles are beyond what {shorten(self.scene.place.crs)} describes'
+                crs = shorten(self.scene.place.crs)
+                unplaced = f'{places.count(None)} of {len(places)} tiles are beyond what {crs} describes'
         except ValueError as error:
             unplaced = str(error)
         record = SceneRecord(*self.scene.rendering, *self.scene.place, self.empty, unplaced, size)

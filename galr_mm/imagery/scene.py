@@ -135,7 +135,7 @@ class Scene:
         """The stretch of each band; of 16 bit by a table of all values, which is faster."""
         stretches = [Stretch(*numbers) for numbers in self.rendering.stretch or ()]
         short = self.kind in (np.uint16, np.int16)
-        return [self._table(stretch) if short else stretch for stretch in stretches]
+        return [self._table(stretch) if short else stretch.__call__ for stretch in stretches]
 
     def _table(self, stretch: Stretch) -> Callable[[np.ndarray], np.ndarray]:
         table = stretch(np.arange(1 << 16, dtype=np.uint16).view(self.kind))

@@ -162,8 +162,8 @@ def test_scenes_without_a_place_are_indexed_and_counted(tmp_path):
     assert '3 scenes without a place' in str(report)
     assert [hit.footprint is None for hit in hits_of(tmp_path / 'index')] == [True, True, True, False]
     with ArchiveIndex(tmp_path / 'index') as opened:
-        counts = opened.catalog.counts()
-        assert (counts['scenes'], counts['unplaced'], counts['placed']) == (4, 3, 1)
+        assert opened.catalog.scene_counts() == dict(scenes=4, unplaced=3, empty_tiles=0)
+        assert opened.catalog.counts()['placed'] == 1
 
 
 def test_tiles_without_data_are_left_out_and_counted(tmp_path):
