@@ -7,7 +7,6 @@ vanished is hidden and comes back with the file, a replaced or pruned one is del
 from __future__ import annotations
 
 import json
-import os
 import re
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -15,10 +14,10 @@ from contextlib import contextmanager
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, NamedTuple
-from urllib.parse import quote
 
 import numpy as np
 
+from galr_mm.archive.connection import connect
 from galr_mm.archive.filters import Where
 from galr_mm.archive.records import (
     Bounds,
@@ -93,7 +92,7 @@ class Catalog:
         if not self.path.is_file():
             raise FileNotFoundError(f'no archive index at {folder}: it has no {NAME}')
         try:
-            self.db = _connect(self.path, 'rw' if write else 'ro')
+            self.db = connect(self.path, 'rw' if write else 'ro')
             found = dict(self.db.execute('SELECT key, value FROM meta')).get('format')
         except sqlite3.DatabaseError as error:
             raise ValueError(f'{self.path} cannot be read as the catalogue of an archive: {error}') from error
@@ -112,7 +111,7 @@ class Catalog:
         part = path.with_name(f'.{NAME}.part')
         for left in path.parent.glob(f'{part.name}*'):  # with SQLite's journal, of a process that was killed
             left.unlink()
-        db = _connect(part, 'rwc')
+        db = connect(part, 'rwc')
         db.executescript(f'BEGIN; {SCHEMA} COMMIT;')
         db.executemany('INSERT INTO meta VALUES (?, ?)', {**meta, 'format': FORMAT}.items())
         db.close()
@@ -168,17 +167,21 @@ class Catalog:
         }
 
     def counts(self) -> dict[str, int]:
-        """Files by status, scenes and tiles that are searched, and all rows of the shards."""
+        """Files by status, and tiles: those that are searched, and all rows of the shards."""
         files = dict(self.db.execute('SELECT status, count(*) FROM source GROUP BY status'))
         live = self.db.execute(f'SELECT count(*) FROM tile WHERE state = {LIVE}').fetchone()[0]
         placed = self.db.execute(f'SELECT count(*) FROM tile WHERE state = {LIVE} AND west IS NOT NULL').fetchone()[0]
-        scenes = self.db.execute(
+        return {status: files.get(status, 0) for status in ('ok', 'unreadable', 'gone')} | dict(
+            tiles=live, placed=placed, rows=self.rows()
+        )
+
+    def scene_counts(self) -> dict[str, int]:
+        """Scenes that are searched, those of them without a place, and their tiles that are left out."""
+        counts = self.db.execute(
             "SELECT count(*), count(json_extract(scene, '$.unplaced')),"
             " coalesce(sum(json_extract(scene, '$.empty_tiles')), 0) FROM source WHERE status = 'ok' AND scene NOT NULL"
         ).fetchone()
-        return {status: files.get(status, 0) for status in ('ok', 'unreadable', 'gone')} | dict(
-            zip(('scenes', 'unplaced', 'empty_tiles'), scenes, strict=True), tiles=live, placed=placed, rows=self.rows()
-        )
+        return dict(zip(('scenes', 'unplaced', 'empty_tiles'), counts, strict=True))
 
     def rows_not_live(self) -> np.ndarray:
         """Rows that no search gives, rising."""
@@ -397,18 +400,3 @@ def described(description: Description) -> str:
 
 def _text(values: Any) -> str:
     return json.dumps(values, sort_keys=True)
-
-
-def _connect(path: Path, mode: str) -> sqlite3.Connection:
-    name = quote(os.fsencode(os.path.abspath(path)))
-    db = sqlite3.connect(f'file:{name}?mode={mode}', uri=True, isolation_level=None, timeout=30)
-    if mode == 'ro':
-        try:
-            db.execute('PRAGMA schema_version')
-        except sqlite3.OperationalError:  # a disk that cannot be written to: nobody writes, so no log is needed
-            db.close()
-            return sqlite3.connect(f'file:{name}?mode=ro&immutable=1', uri=True, isolation_level=None)
-        return db
-    db.execute('PRAGMA journal_mode = WAL')
-    db.execute('PRAGMA synchronous = FULL')
-    return db

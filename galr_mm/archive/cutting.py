@@ -14,6 +14,7 @@ import numpy as np
 from galr_mm.archive.footprints import footprints, pixel_size
 from galr_mm.archive.records import SceneRecord, Tile
 from galr_mm.imagery import Scene, SceneReading, Window, image_size, is_scene, open_image, windows
+from galr_mm.messages import shorten
 
 MAX_PIXELS = 1 << 28  # of an image that is decoded whole, 0.8 GiB in color
 
@@ -54,9 +55,8 @@ class Source:
             size = pixel_size(self.scene.place, *self.size)
             tiles = [tile._replace(footprint=place) for tile, place in zip(tiles, places, strict=True)]
             if None in places:
-                unplaced = (
-                    f'{places.count(None)} of {len(places)} tiles are beyond what {self.scene.place.crs[:60]} describes'
-                )
+                crs = shorten(self.scene.place.crs)
+                unplaced = f'{places.count(None)} of {len(places)} tiles are beyond what {crs} describes'
         except ValueError as error:
             unplaced = str(error)
         record = SceneRecord(*self.scene.rendering, *self.scene.place, self.empty, unplaced, size)
@@ -115,10 +115,14 @@ class Cut:
     def _is_whole(self, height: int, width: int) -> bool:
         return self.tile is None or max(height, width) <= self.tile
 
+    def _cut(self, height: int, width: int) -> Iterator[Window]:
+        if self.tile is None or self._is_whole(height, width):
+            return iter([Window(0, 0, width, height)])
+        return windows(height, width, self.tile, self.overlap)
+
     def _windows(self, path: Path, height: int, width: int) -> Iterator[Piece]:
-        assert self.tile is not None
         with open_image(path) as image:
-            for window in windows(height, width, self.tile, self.overlap):
+            for window in self._cut(height, width):
                 yield Piece(window, image.read(window))
 
     def _open_scene(self, path: Path) -> Source:
@@ -134,8 +138,7 @@ class Cut:
     def _scene_windows(self, source: Source, scene: Scene) -> Iterator[Piece]:
         with closing(scene):
             whole = self._is_whole(*source.size)
-            cut = [Window(0, 0, scene.width, scene.height)] if whole else windows(*source.size, self.tile, self.overlap)
-            for window in cut:
+            for window in self._cut(*source.size):
                 pixels, valid = scene.read_valid(window)
                 if valid and (whole or valid >= self.min_valid):
                     yield Piece(window, pixels, valid)

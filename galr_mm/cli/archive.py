@@ -130,10 +130,11 @@ def info(args: argparse.Namespace) -> None:
         print(f'images cut   {opened.meta.get("cut")}')
         print(f'files        {counts["ok"]} searched, {counts["unreadable"]} unreadable, {counts["gone"]} gone')
         print(f'tiles        {counts["tiles"]} searched, {counts["placed"]} of them with a place')
-        if counts['scenes']:
+        scenes = opened.catalog.scene_counts()
+        if scenes['scenes']:
             print(
-                f'scenes       {counts["scenes"]}, {counts["unplaced"]} of them without a place; '
-                f'{counts["empty_tiles"]} tiles without data are left out'
+                f'scenes       {scenes["scenes"]}, {scenes["unplaced"]} of them without a place; '
+                f'{scenes["empty_tiles"]} tiles without data are left out'
             )
         kept = len(opened.catalog.rows_not_deleted())
         print(f'rows         {counts["rows"]}, of which `archive.py compact` keeps {kept}')

@@ -8,6 +8,7 @@ import re
 import pytest
 
 from galr_mm.archive import Box, Hit, export_hits
+from galr_mm.archive.geoparquet import to_wkb
 from galr_mm.archive.records import footprint_of
 from galr_mm.imagery import Window
 from tests.test_archive.helpers import draw
@@ -79,3 +80,37 @@ def test_a_file_that_has_another_size_now(hits, tmp_path):
 def test_another_kind_of_file(hits, tmp_path):
     with pytest.raises(ValueError, match=r'hits.shp: expected a name that ends in .geojson, .csv, .html'):
         export_hits(hits, tmp_path / 'hits.shp')
+
+
+@pytest.mark.geo
+def test_geoparquet(hits, tmp_path):
+    shapely = pytest.importorskip('shapely')
+    from pyarrow import parquet
+
+    export_hits(hits, tmp_path / 'hits.parquet')
+    file = parquet.ParquetFile(tmp_path / 'hits.parquet')
+    geo = json.loads(file.schema_arrow.metadata[b'geo'])
+    assert (geo['version'], geo['primary_column']) == ('1.1.0', 'geometry')
+    about = geo['columns']['geometry']
+    assert about['encoding'] == 'WKB'
+    assert about['geometry_types'] == ['MultiPolygon']
+    assert about['bbox'] == [-180, 1, 180, 2]
+    first, second, odd = file.read().to_pylist()
+    expected = shapely.geometry.shape(footprint_of((170, 1, -170, 2)))
+    assert shapely.from_wkb(first['geometry']).equals(expected)
+    assert second['geometry'] is None
+    assert first['time'].isoformat() == '2021-06-01T00:00:00+00:00'
+    assert (first['rank'], first['score'], first['window'], first['gsd']) == (1, 0.5, [0, 0, 8, 6], 0.8)
+    assert json.loads(first['metadata']) == dict(season='<dry>')
+    assert json.loads(first['boxes'])[0]['label'] == '<tank>'
+    assert odd['path'].endswith('not utf8 \\udcff.png')
+    export_hits([('nothing', [])], tmp_path / 'empty.parquet')
+    assert parquet.read_table(tmp_path / 'empty.parquet').num_rows == 0
+
+
+@pytest.mark.geo
+@pytest.mark.parametrize('bounds', [(1, 2, 3, 4), (170, 1, -170, 2)], ids=['one polygon', 'two'])
+def test_well_known_binary(bounds):
+    shapely = pytest.importorskip('shapely')
+    geometry = footprint_of(bounds)
+    assert shapely.from_wkb(to_wkb(geometry)).equals(shapely.geometry.shape(geometry))

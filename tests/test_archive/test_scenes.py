@@ -2,11 +2,15 @@
 
 import json
 import os
+import random
+import shutil
+import time
 
 import numpy as np
 import pytest
 
 from galr_mm.archive import ArchiveIndex, Cut, Description, Where, check_index
+from galr_mm.archive import changes as changes_module
 from galr_mm.archive.export import thumbnail
 from galr_mm.archive.footprints import footprint_of_ring, footprints, pixel_size
 from galr_mm.archive.sidecars import compiled
@@ -14,6 +18,7 @@ from galr_mm.imagery import SceneReading, Window
 from galr_mm.structures import Place
 from tests.geotiff import NORTH, noise, write
 from tests.test_archive.helpers import Encoder, content, find, reading, update, vector
+from tests.test_archive.test_store import killed
 
 pytestmark = pytest.mark.geo
 TILES = Cut(32, 0)
@@ -157,8 +162,8 @@ def test_scenes_without_a_place_are_indexed_and_counted(tmp_path):
     assert '3 scenes without a place' in str(report)
     assert [hit.footprint is None for hit in hits_of(tmp_path / 'index')] == [True, True, True, False]
     with ArchiveIndex(tmp_path / 'index') as opened:
-        counts = opened.catalog.counts()
-        assert (counts['scenes'], counts['unplaced'], counts['placed']) == (4, 3, 1)
+        assert opened.catalog.scene_counts() == dict(scenes=4, unplaced=3, empty_tiles=0)
+        assert opened.catalog.counts()['placed'] == 1
 
 
 def test_tiles_without_data_are_left_out_and_counted(tmp_path):
@@ -314,7 +319,7 @@ def test_bad_files_are_listed_and_the_others_searched(tmp_path):
     (archive / 'empty.tif').write_bytes(b'')
     (archive / 'other.tif').write_bytes(b'\x89PNG\r\n')
     (archive / 'vrt.tif').write_text(f'<VRTDataset rasterXSize="9" rasterYSize="9"><!-- {good} --></VRTDataset>')
-    odd = os.fsencode(archive) + b"/caf\xe9 'x'\n.tif"
+    odd = os.fsencode(archive) + b"/gr\xe9 'x'\n.tif"
     with open(odd, 'wb') as file:
         file.write(write(tmp_path / 'odd.tif', noise(3, 64, 64, seed=1), **NORTH).read_bytes())
     (archive / 'huge.tif').write_bytes(huge(tmp_path))
@@ -376,3 +381,29 @@ def test_without_rasterio_scenes_are_listed(tmp_path, monkeypatch):
     monkeypatch.setattr('galr_mm.integrations.installation.importlib.util.find_spec', lambda name: None)
     report = update(tmp_path / 'index', tmp_path / 'archive', cut=TILES)
     assert 'get it with: pip install "galr_mm[geo]"' in report.skipped[0][1]
+
+
+def test_killed_while_indexing_scenes(tmp_path, monkeypatch):
+    """At random moments: places, dates and vectors of the last index are those of an undisturbed run."""
+    monkeypatch.setattr(changes_module, 'COMMIT_TILES', 5)
+    archive, options = tmp_path / 'archive', dict(cut=TILES, name_pattern='(?P<kind>[a-z]+)')
+    for number in range(5):
+        write(archive / f'scene{number}.tif', noise(3, 64, 64, seed=number), **(NORTH if number % 2 else SOUTH))
+    update(tmp_path / 'undisturbed', archive, **options)
+    start = time.monotonic()
+    update(tmp_path / 'again', archive, **options)
+    whole, expected = time.monotonic() - start, hits_of(tmp_path / 'undisturbed')
+    rng, kills = random.Random(0), 0
+    for _ in range(60):
+        ended = killed(lambda: update(tmp_path / 'index', archive, **options), rng.uniform(0, whole))
+        kills += not ended
+        if ended and kills >= 5:
+            break
+        if ended:
+            shutil.rmtree(tmp_path / 'index')
+    assert kills >= 5
+    update(tmp_path / 'index', archive, **options)
+    assert hits_of(tmp_path / 'index') == expected
+    assert content(tmp_path / 'index') == content(tmp_path / 'undisturbed')
+    with ArchiveIndex(tmp_path / 'index') as opened:
+        assert not check_index(opened).problems
