@@ -54,7 +54,7 @@ def mini(tmp_path_factory):
 
 @pytest.fixture(scope='session')
 def mini_config(mini, tmp_path_factory):
-    """configs/galr_mini.py on the small copy: its annotated boxes as proposals, 64 px, two epochs."""
+    """configs/galr_mini.py on the small copy: its annotated boxes as proposals, narrow towers, 64 px, two epochs."""
     path = tmp_path_factory.mktemp('configs') / 'small.py'
     path.write_text(f"""
 _base_ = '{ROOT}/configs/galr_mini.py'
@@ -68,7 +68,10 @@ def_ = dict(data_root=data_root, pipeline=pipeline)
 train_dataloader = dict(batch_size=20, num_workers=0, dataset=dict(proposal_file='instances_train.json', **def_))
 val_dataloader = dict(batch_size=4, num_workers=0, dataset=dict(proposal_file='instances_val.json', **def_))
 test_dataloader = dict(batch_size=4, num_workers=0, dataset=dict(proposal_file='instances_test.json', **def_))
-model = dict(text_encoder=dict(vocabulary=data_root + 'vocabulary.json', hidden_dim=64, word_dim=32))
+model = dict(
+    backbone=dict(stem_channels=16, base_channels=16),
+    text_encoder=dict(vocabulary=data_root + 'vocabulary.json', hidden_dim=64, word_dim=32),
+)
 default_hooks = dict(logger=dict(interval=1))
 train_cfg = dict(max_epochs=2)
 """)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import os
 import re
+import shutil
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -294,7 +295,10 @@ def split_address(address: str) -> tuple[str, str]:
 
 
 def _drop_halves(path: Path) -> None:
-    """Delete indexes that Milvus Lite was writing when it was killed: it makes missing ones, and fails on a half."""
+    """Delete what Milvus Lite was writing when it was killed: it makes what is missing, and fails on a half."""
+    for folder in path.glob('collections/*/'):
+        if not (folder / 'schema.json').is_file():  # without it this is no collection, and stands in the way of one
+            shutil.rmtree(folder)
     for file in path.glob('collections/*/partitions/*/indexes/*.flat.idx'):
         try:
             np.load(file, mmap_mode='r')

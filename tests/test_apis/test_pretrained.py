@@ -18,7 +18,7 @@ from tests.helpers import ROOT, environment, run_tool
 # without data, extras or a checkout's working folder
 ALONE = """
 import sys
-for name in ('mmdet', 'open_clip', 'transformers'):
+for name in ('mmdet', 'open_clip'):
     sys.modules[name] = None  # importing it fails, as where it is not installed
 import numpy as np
 from galr_mm.apis import encode_images, encode_texts, get_model

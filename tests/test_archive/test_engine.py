@@ -420,6 +420,13 @@ def test_a_damaged_file(index, engine, files, damage):
     assert compare(index, engine)
 
 
+def test_a_collection_that_was_being_made(index, tmp_path):
+    """What a kill leaves before it has a schema."""
+    (tmp_path / 'half.db/collections/galr_mm').mkdir(parents=True)
+    filled(index, tmp_path / 'half.db')
+    assert compare(index, tmp_path / 'half.db')
+
+
 @pytest.mark.parametrize('files', ['*.parquet', 'manifest.json*'])
 def test_a_file_that_lost_vectors(index, engine, files):
     """Milvus Lite opens it as if nothing were wrong."""

@@ -381,7 +381,5 @@ def test_hits_have_all_that_is_known(index):
     assert hit.tile_id.startswith('00003-')
     assert hit.image_size == (6, 8)
     with reading(index) as (opened, _):
-        assert opened.catalog.counts() == dict(
-            ok=12, unreadable=0, gone=0, scenes=0, unplaced=0, tiles=12, placed=0, empty_tiles=0, rows=12
-        )
+        assert opened.catalog.counts() == dict(ok=12, unreadable=0, gone=0, tiles=12, placed=0, rows=12)
         assert opened.catalog.rows_where(Where()).tolist() == list(range(12))

@@ -10,6 +10,7 @@ import struct
 import subprocess
 import sys
 import zlib
+from pathlib import Path
 from urllib.parse import unquote
 
 import cv2
@@ -17,7 +18,7 @@ import numpy as np
 import pytest
 import torch
 
-from galr_mm.apis import ArchiveIndexer
+from galr_mm.apis import ArchiveIndexer, ArchiveSearcher
 from galr_mm.archive import Where
 from galr_mm.archive.bank import METHODS
 from galr_mm.cli.archive import main
@@ -178,16 +179,16 @@ def test_images_are_encoded_anew(client, archive):
 
 
 @pytest.mark.parametrize('name', ['wide.png', NASTY], ids=['tiles', 'windows'])
-def test_a_heat_map(client, name):
-    hits = ask(client, sentence='ships', topk=TOPK).json()['hits']
-    tiles = [hit for hit in hits if hit['path'] == name]
-    found = client.post('/api/heat', json=dict(tile_id=tiles[0]['tile_id'], sentence='ships')).json()
+def test_a_heat_map(client, model, index, name):
+    (hits,) = ArchiveSearcher(model, index)('ships', topk=TOPK, merge='none')
+    tiles = [hit for hit in hits if Path(hit.path).name == Path(name).name]
+    found = client.post('/api/heat', json=dict(tile_id=tiles[0].tile_id, sentence='ships')).json()
     cells = np.array(found['cells'])
     assert cells.shape == (len(found['y_edges']) - 1, len(found['x_edges']) - 1)
     assert [found['y_edges'][-1], found['x_edges'][-1]] == found['size']
     assert cells.max() > cells.min()
     if len(tiles) > 1:  # the corner belongs to one tile alone
-        corner = next(hit['score'] for hit in tiles if hit['window'][:2] == [0, 0])
+        corner = next(hit.score for hit in tiles if hit.window[:2] == (0, 0))
         assert cells[0, 0] == pytest.approx(corner, abs=1e-5)
         assert found['windows'] == len(tiles)
 
@@ -299,7 +300,7 @@ def test_an_index_that_names_other_files(model, index, tmp_path):
     client = Client(make_app(lambda: Library(model, tmp_path / 'index'), lambda: Images(tmp_path / 'index')))
     hits = ask(client, sentence='a', topk=TOPK).json()['hits']
     private = [hit for hit in hits if hit['path'].endswith('private.png')]
-    assert len(private) == 10
+    assert len({hit['path'] for hit in private}) == 2
     for hit in private:
         assert str(tmp_path) not in hit['path']
         assert 'not in its archive' in message(client.get(f'/api/images/{hit["tile_id"]}'), 404)
@@ -421,8 +422,9 @@ def test_bodies_that_are_none(client, body):
     ids=range(6),
 )
 def test_sql_in_filters(client, where):
+    before = ask(client, sentence='a', topk=TOPK).json()['hits']
     assert ask(client, sentence='a', where=where).json()['hits'] == []
-    assert len(ask(client, sentence='a', topk=TOPK).json()['hits']) == 16
+    assert ask(client, sentence='a', topk=TOPK).json()['hits'] == before != []
 
 
 def test_sql_in_names_of_tiles(client):
