@@ -90,6 +90,7 @@ def test_the_config_of_ones_own_data(workplace, page, expected):
     assert cfg.test_dataloader.dataset.ann_file == 'captions.json'
 
 
+@pytest.mark.slow
 def test_own_module(workplace, mini_config):
     folder, run = workplace
     files = files_of('own_module.md')

@@ -98,7 +98,13 @@ def replace_clips(node, clips):
             replace_clips(value, clips)
 
 
-@pytest.mark.parametrize('name', CONFIGS)
+# those that train longest
+LONG = ('mvsa_on_clip_ucm.py', 'clip_detector.py', 'swin_ucm.py', 'convnext_ucm.py', 'rn50x4_ucm.py')
+NAMES = [pytest.param(name, marks=[pytest.mark.slow] if name in LONG else []) for name in CONFIGS]
+assert set(LONG) <= set(CONFIGS)
+
+
+@pytest.mark.parametrize('name', NAMES)
 def test_configs(name, place, clips, tmp_path):
     cfg = Config.fromfile(place / name)
     replace_clips(cfg.model if clips['ViT-B-32'] == 'ViT-B-32' else cfg._cfg_dict, clips)

@@ -18,6 +18,7 @@ def test_has_a_page_with_a_check_list(folder):
         assert (folder / name).is_file(), name
 
 
+@pytest.mark.slow
 def test_example_project(mini_config, mini, tmp_path):
     """Trains and tests with a re-ranker and a text encoder that are not in the package."""
     config = tmp_path / 'own.py'

@@ -190,7 +190,8 @@ def killed_fill(server, index, address, delay):
     return child.exitcode == 0
 
 
-@pytest.mark.parametrize('kills', [6, pytest.param(50, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize('kills', [6, 50])
 def test_killed_while_filling(server, tmp_path, kills):
     """At random moments: it goes on, and meanwhile no search takes what is there for the whole."""
     index, engine = tmp_path / 'index', tmp_path / 'engine.db'

@@ -383,6 +383,7 @@ def test_without_rasterio_scenes_are_listed(tmp_path, monkeypatch):
     assert 'get it with: pip install "galr_mm[geo]"' in report.skipped[0][1]
 
 
+@pytest.mark.slow
 def test_killed_while_indexing_scenes(tmp_path, monkeypatch):
     """At random moments: places, dates and vectors of the last index are those of an undisturbed run."""
     monkeypatch.setattr(changes_module, 'COMMIT_TILES', 5)

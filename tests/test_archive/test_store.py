@@ -61,7 +61,7 @@ def duration(action):
     return time.monotonic() - start
 
 
-@pytest.mark.parametrize('part', range(3))
+@pytest.mark.parametrize('part', [0, *(pytest.param(part, marks=pytest.mark.slow) for part in (1, 2))])
 def test_killed_while_indexing(tmp_path, monkeypatch, part):
     """At random moments; each run goes on from the last commit, and the last index is that of an undisturbed run."""
     monkeypatch.setattr(changes_module, 'COMMIT_TILES', 3)
@@ -92,6 +92,7 @@ def test_killed_while_indexing(tmp_path, monkeypatch, part):
     assert is_whole(tmp_path / 'index')
 
 
+@pytest.mark.slow
 def test_killed_while_compacting(tmp_path):
     first = tmp_path / 'first'
     fill(first, [vector(n) for n in range(120)], shard_rows=20)

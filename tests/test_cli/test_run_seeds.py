@@ -49,6 +49,7 @@ def run(*words):
     main([str(word) for word in words])
 
 
+@pytest.mark.slow
 def test_the_record(runs):
     record, other = record_of(runs[0]), record_of(runs[0], 1)
     assert (record['seed'], other['seed']) == (0, 1)
@@ -77,12 +78,14 @@ def test_the_record(runs):
     assert sum('mR' in json.loads(line) for line in lines) == 2
 
 
+@pytest.mark.slow
 def test_only_the_selected_checkpoint_stays(runs):
     work = runs[0] / 'work/mini/seed_0'
     epoch = record_of(runs[0])['best_epoch']
     assert [path.name for path in work.glob('*.pth')] == [f'best_mR_epoch_{epoch}.pth']
 
 
+@pytest.mark.slow
 def test_the_ranks_give_the_metrics(runs):
     kept = load_run(runs[0] / 'out/mini/seed_0.json')
     for name, split in kept.splits.items():
@@ -94,6 +97,7 @@ def test_the_ranks_give_the_metrics(runs):
         assert {file[name].dtype for name in file.files} == {np.dtype('int8'), np.dtype('uint8')}
 
 
+@pytest.mark.slow
 def test_as_the_test_tool_measures_it(runs, mini_config, tmp_path):
     folder, _ = runs
     (checkpoint,) = (folder / 'work/mini/seed_0').glob('best_mR_*.pth')
@@ -114,6 +118,7 @@ def test_as_the_test_tool_measures_it(runs, mini_config, tmp_path):
         assert [name for name, _ in hardest[0]['returned']] == [kept.images[i] for i in best]
 
 
+@pytest.mark.slow
 def test_tables_of_real_runs(runs, tmp_path):
     kinds = ('headline', 'ablation base=mini', 'rerankers', 'curves figure=c', 'runs', 'hardest')
     page = tmp_path / 'p.md'
@@ -124,6 +129,7 @@ def test_tables_of_real_runs(runs, tmp_path):
     assert (tmp_path / 'c.png').is_file()
 
 
+@pytest.mark.slow
 def test_what_is_complete_is_not_measured_again(copied, capsys):
     folder, words = copied
     before = {path: path.stat().st_mtime_ns for path in folder.rglob('*') if path.is_file()}
@@ -136,6 +142,7 @@ def test_what_is_complete_is_not_measured_again(copied, capsys):
     assert before == {path: path.stat().st_mtime_ns for path in folder.rglob('*') if path.is_file()}
 
 
+@pytest.mark.slow
 def test_a_training_of_other_settings_is_not_taken(copied):
     folder, words = copied
     (folder / 'out/mini/seed_0.json').unlink()

@@ -71,6 +71,7 @@ def test_training_validates_and_keeps_the_best(trained):
     assert (work / 'epoch_2.pth').exists()
 
 
+@pytest.mark.slow
 def test_same_seed_same_numbers(trained, mini_config, tmp_path):
     again = run_tool('tools/train.py', mini_config, '--work-dir', tmp_path, fresh=True)
     assert losses(again.stdout + again.stderr) == losses(trained[1]) != []
@@ -160,6 +161,7 @@ def test_hook_is_added_where_a_config_replaced_it(mini_config, checkpoint, tmp_p
     assert re.search(r'^rr +\d', done.stdout + done.stderr, re.M)
 
 
+@pytest.mark.slow
 @pytest.mark.distributed
 def test_two_processes_give_the_numbers_of_one(mini_config, checkpoint, tmp_path):
     """11 images in two processes: one is padding."""
@@ -478,6 +480,7 @@ def test_cpu_processes_are_wrapped_as_the_config_says(tmp_path, text, wrapper, m
     assert cfg.model_wrapper_cfg == wrapper
 
 
+@pytest.mark.slow
 def test_checkpoints_with_averaged_weights(mini_config, tmp_path):
     """EMAHook keeps averaged weights in checkpoints; they are the ones that are tested."""
     config = tmp_path / 'ema.py'

@@ -66,6 +66,7 @@ def test_boxes_are_those_of_mmdets_own_inference(whole, detector, mini):
             np.testing.assert_allclose(found.boxes, expected.bboxes[:count].numpy().clip(0, 256), atol=0.1)
 
 
+@pytest.mark.slow
 def test_killed_run_goes_on(whole, detector, mini, tmp_path):
     out = tmp_path / 'proposals.json'
     command = [sys.executable, 'tools/extract_proposals.py', CONFIG, detector, mini / 'images', '--out', out]

@@ -109,6 +109,7 @@ def test_bad_settings(settings, message, tmp_path):
         extract_proposals(CONFIG, 'x.pth', tmp_path, tmp_path / 'p.json', settings=Settings(**settings))
 
 
+@pytest.mark.slow
 @pytest.mark.distributed
 def test_two_processes_find_the_same(folder, detector, tmp_path, mini):
     one, two = tmp_path / 'one.json', tmp_path / 'two.json'

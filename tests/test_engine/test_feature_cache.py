@@ -77,6 +77,7 @@ def losses(work):
     return [row['loss'] for row in rows if 'loss' in row], [row['mR'] for row in rows if 'mR' in row]
 
 
+@pytest.mark.slow
 def test_training_from_the_cache_is_training_from_the_images(config, cache, tmp_path):
     """The same seed draws the same views, moves the boxes alike and gives the same losses and recalls."""
     seed = ['--cfg-options', 'randomness.seed=3']

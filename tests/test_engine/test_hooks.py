@@ -129,6 +129,7 @@ def test_a_positive_that_is_not_among_those_shown():
     assert [hit.positive for hit in rows[1]] == [True, False]
 
 
+@pytest.mark.slow
 def test_concatenated_sets_on_a_runner(build, mini_config, tmp_path, monkeypatch):
     """Each image and its captions once, with the objects of its own set."""
     drawn = []
