@@ -41,9 +41,9 @@ def memoized(function: Callable[..., Any]) -> Callable[..., Any]:
 
 ROOT = Path(__file__).resolve().parents[2]
 TOOLS: dict[str, Callable[[Sequence[str]], None]] = {
-    name: importlib.import_module(f'galr_mm.cli.{name}').main
+    name: module.main
     for _, name, _ in pkgutil.iter_modules(galr_mm.cli.__path__)
-    if name not in ('common', 'errors')
+    if hasattr(module := importlib.import_module(f'galr_mm.cli.{name}'), 'main')
 }
 # mmengine lays out the whole config as text for each checkpoint, most of the time of a training this small
 yapf_api.FormatCode = memoized(yapf_api.FormatCode)
