@@ -30,10 +30,12 @@ def test_gru(packed):
     assert count_flops(lambda: gru(words)[1]) == 2 * 2 * 9 * 3 * 6 * (10 + 6)
 
 
-def test_the_tool(mini_config, capsys):
-    main([str(mini_config), '--cfg-options', 'model.backbone.frozen_stages=4'])
+def test_the_tool(mini_config, tmp_path, capsys):
+    config = tmp_path / 'wide.py'
+    config.write_text(f"_base_ = '{mini_config}'\nmodel = dict(backbone=dict(stem_channels=64, base_channels=64))\n")
+    main([str(config), '--cfg-options', 'model.backbone.frozen_stages=4'])
     out = capsys.readouterr().out
-    model = MODELS.build(Config.fromfile(mini_config).model)
+    model = MODELS.build(Config.fromfile(config).model)
     counts = {name: (int(a.replace(',', '')), int(b.replace(',', ''))) for name, a, b in
               re.findall(r'^(\w+) +([\d,]+) +([\d,]+)$', out, re.M)}  # fmt: skip
     for name in ('backbone', 'text_encoder'):
