@@ -27,7 +27,7 @@ setup: $(PY) ## an environment in .venv, pinned; about 10 minutes the first time
 
 # each step leaves a file and each training resumes, so an interrupted demo goes on where it stopped;
 # after a change of a config, `make clean-demo` starts it again
-demo: setup $(DEMO)/galr/trained $(DEMO)/index/bank.npz ## draw a data set, train a detector and GaLR, test raw and re-ranked; about 10 minutes on two idle cores
+demo: setup $(DEMO)/galr/trained $(DEMO)/index/bank.npz ## draw a data set, train a detector and GaLR, test raw and re-ranked, index its images
 	@echo "== test on the held-out split, raw and re-ranked"
 	$(PY) tools/test.py configs/galr_mini.py $$(cat $(DEMO)/galr/trained) --work-dir $(DEMO)/test \
 		--show-dir $(DEMO) --out $(DEMO)/scores.npz --cfg-options rerank=mr
@@ -69,7 +69,7 @@ $(DEMO)/search.py: | $(DEMO)/galr/trained
 		"    type='galr_mm.ProposalGenerator', checkpoint='$(DEMO)/detector/epoch_20.pth')))" > $@
 
 $(DEMO)/index/bank.npz: $(DEMO)/galr/trained $(DEMO)/search.py
-	@echo "== index its images for the page (about a minute)"
+	@echo "== index its images for the page"
 	rm -rf $(DEMO)/index
 	$(PY) tools/archive.py index data/mini/images --index $(DEMO)/index $(SEARCH)
 	$(PY) tools/archive.py bank $(DEMO)/index data/mini/dataset_mini.json $(SEARCH)

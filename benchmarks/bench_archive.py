@@ -51,20 +51,20 @@ def seconds(action: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
+def own_memory(process: int | str = 'self') -> float:
+    """Memory that is a process's own, not that of mapped files, MiB; Linux only."""
+    lines = Path(f'/proc/{process}/status').read_text().splitlines()
+    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith('RssAnon'))
+
+
 @contextmanager
-def own_memory() -> Iterator[list[float]]:
-    """Growth of the memory that is the process's own, at its highest, MiB; Linux only."""
-    found, done = [0.0], threading.Event()
-
-    def read() -> float:
-        lines = Path('/proc/self/status').read_text().splitlines()
-        return next(int(line.split()[1]) / 1024 for line in lines if line.startswith('RssAnon'))
-
-    before = read()
+def growth() -> Iterator[list[float]]:
+    """By how much this process's own memory grows, at its highest, MiB."""
+    found, done, before = [0.0], threading.Event(), own_memory()
 
     def watch() -> None:
         while not done.wait(0.001):
-            found[0] = max(found[0], read() - before)
+            found[0] = max(found[0], own_memory() - before)
 
     thread = threading.Thread(target=watch)
     thread.start()
@@ -108,7 +108,7 @@ def bench_search(folder: Path, tiles: int, dim: int, k: int, rounds: int) -> Non
             with opened.snapshot() as snapshot:
                 return nearest(snapshot, query[None], k).rows[0]
 
-        with own_memory() as grown:
+        with growth() as grown:
             for query in queries[:3]:
                 search(query)
         for query in queries:

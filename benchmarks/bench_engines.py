@@ -21,7 +21,7 @@ from unittest import mock
 
 import numpy as np
 
-from benchmarks.bench_archive import BATCH, seconds, unit_vectors
+from benchmarks.bench_archive import BATCH, own_memory, seconds, unit_vectors
 from galr_mm.archive import (
     ArchiveIndex,
     Engine,
@@ -36,12 +36,6 @@ from galr_mm.archive import (
 )
 from galr_mm.imagery import Window
 from galr_mm.integrations import milvus
-
-
-def own_memory(process: int | str = 'self') -> float:
-    """Memory of a process that is its own, MiB; Linux only."""
-    lines = Path(f'/proc/{process}/status').read_text().splitlines()
-    return sum(int(line.split()[1]) for line in lines if line.startswith('RssAnon')) / 2**10
 
 
 def embeddings(files: list[Path], count: int, kept: Path | None) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Memory and speed of large scenes: ``python benchmarks/bench_scenes.py [--side 30000] [--strips]``.
+"""Memory and speed of large scenes: ``python -m benchmarks.bench_scenes [--side 30000] [--strips]``.
 
 A generated GeoTIFF of three bands of 16 bit, compressed and without overviews, is indexed in tiles of 512 px that
 overlap by 64, by an encoder that takes the mean of some pixels. What is printed: the growth of the process's memory
@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import argparse
 import tempfile
-import threading
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
 
+from benchmarks.bench_archive import growth
 from galr_mm.archive import Cut, Encoded, ModelId, Piece, open_writer, update_archive
 from galr_mm.imagery import Scene
 from galr_mm.integrations.gdal import rasters
@@ -49,29 +49,6 @@ def encode(pieces: Sequence[Piece]) -> list[Encoded]:
     return [Encoded(vector / np.linalg.norm(vector)) for vector in vectors]
 
 
-@contextmanager
-def resident() -> Iterator[list[float]]:
-    """Growth of the process's resident memory at its highest, MiB; Linux only."""
-    found, done = [0.0], threading.Event()
-
-    def read() -> float:
-        return int(Path('/proc/self/statm').read_text().split()[1]) * 4096 / 2**20
-
-    start = read()
-
-    def watch() -> None:
-        while not done.wait(0.02):
-            found[0] = max(found[0], read() - start)
-
-    thread = threading.Thread(target=watch)
-    thread.start()
-    try:
-        yield found
-    finally:
-        done.set()
-        thread.join()
-
-
 def main(argv: Sequence[str] | None = None) -> None:
     """Make the scene, index it, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -82,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         scene = Path(folder, 'archive/scene.tif')
         scene.parent.mkdir()
         make_scene(scene, args.side, args.strips)
-        with resident() as grown:
+        with growth() as grown:
             start = time.perf_counter()
             with closing(Scene(scene)) as opened:
                 _ = opened.rendering

@@ -239,7 +239,7 @@ class ArchiveSearcher:
         """As :meth:`__call__`, for queries (n, D) that are encoded already."""
         with self.index.snapshot() as snapshot:
             rows = self.index.catalog.rows_where(where) if where.restricts else None
-            asked = max(topk * MORE, reranker.k if reranker else 0)
+            asked = max(topk if merge == 'none' else topk * MORE, reranker.k if reranker else 0)
             found = self.engine(snapshot, vectors, asked, rows)
             hits = []
             for query, is_image, own, scores in zip(vectors, are_images, *found, strict=True):

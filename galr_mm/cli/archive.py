@@ -62,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise SystemExit(one_line(f'{args.index / CATALOG} cannot be used: {error}')[: errors.LONGEST]) from error
     except Exception as error:  # whatever it is, it ends in one line
         known = str(error) and isinstance(error, (OSError, ValueError, TypeError, ImportError, RuntimeError))
-        message = ' '.join(str(error).split()) if known else f'{args.index}: {reason(error)}'
+        message = ' '.join(str(error).split()) if known else f'{args.index or args.scene}: {reason(error)}'
         raise SystemExit(one_line(message)[: errors.LONGEST]) from error
     except KeyboardInterrupt:
         raise SystemExit('stopped; what was committed stays, and the same command goes on from there') from None

@@ -11,7 +11,14 @@ from collections.abc import Sequence
 import galr_mm
 from galr_mm.integrations.installation import OPENMMLAB, REBUILD_MMCV, mixed_lines, mmcv_ops_error, version_of
 
-OPTIONAL = {'mmdet': 'detect', 'open_clip': 'clip', 'transformers': 'text', 'pymilvus': 'milvus'}
+OPTIONAL = {
+    'mmdet': 'detect',
+    'rasterio': 'geo',
+    'open_clip': 'clip',
+    'transformers': 'text',
+    'fastapi': 'serve',
+    'pymilvus': 'milvus',
+}
 OTHERS = (
     'torch',
     'torchvision',
