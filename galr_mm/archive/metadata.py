@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from galr_mm.archive.filters import check_bounds, milliseconds
-from galr_mm.archive.records import Description, printable
+from galr_mm.archive.records import Description
+from galr_mm.messages import printable
 from galr_mm.utils.io import check_columns, read_rows
 
 BOUNDS = ('west', 'south', 'east', 'north')

@@ -6,7 +6,6 @@ import hashlib
 import json
 import os
 import re
-import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -260,26 +259,6 @@ def record_of(
         row, name, path, (height, width), Window(left, top, right, bottom), boxes_of(boxes), valid, bounds, time,
         platform, gsd, metadata_of(metadata), geometry_of(footprint), scene_of(scene),
     )  # fmt: skip
-
-
-def printable(text: str) -> str:
-    r"""A text that UTF-8 can hold: bytes of a file name that are no text are written as escapes.
-
-    >>> printable(os.fsdecode(b'caf\xe9.jpg'))
-    'caf\\udce9.jpg'
-    """
-    return text.encode('utf-8', 'backslashreplace').decode()
-
-
-def one_line(text: str) -> str:
-    r"""Such a text whose control characters and line ends are escapes too, for a line on the screen.
-
-    >>> one_line('a\nb')
-    'a\\nb'
-    """
-    breaks = ('Cc', 'Zl', 'Zp')
-    escaped = (c.encode('unicode_escape').decode() if unicodedata.category(c) in breaks else c for c in printable(text))
-    return ''.join(escaped)
 
 
 def footprint_of(bounds: Bounds) -> dict[str, Any]:

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from galr_mm.archive.filters import milliseconds
-from galr_mm.archive.records import Description, printable
+from galr_mm.archive.records import Description
+from galr_mm.messages import printable
 from galr_mm.utils.io import read_json
 
 PATTERN = 'name_pattern'  # key of the index's settings

@@ -34,7 +34,6 @@ from galr_mm.archive.bank import METHODS
 from galr_mm.archive.catalog import NAME as CATALOG
 from galr_mm.archive.export import WRITERS
 from galr_mm.archive.places import MERGES
-from galr_mm.archive.records import one_line, printable
 from galr_mm.cli import archive_engine, archive_locate, errors
 from galr_mm.cli.common import require_writable
 from galr_mm.datasets.captions import clean_split, load_karpathy
@@ -42,7 +41,7 @@ from galr_mm.functional.rerank.checks import check_whole
 from galr_mm.imagery import SceneReading
 from galr_mm.imagery.files import ImageFolder, listed_names
 from galr_mm.integrations.installation import require_module
-from galr_mm.messages import reason
+from galr_mm.messages import escaped, printable, reason
 from galr_mm.serve import serve
 from galr_mm.utils.allocator import keep_freed_memory
 
@@ -59,11 +58,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     try:
         command(args)
     except sqlite3.Error as error:
-        raise SystemExit(one_line(f'{args.index / CATALOG} cannot be used: {error}')[: errors.LONGEST]) from error
+        raise SystemExit(escaped(f'{args.index / CATALOG} cannot be used: {error}')[: errors.LONGEST]) from error
     except Exception as error:  # whatever it is, it ends in one line
         known = str(error) and isinstance(error, (OSError, ValueError, TypeError, ImportError, RuntimeError))
         message = ' '.join(str(error).split()) if known else f'{args.index or args.scene}: {reason(error)}'
-        raise SystemExit(one_line(message)[: errors.LONGEST]) from error
+        raise SystemExit(escaped(message)[: errors.LONGEST]) from error
     except KeyboardInterrupt:
         raise SystemExit('stopped; what was committed stays, and the same command goes on from there') from None
 
@@ -77,7 +76,7 @@ def index(args: argparse.Namespace) -> None:
     progress = sys.stderr.isatty()
     report = indexer.update(args.archive, args.metadata, args.prune, args.batch_size, progress, args.name_pattern)
     for name, why in report.skipped[:SHOWN]:
-        print(f'skipped {printable(name)!r}: {one_line(why)}')
+        print(f'skipped {printable(name)!r}: {escaped(why)}')
     if len(report.skipped) > SHOWN:
         print(f'... and {len(report.skipped) - SHOWN} more; `archive.py info {args.index} --skipped` lists all')
     print(f'{args.index}: {report}')
@@ -97,7 +96,7 @@ def search(args: argparse.Namespace) -> None:
     )
     found = searcher(queries, args.topk, where, args.rerank, merge=args.merge)
     for query, hits in zip(queries, found, strict=True):
-        print(f'{one_line(words_of(query))}: {f"{len(hits)} hits" if hits else "nothing was found"}')
+        print(f'{escaped(words_of(query))}: {f"{len(hits)} hits" if hits else "nothing was found"}')
         for rank, hit in enumerate(hits, start=1):
             print(f'{rank:4d}  {line_of(hit)}')
     for path in args.out:
@@ -113,7 +112,7 @@ def check(args: argparse.Namespace) -> None:
     with ArchiveIndex(args.index) as opened:
         report = check_index(opened, args.queries)
     for problem in report.problems:
-        print(one_line(problem))
+        print(escaped(problem))
     print(f'{args.index}: {report.tiles} tiles, {report.queries} searches compared, recall {report.recall:.4f}')
     if report.problems:
         raise SystemExit(f'{args.index}: {len(report.problems)} problems')
@@ -124,7 +123,7 @@ def info(args: argparse.Namespace) -> None:
     with ArchiveIndex(args.index) as opened:
         counts, sources = opened.catalog.counts(), opened.catalog.sources()
         size = sum(path.stat().st_size for path in args.index.rglob('*') if path.is_file())
-        print(f'archive      {one_line(str(opened.archive))}')
+        print(f'archive      {escaped(str(opened.archive))}')
         print(f'model        {opened.meta["model"]}')
         print(f'fingerprint  {opened.meta["fingerprint"]}')
         print(f'images cut   {opened.meta.get("cut")}')
@@ -142,7 +141,7 @@ def info(args: argparse.Namespace) -> None:
     if args.skipped:
         for path, known in sorted(sources.items()):
             if known.status == 'unreadable':
-                print(f'unreadable {printable(os.fsdecode(path))!r}: {one_line(known.reason or "")}')
+                print(f'unreadable {printable(os.fsdecode(path))!r}: {escaped(known.reason or "")}')
 
 
 def export_all(args: argparse.Namespace) -> None:
@@ -344,4 +343,4 @@ def line_of(hit: Hit) -> str:
     parts = ['' if hit.score is None else f'{hit.score:.4f}', hit.path]
     parts += [] if hit.is_whole else [f'window {",".join(map(str, hit.window))}']
     parts += [part for part in (hit.time, hit.platform) if part]
-    return one_line('  '.join(parts))
+    return escaped('  '.join(parts))

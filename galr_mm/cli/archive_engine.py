@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from galr_mm.archive import ArchiveIndex, check_engine, fill_engine, open_writer
-from galr_mm.archive.records import one_line
+from galr_mm.messages import escaped
 
 ADDRESS = 'a path that ends in .db (Milvus Lite), or http://host:19530 of a server; with #NAME another collection'
 
@@ -29,7 +29,7 @@ def check(args: argparse.Namespace) -> None:
     with ArchiveIndex(args.index) as opened:
         report = check_engine(opened, args.engine, args.queries)
     for problem in report.problems:
-        print(one_line(f'{args.engine}: {problem}'))
+        print(escaped(f'{args.engine}: {problem}'))
     print(f'{args.engine}: {report.tiles} tiles, {report.queries} searches compared, recall {report.recall:.4f}')
     if report.problems:
         raise SystemExit(

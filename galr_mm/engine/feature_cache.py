@@ -70,7 +70,7 @@ def caption_fingerprint(encoder: nn.Module) -> str | None:
     """Of a text encoder whose caption vectors can be cached; None of others."""
     if not isinstance(encoder, HuggingFaceTextEncoder) or not encoder.frozen:
         return None
-    return f'{encoder.pooling} {encoder.max_length} {fingerprint(encoder.model.state_dict())}'
+    return f'{encoder.pooling} {encoder.max_length} {encoder.precision} {fingerprint(encoder.model.state_dict())}'
 
 
 # ----------------------------------------------------------------------------------------------- use a cache

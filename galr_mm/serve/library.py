@@ -23,10 +23,9 @@ from galr_mm.archive.bank import METHODS, CandidateReranker
 from galr_mm.archive.catalog import TileRecord
 from galr_mm.archive.export import geojson, properties, table, thumbnail
 from galr_mm.archive.lookup import facets, find_tile, rows_of_image
-from galr_mm.archive.records import one_line
 from galr_mm.imagery import Window, open_scene
 from galr_mm.imagery.scene import Rendering
-from galr_mm.messages import shorten
+from galr_mm.messages import escaped, shorten
 from galr_mm.serve.requests import PIXELS, SENTENCE, TOPK, UPLOAD, Query, Refused, image_of
 from galr_mm.structures import SceneEmbeddings
 
@@ -233,7 +232,7 @@ def unreadable(error: Exception) -> Refused:
 
 def relative(path: str, archive: Path) -> str:
     """The name of an image within its archive, on one line."""
-    return one_line(os.path.relpath(path, archive) if Path(path).is_relative_to(archive) else os.path.basename(path))
+    return escaped(os.path.relpath(path, archive) if Path(path).is_relative_to(archive) else os.path.basename(path))
 
 
 def described(hit: Hit) -> dict[str, Any]:

@@ -99,6 +99,28 @@ def test_one_branch_alone(branch):
     assert torch.allclose(other_objects, feat) == (branch == 'global')
 
 
+def test_proposals_are_perturbed_in_training_only():
+    model = galr(local=LOCAL | dict(proposal_dropout=0.5, box_jitter=0.1))
+    images, samples = batch(8, boxes=3)
+    before = [sample.proposals.bboxes.clone() for sample in samples]
+    plain = galr().local.build_graph(images, samples)
+    drawn = [model.train().local.build_graph(images, samples) for _ in range(2)]
+    assert not torch.equal(drawn[0].boxes, drawn[1].boxes)
+    for graph in drawn:
+        assert 0 < graph.mask.sum() < plain.mask.sum() == 24  # some objects are left out
+    torch.testing.assert_close(model.eval().local.build_graph(images, samples).boxes, plain.boxes)
+    for sample, boxes in zip(samples, before, strict=True):
+        assert torch.equal(sample.proposals.bboxes, boxes)
+    torch.manual_seed(0)
+    model.train().local.box_jitter, model.local.proposal_dropout = 0.01, 0.0
+    moved = model.local.build_graph(images, samples)
+    assert torch.equal(moved.mask, plain.mask)
+    assert 0 < (moved.boxes - plain.boxes).abs().max() < 0.02  # of boxes of a sixth of the image at most
+    for wrong in (dict(proposal_dropout=1.0), dict(box_jitter=-0.1)):
+        with pytest.raises(ValueError, match='proposal_dropout is .* box_jitter is'):
+            galr(local=LOCAL | wrong)
+
+
 @pytest.mark.parametrize(
     ('options', 'match'),
     [

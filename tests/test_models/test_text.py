@@ -145,6 +145,33 @@ def test_hugging_face_training(minilm, pooling, frozen):
 
 
 @pytest.mark.text
+def test_the_last_layers_of_a_text_model_are_trained(minilm):
+    encoder = HuggingFaceTextEncoder(minilm, embed_dim=16, frozen=False, trained_layers=2)
+    before = copy.deepcopy(encoder.model.state_dict())
+    encoder.train()(CAPTIONS).square().sum().backward()
+    torch.optim.SGD([p for p in encoder.parameters() if p.requires_grad], lr=0.1).step()
+    changed = {name.split('.')[2] for name, value in encoder.model.state_dict().items() if (value != before[name]).any()}
+    assert changed == {'4', '5'}  # of encoder.layer.0 to 5
+    assert set(before) <= {name.removeprefix('model.') for name in encoder.state_dict()}
+    with pytest.raises(ValueError, match='trained_layers is 7, expected 1 to 6, the layers of BertModel'):
+        HuggingFaceTextEncoder(minilm, frozen=False, trained_layers=7)
+    with pytest.raises(ValueError, match='trained_layers is 2, but frozen=True'):
+        HuggingFaceTextEncoder(minilm, trained_layers=2)
+
+
+@pytest.mark.text
+def test_a_text_model_in_bfloat16(minilm):
+    encoder, plain = HuggingFaceTextEncoder(minilm, precision='amp_bf16'), HuggingFaceTextEncoder(minilm)
+    ids = plain.tokenize(CAPTIONS)
+    with torch.no_grad():
+        ours, theirs = encoder.pool(ids), plain.pool(ids)
+    assert ours.dtype == torch.float32
+    assert 0 < (ours - theirs).abs().max() < 0.05 * theirs.abs().max()
+    with pytest.raises(ValueError, match="precision is 'fp16'"):
+        HuggingFaceTextEncoder(minilm, precision='fp16')
+
+
+@pytest.mark.text
 def test_keys_of_a_word_piece_model(minilm):
     encoder = HuggingFaceTextEncoder(minilm, max_length=6)
     texts = ['A river.', 'a river .', 'a river !', 'a river', 'one two three four five', 'one two three four six']

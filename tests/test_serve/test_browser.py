@@ -202,6 +202,11 @@ def test_nothing_is_found(page):
     page.press('#sentence', 'Enter')
     says(page, '#empty-text', 'No image passes the filters')
     assert page.inner_text('#filter-button') == 'Filters (3)'
+    page.click('#clear')
+    page.fill('#coarsest', '0.2')
+    page.press('#sentence', 'Enter')
+    until(page, "document.querySelectorAll('#hits .card').length === 2")
+    assert page.get_attribute('#finest', 'placeholder') == '0.1'
 
 
 def test_filters_of_the_map(page):

@@ -156,7 +156,7 @@ def test_what_there_is(client):
     assert (info['images'], info['tiles'], info['placed']) == (8, 16, 5)
     assert (info['platforms'], info['fields']) == (['GF-0', 'GF-1'], {'season': ["<b>dry'"]})
     assert (info['first'], info['last']) == ('2021-06-01T00:00:00Z', '2021-06-05T00:00:00Z')
-    assert info['boxes'] is False
+    assert (info['gsd'], info['boxes']) == ([0.1, 0.5], False)
 
 
 def test_images_are_encoded_anew(client, archive):

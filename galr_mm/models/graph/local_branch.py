@@ -3,6 +3,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+import torch
 from mmengine.model import BaseModule
 from mmengine.structures import InstanceData
 from mmpretrain.structures import DataSample
@@ -44,6 +45,8 @@ class LocalBranch(BaseModule):
             training, whose augmentation moves boxes.
         in_channels: channels of the backbone's maps, for ``roi``; GaLR gives them.
         embed_dim: width of the embedding; by default that of ``gcn``. GaLR gives the width of its global branch.
+        proposal_dropout: in training, the probability with which each proposal is left out.
+        box_jitter: in training, by how much of its size the edges of each box move (standard deviation).
 
     Shapes:
         - input: :class:`ObjectGraph` of :meth:`build_graph`, or by hand of ``drea``
@@ -51,7 +54,7 @@ class LocalBranch(BaseModule):
 
     Raises:
         ValueError: when ``roi`` has no backbone to look at, or ``detector`` knows another number of classes than
-            ``drea``.
+            ``drea``; for a ``proposal_dropout`` that is not below 1 or a negative ``box_jitter``.
     """
 
     def __init__(
@@ -62,11 +65,19 @@ class LocalBranch(BaseModule):
         detector: dict[str, Any] | nn.Module | None = None,
         in_channels: Sequence[int] | None = None,
         embed_dim: int | None = None,
+        proposal_dropout: float = 0.0,
+        box_jitter: float = 0.0,
         init_cfg: dict[str, Any] | None = None,
     ) -> None:
         super().__init__(init_cfg)
         if roi is not None and in_channels is None:
             raise ValueError('roi needs the maps of a backbone to look at, and there is none')
+        if not 0 <= proposal_dropout < 1 or box_jitter < 0:
+            raise ValueError(
+                f'proposal_dropout is {proposal_dropout}, expected 0 <= p < 1; box_jitter is {box_jitter}, expected >= 0'
+            )
+        self.proposal_dropout = proposal_dropout
+        self.box_jitter = box_jitter
         self.drea: DREA = _build(drea)
         self.roi: RoINodes | None = None if roi is None else _build(roi, in_channels=in_channels)
         num_features = self.drea.num_features + (self.roi.out_channels if self.roi is not None else 0)
@@ -145,7 +156,18 @@ class LocalBranch(BaseModule):
                 'without objects (logged once)',
             )
         none = Detections.empty().to_instances().to(images.device)
-        return self.drea([none if proposals is None else proposals for proposals in found], shapes)
+        objects = [none if proposals is None else proposals for proposals in found]
+        if self.training and (self.proposal_dropout or self.box_jitter):
+            objects = [perturb(proposals, self.proposal_dropout, self.box_jitter) for proposals in objects]
+        return self.drea(objects, shapes)
+
+
+def perturb(proposals: InstanceData, dropout: float, jitter: float) -> InstanceData:
+    """Some of the proposals (n boxes), their edges moved by ``jitter`` times their size, normally distributed."""
+    kept = proposals[torch.rand(len(proposals), device=proposals.bboxes.device) >= dropout]
+    size = (kept.bboxes[:, 2:] - kept.bboxes[:, :2]).repeat(1, 2)
+    kept.bboxes = kept.bboxes + jitter * size * torch.randn_like(kept.bboxes)
+    return kept
 
 
 def _build(config: Mapping[str, Any] | nn.Module, **defaults: Any) -> Any:

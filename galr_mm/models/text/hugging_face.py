@@ -13,6 +13,7 @@ from galr_mm.integrations.installation import OptionalModule
 from galr_mm.models.text.tokenized import TokenizedTextEncoder
 from galr_mm.registry import MODELS
 from galr_mm.utils.frozen import keep_out_of_checkpoints
+from galr_mm.utils.precision import autocast, check_precision
 
 if TYPE_CHECKING:
     import transformers
@@ -38,6 +39,8 @@ class HuggingFaceTextEncoder(TokenizedTextEncoder):
         embed_dim: width of the output.
         pooling: 'mean' of the words, or 'cls', the first one.
         frozen: train the MLP only.
+        trained_layers: of a model that is not frozen, train so many of its last layers; None trains all of it.
+        precision: of the model: 'fp32', or 'amp_bf16' (autocast to bfloat16; what it gives is float32).
         hidden_dim: width of the MLP's inner layer; by default that of the text model.
         dropout: in the MLP.
         max_length: longest caption in tokens, the special ones included; the rest is cut off.
@@ -60,11 +63,16 @@ class HuggingFaceTextEncoder(TokenizedTextEncoder):
         hidden_dim: int | None = None,
         dropout: float = 0.0,
         max_length: int = 64,
+        trained_layers: int | None = None,
+        precision: str = 'fp32',
         init_cfg: dict | None = None,
     ) -> None:
         super().__init__(init_cfg)
         if pooling not in POOLINGS:
             raise ValueError(f'pooling is {pooling!r}, expected one of {POOLINGS}')
+        check_precision(precision)
+        if frozen and trained_layers is not None:
+            raise ValueError(f'trained_layers is {trained_layers}, but frozen=True trains none; set frozen=False')
         self.tokenizer, self.model = _load(_packaged(name_or_path))
         longest = getattr(self.model.config, 'max_position_embeddings', max_length)
         if not 2 < max_length <= longest:
@@ -72,6 +80,7 @@ class HuggingFaceTextEncoder(TokenizedTextEncoder):
         self.pad_id = self.tokenizer.pad_token_id
         self.pooling = pooling
         self.frozen = frozen
+        self.precision = precision
         self.max_length = max_length
         width = self.model.config.hidden_size
         hidden = width if hidden_dim is None else hidden_dim
@@ -80,6 +89,8 @@ class HuggingFaceTextEncoder(TokenizedTextEncoder):
         if frozen:
             self.model.requires_grad_(False)
             keep_out_of_checkpoints(self, 'model')
+        elif trained_layers is not None:
+            _train_last(self.model, trained_layers)
         self.train()
 
     def train(self, mode: bool = True) -> HuggingFaceTextEncoder:
@@ -112,8 +123,9 @@ class HuggingFaceTextEncoder(TokenizedTextEncoder):
     def pool(self, ids: Tensor) -> Tensor:
         """The model's own sentence vectors (T, C) of token ids (T, L)."""
         mask = ids.ne(self.tokenizer.pad_token_id)  # T, L
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen), autocast(self.precision, ids.device):
             words = self.model(input_ids=ids, attention_mask=mask.long()).last_hidden_state  # T, L, C
+        words = words.float()
         if self.pooling == 'cls':
             return words[:, 0]
         return (words * mask[..., None]).sum(1) / mask.sum(1, keepdim=True).clamp(min=1)
@@ -137,6 +149,20 @@ class HuggingFaceTextEncoder(TokenizedTextEncoder):
             if len(self.known) + len(fresh) <= MOST_KNOWN:
                 self.known |= {key: vector.detach().cpu() for key, vector in fresh.items()}
         return torch.stack([fresh[key] if key in fresh else self.known[key].to(device) for key in keys])
+
+
+def _train_last(model: nn.Module, count: int) -> None:
+    """Freeze all but the last layers.
+
+    Raises:
+        ValueError: when the model has no layers to count, or fewer.
+    """
+    total = getattr(model.config, 'num_hidden_layers', None)
+    stacks = [m for m in model.modules() if isinstance(m, nn.ModuleList) and len(m) == total]
+    if not stacks or not 1 <= count <= len(stacks[0]):
+        raise ValueError(f'trained_layers is {count}, expected 1 to {total}, the layers of {type(model).__name__}')
+    model.requires_grad_(False)
+    stacks[0][-count:].requires_grad_(True)
 
 
 def _packaged(name_or_path: str) -> str:

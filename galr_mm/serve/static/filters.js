@@ -3,6 +3,7 @@
 import { byId, make } from './dom.js';
 
 const PLACE = ['west', 'south', 'east', 'north'];
+const GSD = ['finest', 'coarsest'];
 const MANY = 8; // platforms above which they are a list
 
 /** Fill the form with what the images say of themselves. */
@@ -26,6 +27,8 @@ export function offerFilters(info) {
     if (info.last) byId(id).max = info.last.slice(0, 10);
   }
   byId('start').closest('fieldset').hidden = !info.first;
+  if (info.gsd) GSD.forEach((id, i) => { byId(id).placeholder = info.gsd[i]; });
+  byId('finest').closest('fieldset').hidden = !info.gsd;
   byId('west').closest('fieldset').hidden = info.placed === 0;
 }
 
@@ -46,6 +49,8 @@ export function readFilters() {
   }
   if (byId('start').value) where.start = byId('start').value;
   if (byId('end').value) where.end = byId('end').value;
+  const gsd = GSD.map((id) => (byId(id).value ? Number(byId(id).value) : null));
+  if (gsd.some((meters) => meters !== null)) where.gsd = gsd;
   if (byId('min-score').value) where.min_score = Number(byId('min-score').value);
   const platforms = [...document.querySelectorAll('input[name=platform]:checked')].map((input) => input.value);
   if (platforms.length) where.platform = platforms;
