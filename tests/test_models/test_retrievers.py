@@ -117,7 +117,7 @@ def test_proposals_are_perturbed_in_training_only():
     assert torch.equal(moved.mask, plain.mask)
     assert 0 < (moved.boxes - plain.boxes).abs().max() < 0.02  # of boxes of a sixth of the image at most
     for wrong in (dict(proposal_dropout=1.0), dict(box_jitter=-0.1)):
-        with pytest.raises(ValueError, match='proposal_dropout is .* box_jitter is'):
+        with pytest.raises(ValueError, match=r'proposal_dropout is .*, box_jitter'):
             galr(local=LOCAL | wrong)
 
 

@@ -150,7 +150,9 @@ def test_the_last_layers_of_a_text_model_are_trained(minilm):
     before = copy.deepcopy(encoder.model.state_dict())
     encoder.train()(CAPTIONS).square().sum().backward()
     torch.optim.SGD([p for p in encoder.parameters() if p.requires_grad], lr=0.1).step()
-    changed = {name.split('.')[2] for name, value in encoder.model.state_dict().items() if (value != before[name]).any()}
+    changed = {
+        name.split('.')[2] for name, value in encoder.model.state_dict().items() if (value != before[name]).any()
+    }
     assert changed == {'4', '5'}  # of encoder.layer.0 to 5
     assert set(before) <= {name.removeprefix('model.') for name in encoder.state_dict()}
     with pytest.raises(ValueError, match='trained_layers is 7, expected 1 to 6, the layers of BertModel'):

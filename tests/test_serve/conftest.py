@@ -40,7 +40,9 @@ def index(model, archive, tmp_path_factory):
     """Five images with a place, a time and fields; a bank of captions; the large one in tiles."""
     folder = tmp_path_factory.mktemp('serve_index')
     names = sorted(f'north/{path.name}' for path in (archive / 'north').iterdir())
-    rows = [f'{name},2021-06-0{n + 1},GF-{n % 2},0.{n + 1},{n},10,{n + 1},11,"<b>dry\'"' for n, name in enumerate(names)]
+    rows = [
+        f'{name},2021-06-0{n + 1},GF-{n % 2},0.{n + 1},{n},10,{n + 1},11,"<b>dry\'"' for n, name in enumerate(names)
+    ]
     table = folder / 'table.csv'
     table.write_text('\n'.join(['path,datetime,platform,gsd,west,south,east,north,season', *rows]))
     indexer = ArchiveIndexer(model, folder / 'index', tile=256, overlap=64)

@@ -74,7 +74,7 @@ class LocalBranch(BaseModule):
             raise ValueError('roi needs the maps of a backbone to look at, and there is none')
         if not 0 <= proposal_dropout < 1 or box_jitter < 0:
             raise ValueError(
-                f'proposal_dropout is {proposal_dropout}, expected 0 <= p < 1; box_jitter is {box_jitter}, expected >= 0'
+                f'proposal_dropout is {proposal_dropout}, box_jitter {box_jitter}; expected 0 <= p < 1, and >= 0'
             )
         self.proposal_dropout = proposal_dropout
         self.box_jitter = box_jitter
