@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sqlite3
 import threading
 import time
 
@@ -233,6 +234,23 @@ def test_files_and_re_ranking(page):
     until(page, "document.querySelector('#progress').hidden")
     page.locator('#hits .card').first.click()
     assert 'Re-ranked' in page.inner_text('#facts')
+
+
+def test_objects_of_a_low_score_are_not_shown(browser, model, index, tmp_path):
+    copied = shutil.copytree(index, tmp_path / 'index')
+    boxes = [[10, 10, 60, 60, 0.9, 'ship'], [70, 10, 90, 60, 0.31, 'ship'], [1, 2, 9, 9, 0.29, 'car']]
+    with sqlite3.connect(copied / 'catalog.sqlite') as catalog:
+        catalog.execute('UPDATE tile SET boxes = ?', [json.dumps(boxes)])
+    with Server(make_app(lambda: Library(model, copied), lambda: Images(copied))) as address:
+        page = browser.new_page()
+        page.goto(address)
+        search(page, 'ships')
+        assert page.locator('#hits .card').first.locator('rect.object').count() == 2
+        page.locator('#hits .card').first.click()
+        assert page.locator('#stage rect.object').count() == 2
+        assert page.locator('#stage .object-name').all_text_contents() == ['ship 0.90', 'ship 0.31']
+        assert '2 ship' in page.inner_text('#facts')
+        page.close()
 
 
 def test_a_heat_map(page):

@@ -30,5 +30,11 @@ export function overlay(window, rectangles) {
   return makeSvg('svg', { viewBox: view, class: 'overlay', 'aria-hidden': 'true' }, ...drawn);
 }
 
-export const labelOf = (box) => `${box.label} ${box.score.toFixed(2)}`;
+const SURE = 0.3; // score of an object that is shown
+
+/** The objects of a hit that are worth a look. */
+export const objectsOf = (hit) => hit.boxes.filter(({ score }) => score >= SURE);
+/** Their boxes, for an overlay. */
+export const rectanglesOf = (hit) => objectsOf(hit).map(({ bbox, label, score }) => (
+  { bbox, label: `${label} ${score.toFixed(2)}` }));
 export const plural = (count, word) => `${count.toLocaleString('en')} ${word}${count === 1 ? '' : 's'}`;

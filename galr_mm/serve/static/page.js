@@ -1,6 +1,6 @@
 // The page: a query, its hits as a grid and on the map, and files of them.
 
-import { byId, labelOf, make, overlay, plural } from './dom.js';
+import { byId, make, overlay, plural, rectanglesOf } from './dom.js';
 import { countFilters, offerFilters, readFilters, setPlace } from './filters.js';
 import { highlight, showOnMap, view } from './map.js';
 import { call, imageAddress, onLocked, openSession } from './server.js';
@@ -82,8 +82,7 @@ function whyNothing(passing) {
 
 function card(hit) {
   const picture = make('img', { src: imageAddress(hit.tile_id, 'small'), alt: '', loading: 'lazy', decoding: 'async' });
-  const boxes = hit.boxes.map((box) => ({ bbox: box.bbox, label: labelOf(box) }));
-  const frame = make('span', { className: 'frame' }, picture, overlay(hit.window, boxes));
+  const frame = make('span', { className: 'frame' }, picture, overlay(hit.window, rectanglesOf(hit)));
   frame.style.aspectRatio = `${hit.window[2] - hit.window[0]} / ${hit.window[3] - hit.window[1]}`;
   picture.addEventListener('error', () => frame.classList.add('missing'));
   const bar = make('span', { className: 'bar-of-score' }, make('span'));

@@ -1,6 +1,6 @@
 // One hit in full: the image with its objects, what is known of it, and the heat map of a sentence.
 
-import { byId, labelOf, make, overlay, plural } from './dom.js';
+import { byId, make, objectsOf, overlay, plural, rectanglesOf } from './dom.js';
 import { drawHeat } from './heat.js';
 import { call, imageAddress } from './server.js';
 
@@ -30,7 +30,7 @@ function showTile() {
   pending?.abort();
   byId('heat-legend').hidden = byId('heat-progress').hidden = true;
   byId('heat-status').textContent = '';
-  const boxes = byId('objects').checked ? hit.boxes.map((box) => ({ bbox: box.bbox, label: labelOf(box) })) : [];
+  const boxes = byId('objects').checked ? rectanglesOf(hit) : [];
   const [left, top, right, bottom] = hit.window;
   const names = boxes.map(({ bbox, label }) => {
     const name = make('span', { className: 'object-name' }, label);
@@ -60,7 +60,8 @@ function facts(hit) {
   if (hit.time) known.push(['Time', hit.time]);
   if (hit.platform) known.push(['Platform', hit.platform]);
   if (hit.gsd) known.push(['Resolution', `${hit.gsd} m`]);
-  if (hit.boxes.length) known.push(['Objects', counted(hit.boxes)]);
+  const objects = objectsOf(hit);
+  if (objects.length) known.push(['Objects', counted(objects)]);
   return [...known, ...Object.entries(hit.metadata).map(([name, value]) => [name, String(value)])];
 }
 
