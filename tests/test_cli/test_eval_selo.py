@@ -6,13 +6,15 @@ import numpy as np
 import pytest
 import torch
 
-from galr_mm.apis import SceneLocalizer, init_model
+from galr_mm.apis import SceneLocalizer, init_model, pretrained_models
+from galr_mm.apis.hub import WEIGHTS
 from galr_mm.cli.eval_selo import evaluate, main, means, other_sentences
 from galr_mm.cli.make_selo_mosaics import main as make_mosaics
 from galr_mm.datasets.captions import number_records
 from galr_mm.datasets.localization import read_air_slt
 from galr_mm.evaluation import semantic_localization_metrics
 from tests.color_retriever import ColorRetriever, draw_color_set
+from tests.helpers import ROOT
 
 
 def mosaics(source, out, *options):
@@ -105,3 +107,19 @@ def test_what_stops_the_tool(prepared, tmp_path, mini_config):
     with pytest.raises(SystemExit):
         main([*argv, *out, '--median', '4'])
     assert not (tmp_path / 'selo.json').exists()
+
+
+@pytest.mark.slow
+def test_the_shipped_model_on_mosaics_of_real_images(real_data, tmp_path):
+    """Of RSICD's test split, made here: well above a map of ones and above the maps of other sentences."""
+    source, images = real_data('rsicd/dataset_rsicd.json'), real_data('rsicd/images')
+    options = ['--images', str(images), '--class-pattern', '([a-z]+)_', '--scenes', '6', '--grid', '4', '--tile', '224']
+    files = mosaics(source, tmp_path / 'selo', *options)
+    name = pretrained_models()[0]
+    weights = [str(ROOT / f'configs/{name}.py'), str(WEIGHTS / f'{name}.safetensors')]
+    main([*weights, *files, '--scales', '112', '224', '--median', '51', '--out', str(tmp_path / 'selo.json')])
+    found = json.loads((tmp_path / 'selo.json').read_text())
+    assert found['sentences'] >= 12
+    for baseline in ('constant', 'shuffled'):
+        assert found['model']['rsu'] > found[baseline]['rsu'] + 0.1
+        assert found['model']['rmi'] > found[baseline]['rmi'] + 0.1
