@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.faults.bad_archives import BadArchives
 from benchmarks.faults.bad_files import BadFiles
 from benchmarks.faults.bad_words import BadWords
 from benchmarks.faults.scenarios import Scenarios
@@ -33,7 +34,7 @@ def complaints(done: Done, names: tuple[str, ...]) -> list[str]:
 def campaign(scenarios: Scenarios, rounds: int | None, log: Callable[[str], None]) -> list[dict[str, Any]]:
     """Run the cases, or so many of them, evenly spread. Gives a dict each; ``problems`` is empty where all is well."""
     place, folder = scenarios.place, scenarios.place.folder / 'inputs'
-    cases = [*BadFiles(scenarios, folder), *BadWords(scenarios, folder)]
+    cases = [*BadFiles(scenarios, folder), *BadWords(scenarios, folder), *BadArchives(scenarios, folder)]
     if rounds is not None and rounds < len(cases):
         cases = [cases[index] for index in np.linspace(0, len(cases) - 1, rounds).astype(int)]
     rows = []
