@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import difflib
 import os
 import tempfile
 from collections.abc import Collection, Mapping, Sequence
@@ -35,6 +34,7 @@ from galr_mm.utils.config import (
     apply_line,
     copied_variables,
     is_ours,
+    meant_by,
     read_config_file,
 )
 from galr_mm.utils.logging import quiet_terminal
@@ -102,7 +102,8 @@ def read_config(path: str, options: dict[str, Any] | None) -> Config:
     except Exception as error:  # a config is Python: it raises anything
         raise SystemExit(f'{path} cannot be read as a config: {reason(error, 1500)}') from error
     if options:
-        check_options(cfg, options, copied_variables(path))
+        known = {*READ_BY_RUNS, *(LINES if is_ours(path) else ())}
+        check_options(cfg, options, copied_variables(path), known)
         try:
             for name in options.keys() & set(LINES) if is_ours(path) else ():
                 apply_line(cfg, name, options[name])
@@ -225,7 +226,7 @@ def require_writable(folder: Path, flag: str) -> None:
         raise SystemExit(f'{flag}: cannot write into {folder} ({error})') from error
 
 
-def check_options(cfg: Config, options: Mapping[str, object], copied: Collection[str]) -> None:
+def check_options(cfg: Config, options: Mapping[str, object], copied: Collection[str], known: Collection[str]) -> None:
     """Refuse options that would change nothing because of a mistake.
 
     As in mmengine, a name that nothing knows is the user's own, for a hook of theirs to read. Two mistakes are told
@@ -236,6 +237,7 @@ def check_options(cfg: Config, options: Mapping[str, object], copied: Collection
         cfg: The config before the options are merged.
         options: Values by dotted name, as given to ``--cfg-options``.
         copied: Variables that other settings have copied.
+        known: Names that runs read.
 
     Raises:
         SystemExit: names the option and what to write instead.
@@ -247,15 +249,9 @@ def check_options(cfg: Config, options: Mapping[str, object], copied: Collection
                 f'--cfg-options {option}: {name} is copied into other settings when the config is read, so this '
                 'would change nothing. Set those (e.g. test_dataloader.dataset.data_root), or GALR_DATA_ROOT'
             )
-        if name in cfg or name in READ_BY_RUNS or name in LINES:
-            continue
-        # a short name with two letters exchanged ('modle') is less alike than the cutoff
-        close = difflib.get_close_matches(name, READ_BY_RUNS, n=1, cutoff=0.85) or [
-            known for known in READ_BY_RUNS if sorted(known) == sorted(name)
-        ]
-        if close:
+        if name not in cfg and (meant := meant_by(name, known)):
             raise SystemExit(
-                f'--cfg-options {option}: there is no {name!r}; did you mean {close[0]!r}? '
+                f'--cfg-options {option}: there is no {name!r}; did you mean {meant!r}? '
                 '(A setting of your own with this name goes into the config file.)'
             )
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import difflib
 import functools
+import inspect
 import logging
+import re
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -47,22 +50,34 @@ def settings_of(config: str | Path) -> Iterator[None]:
         yield
     except Exception as error:
         log, part = _log_traceback(), _part_of(error)
+        name = None if part is None else part.__name__
         if isinstance(error, OF_INPUT) and part is None:
             raise
         frame = traceback.extract_tb(error.__traceback__)[-1]
         where = f'{Path(frame.filename).name}, line {frame.lineno}{f"; more in {log}" if log else ""}'
         text = clip(error.args[0] if isinstance(error, KeyError) and error.args else error, LONGEST - 500)
         kind = '' if isinstance(error, OF_INPUT) else f'{type(error).__name__}: '
-        raise ValueError(f'{config}{f", {part}" if part else ""}: {kind}{text} ({where})') from error
+        text += _accepted(error, part)
+        raise ValueError(f'{config}{f", {name}" if name else ""}: {kind}{text} ({where})') from error
 
 
-def _part_of(error: Exception) -> str | None:
-    """Name of the class that a registry was building when it failed; None where none was."""
+def _part_of(error: Exception) -> type | None:
+    """The class that a registry was building when it failed; None where none was."""
     part = None
     for frame, _ in traceback.walk_tb(error.__traceback__):
         if frame.f_code.co_name == 'build_from_cfg' and isinstance(frame.f_locals.get('obj_cls'), type):
-            part = frame.f_locals['obj_cls'].__name__
+            part = frame.f_locals['obj_cls']
     return part
+
+
+def _accepted(error: Exception, part: type | None) -> str:
+    """The arguments of a class that was given another one; empty for other errors."""
+    wrong = re.search(r"unexpected keyword argument '(\w+)'", str(error))
+    if part is None or not wrong:
+        return ''
+    names = [name for name in inspect.signature(part).parameters if name not in ('args', 'kwargs', 'init_cfg')]
+    close = difflib.get_close_matches(wrong[1], names, n=1)
+    return f'; did you mean {close[0]!r}?' if close else f'; it takes {clip(", ".join(names), 300)}'
 
 
 def _log_traceback() -> str | None:

@@ -15,7 +15,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from galr_mm.cli.errors import one_line
-from galr_mm.integrations.checkpoints import read_weights
+from galr_mm.integrations.checkpoints import read_weights, require_checkpoint
 from galr_mm.messages import shorten
 from galr_mm.utils.io import atomic_write
 
@@ -49,8 +49,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
     if args.out.suffix != '.safetensors':
         raise SystemExit(f'--out is {args.out}, expected a name that ends in .safetensors')
-    if not args.checkpoint.is_file():
-        raise SystemExit(f'no checkpoint at {args.checkpoint}')
+    require_checkpoint(args.checkpoint)
     wrong = [note for note in args.note if '=' not in note]
     if wrong:
         parser.error(f'--note: {wrong[0]!r} is not KEY=TEXT')

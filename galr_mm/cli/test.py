@@ -21,7 +21,7 @@ from galr_mm.cli.common import (
 )
 from galr_mm.cli.errors import one_line, settings_of
 from galr_mm.engine.hooks import CaptionReportHook
-from galr_mm.integrations.checkpoints import is_link
+from galr_mm.integrations.checkpoints import require_checkpoint
 from galr_mm.messages import clip
 
 TRAINING = ('train_cfg', 'train_dataloader', 'optim_wrapper')
@@ -50,8 +50,10 @@ def merge_args(cfg: Config, args: argparse.Namespace) -> Config:
             f'CHECKPOINT is missing: the config trains a model (it has {", ".join(trained)}); only one whose weights '
             'all come from files, such as zero-shot CLIP, is tested without'
         )
-    if args.checkpoint is not None and not is_link(args.checkpoint) and not Path(args.checkpoint).is_file():
-        raise SystemExit(f'no checkpoint at {args.checkpoint}')
+    if args.checkpoint is not None:
+        require_checkpoint(args.checkpoint)
+    if not cfg.get('rerank') and (idle := [name for name in args.cfg_options or () if name.startswith('rerank_cfg')]):
+        raise SystemExit(f'--cfg-options {idle[0]}: nothing is re-ranked without rerank=mr or another name')
     if args.amp:
         cfg.test_cfg.fp16 = True
     evaluator = cfg.test_evaluator if isinstance(cfg.test_evaluator, dict) else {}  # a list is mmengine's Evaluator

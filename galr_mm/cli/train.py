@@ -21,7 +21,7 @@ from galr_mm.cli.common import (
 )
 from galr_mm.cli.errors import one_line, settings_of
 from galr_mm.engine.hooks import CaptionReportHook
-from galr_mm.integrations.checkpoints import is_link
+from galr_mm.integrations.checkpoints import require_checkpoint
 from galr_mm.utils.io import file_lock, naming
 
 
@@ -60,8 +60,8 @@ def merge_args(cfg: Config, args: argparse.Namespace) -> Config:
     if args.resume is not None:
         cfg.resume = True
         cfg.load_from = None if args.resume == 'auto' else args.resume
-        if cfg.load_from and not is_link(cfg.load_from) and not Path(cfg.load_from).is_file():
-            raise SystemExit(f'--resume: no checkpoint at {cfg.load_from}')
+        if cfg.load_from:
+            require_checkpoint(cfg.load_from)
     return cfg
 
 

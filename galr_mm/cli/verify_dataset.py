@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from mmengine.config import Config
+from mmengine.runner import Runner
 
 from galr_mm.cli.common import ConfigOptions, read_config
 from galr_mm.cli.errors import one_line, settings_of
@@ -22,6 +23,7 @@ from galr_mm.datasets.captions import clean_split, load_karpathy
 from galr_mm.datasets.transforms.loading import fit_of_sizes
 from galr_mm.detection import ProposalSet
 from galr_mm.detection.coco import describe_dropped
+from galr_mm.engine.checks import TrainingError, check_batches
 from galr_mm.imagery.files import ImageFolder, listed_names
 from galr_mm.imagery.header import Header, open_with_pillow, read_header
 from galr_mm.imagery.pixels import decode_file
@@ -29,6 +31,8 @@ from galr_mm.messages import first_of
 from galr_mm.text import Vocabulary
 from galr_mm.utils.config import LOADERS, datasets_of
 from galr_mm.utils.logging import progress
+
+MISSING = 10  # images of a split that are named
 
 
 class Examined(NamedTuple):
@@ -97,7 +101,7 @@ def check_split(config: dict[str, Any], expected: Expected) -> Iterator[str]:
 
 def look_up(records: list[dict[str, Any]], folder: str, split: str) -> tuple[list[str], list[str]]:
     """Names that the images have in ``folder``, and which are missing or could be more than one file."""
-    names, problems = [], []
+    names, problems, missing = [], [], []
     try:
         images = ImageFolder(folder)
     except OSError as error:
@@ -110,9 +114,15 @@ def look_up(records: list[dict[str, Any]], folder: str, split: str) -> tuple[lis
             problems.append(f'{split}: {error}')
             continue
         if name is None:
-            problems.append(f'{split}: missing {os.path.join(folder, listed[0])}')
+            missing.append(listed[0])
         else:
             names.append(name)
+    problems += [f'{split}: missing {os.path.join(folder, name)}' for name in missing[:MISSING]]
+    if len(missing) > MISSING:
+        problems.append(f'{split}: {len(missing) - MISSING} more of {len(records)} images are missing in {folder}')
+    above = Path(folder).name
+    if any(Path(name).parts[:1] == (above,) for name in missing):
+        problems.append(f'{split}: file names are relative to {folder}, but some begin with {above}/')
     return names, problems
 
 
@@ -222,6 +232,13 @@ def check(cfg: Config) -> list[str]:
     for config in datasets:
         problems += check_split(config, Expected(vocabulary, num_classes_of(model)))
     problems += check_overlap(datasets)
+    if not problems and 'batch_size' in (cfg.get('train_dataloader') or {}):
+        try:
+            loader = dict(cfg.train_dataloader, num_workers=0, persistent_workers=False)
+            for warning in check_batches(Runner.build_dataloader(loader, seed=0)):
+                print(f'train: {warning}')
+        except TrainingError as error:
+            problems.append(str(error))
     return list(dict.fromkeys(problems))
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from galr_mm.imagery.files import HOW_TO_GET_DATA, LISTED_SUFFIXES, listed_names, name_key
-from galr_mm.messages import clip, reason, shorten
+from galr_mm.messages import clip, first_of, reason, shorten
 from galr_mm.text import caption_words
 from galr_mm.utils.io import read_json
 
@@ -75,14 +75,15 @@ def load_karpathy(path: str | Path) -> list[dict]:
         if not isinstance(records, list):
             raise TypeError(f"'images' is a {type(records).__name__}")
     except (KeyError, TypeError) as error:
+        has = f'; it has {first_of([str(key) for key in content])}' if isinstance(content, dict) and content else ''
         raise ValueError(
-            f"{path} is not {KARPATHY} with a list 'images': {reason(error)}, nor another caption list of "
+            f"{path} is not {KARPATHY} with a list 'images': {reason(error)}{has}. Nor is it another caption list of "
             'docs/datasets.md'
         ) from error
-    for index, record in enumerate(records):
-        problem = _record_problem(record)
-        if problem:
-            raise ValueError(f'{path}: images[{index}] {problem}')
+    problems = [f'images[{index}] {problem}' for index, x in enumerate(records) if (problem := _record_problem(x))]
+    if problems:
+        more = f', and {len(problems) - 1} more of {len(records)} have problems' if len(problems) > 1 else ''
+        raise ValueError(f'{path}: {problems[0]}{more}')
     return records
 
 
@@ -95,13 +96,19 @@ def json_kind(content: object) -> str:
     notes = content.get('annotations')
     if isinstance(notes, list) and any(isinstance(note, dict) and 'caption' in note for note in notes):
         return COCO
-    if 'images' in content or not any(content.values()):
+    if 'images' in content or not any(content.values()) or _has_sentences(content):
         return KARPATHY
     if all(os.path.splitext(name)[1].lower() in LISTED_SUFFIXES for name in content):
         return BY_IMAGE
     if not all(isinstance(x, list) and all(isinstance(entry, dict) for entry in x) for x in content.values()):
         return KARPATHY
     return BY_SPLIT if all(word.lower() in SPLIT_WORDS for word in content) else NWPU
+
+
+def _has_sentences(content: dict[str, Any]) -> bool:
+    """Whether records of Karpathy's form stand under another name than 'images'."""
+    lists = [value for value in content.values() if isinstance(value, list)]
+    return any(isinstance(entry, dict) and 'sentences' in entry for entries in lists for entry in entries[:1])
 
 
 def _how_to_convert(path: Path) -> str:

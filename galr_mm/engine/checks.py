@@ -30,11 +30,16 @@ def check_training(loop: Any, model: nn.Module, schedulers: Any) -> Iterator[str
     """
     yield from check_proposals(loop.dataloader.dataset, model)
     if isinstance(loop, EpochBasedTrainLoop):
-        yield from _check_batches(loop.dataloader)
+        yield from check_batches(loop.dataloader)
     yield from _check_warm_up(loop, schedulers)
 
 
-def _check_batches(loader: Any) -> Iterator[str]:
+def check_batches(loader: Any) -> Iterator[str]:
+    """Warnings about the batches of an epoch.
+
+    Raises:
+        TrainingError: when there would be none.
+    """
     size, batch = len(loader.sampler), loader.batch_size
     if batch is None or size >= batch:
         return

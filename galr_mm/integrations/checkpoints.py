@@ -20,8 +20,10 @@ from mmengine.runner.checkpoint import load_from_local
 from safetensors.torch import load_file
 from torch import Tensor
 
-from galr_mm.messages import reason, shorten
+from galr_mm.messages import first_of, reason, shorten
 from galr_mm.utils.io import instead_of
+
+SUFFIXES = ('.pth', '.pt', '.safetensors')
 
 
 @CheckpointLoader.register_scheme(prefixes='', force=True)
@@ -32,9 +34,8 @@ def load_from_file(filename: str, map_location: Any = None) -> Any:
         FileNotFoundError: when there is no such file.
         ValueError: when it cannot be read; names it, and says what it is where its bytes tell.
     """
+    require_checkpoint(filename)
     path = os.path.expanduser(filename)
-    if not os.path.isfile(path):
-        raise FileNotFoundError(f'no checkpoint at {filename}')
     if instead := instead_of(path):
         raise ValueError(f'{filename} cannot be read: it is {instead}')
     try:
@@ -68,6 +69,22 @@ def load_from_link(filename: str, map_location: Any = None) -> Any:
     except ValueError:
         path.unlink(missing_ok=True)  # so that the next try downloads it again
         raise
+
+
+def require_checkpoint(path: str | Path) -> None:
+    """Stop where a checkpoint that is a file is not there.
+
+    Raises:
+        FileNotFoundError: names it, and the checkpoints of the folder that it is, or is in.
+    """
+    wanted = Path(path).expanduser()
+    if is_link(path) or wanted.is_file():
+        return
+    folder = wanted if wanted.is_dir() else wanted.parent
+    names = sorted(file.name for suffix in SUFFIXES for file in folder.glob(f'*{suffix}'))
+    what = ', which is a folder' if wanted.is_dir() else ''
+    there = f'; {folder} has {first_of(names)}' if names else ''
+    raise FileNotFoundError(f'no checkpoint at {path}{what}{there}')
 
 
 def is_link(path: str | Path) -> bool:

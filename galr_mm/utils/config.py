@@ -8,9 +8,11 @@ another variable that would change nothing is an error. A config that inherits f
 from __future__ import annotations
 
 import ast
+import difflib
 import inspect
+import os
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -78,8 +80,9 @@ def read_config_file(path: str | Path) -> Config:
     (``train_dataloader = dict(batch_size=8)``). A name that the file reads itself is its own business.
 
     Raises:
-        ConfigLineError: for a line with a wrong value, one beside the same setting in full, and a variable of one of
-            our configs that is set again without being read (``data_root``, ``train_pipeline``).
+        ConfigLineError: for a line with a wrong value, one beside the same setting in full, a variable of one of our
+            configs that is set again without being read (``data_root``, ``train_pipeline``), and a slip of a name
+            that runs read (``max_epoch``).
     """
     cfg = Config.fromfile(path)
     path = Path(path)
@@ -100,6 +103,12 @@ def read_config_file(path: str | Path) -> Config:
                 'changes nothing. Set those, e.g. train_dataloader = dict(dataset=dict(...)). '
                 f'{", ".join(LINES)} are the names that a line alone sets'
             )
+        for name in sorted(names - read):
+            if not any(name in base for base in above) and (meant := meant_by(name, {*READ_BY_RUNS, *LINES})):
+                raise ConfigLineError(
+                    f'{file}: {name} is read by nothing; did you mean {meant}? (A variable of your own needs another '
+                    'name, or is read in this file.)'
+                )
         for name in new & set(LINES):
             in_full = _target(here, name)
             if in_full != next(filter(None, (_target(base, name) for base in above)), None):
@@ -112,6 +121,25 @@ def read_config_file(path: str | Path) -> Config:
     for name, value in lines.items():
         apply_line(cfg, name, value)
     return cfg
+
+
+def meant_by(name: str, known: Collection[str]) -> str | None:
+    """The known setting that a name is a slip of, by one letter or a little more; None for names of other kinds.
+
+    >>> [meant_by(name, ['max_epochs', 'model', 'rerank']) for name in ('max_epoch', 'modle', 'rerank', 'own')]
+    ['max_epochs', 'model', None, None]
+    """
+    if name in known:
+        return None
+    near = [other for other in sorted(known) if _one_slip(name, other)]
+    return next(iter(near or difflib.get_close_matches(name, sorted(known), n=1, cutoff=0.85)), None)
+
+
+def _one_slip(name: str, other: str) -> bool:
+    """Whether names differ by one letter added, left out or replaced, or by two neighbors exchanged."""
+    start = len(os.path.commonprefix([name, other]))
+    a, b = name[start:], other[start:]
+    return any([a[1:] == b[1:], a[1:] == b, a == b[1:], a[:2] == b[1::-1] and a[2:] == b[2:]])
 
 
 def apply_line(cfg: Config, name: str, value: object) -> None:

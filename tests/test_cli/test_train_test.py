@@ -291,6 +291,8 @@ def test_weights_of_another_model_are_refused(mini_config, checkpoint, tmp_path)
     ('main', 'arguments', 'message'),
     [
         (train, ['CONFIG', '--cfg-options', 'rerannk=mr'], "no 'rerannk'; did you mean 'rerank'?"),
+        (train, [MINI, '--cfg-options', 'max_epoch=2'], "no 'max_epoch'; did you mean 'max_epochs'?"),
+        (train, [MINI, '--cfg-options', 'batchsize=2'], "no 'batchsize'; did you mean 'batch_size'?"),
         (train, [MINI, '--cfg-options', 'data_root=/x'], 'GALR_DATA_ROOT'),
         (train, ['CONFIG', '--launcher', 'pytorch'], 'torchrun'),
         (run_test, ['CONFIG', 'CONFIG', '--out', '/proc/x/o.npz'], '--out: cannot write into /proc/x'),
@@ -302,6 +304,8 @@ def test_weights_of_another_model_are_refused(mini_config, checkpoint, tmp_path)
         (train, ['CONFIG', '--amp'], 'mixed precision training needs a GPU'),
         (run_test, ['CONFIG', 'nowhere.pth'], 'no checkpoint at nowhere.pth'),
         (run_test, ['CONFIG'], 'CHECKPOINT is missing: the config trains a model'),
+        (run_test, ['CONFIG', 'CONFIG', '--cfg-options', 'rerank_cfg.mr.k=3'], 'without rerank=mr'),
+        (train, ['CONFIG', '--cfg-options', 'model.fusion.mod=sum'], "'mod'; did you mean 'mode'?"),
         (run_test, ['CONFIG', 'CONFIG', '--out', 'x.pkl'], 'x.pkl, expected a name that ends in .npz'),
         (
             run_test,
@@ -405,6 +409,7 @@ class TestOptions:
             ('test_dataloder.batch_size', 'test_dataloader'),
             ('custom_hook', 'custom_hooks'),
             ('modle.fusion.mode', 'model'),
+            ('rerenk', 'rerank'),
             ('resmue', 'resume'),
         ],
     )

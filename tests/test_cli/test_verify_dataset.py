@@ -99,3 +99,48 @@ def test_a_stretch_is_logged_once(root, monkeypatch):
         dataset.pipeline(dict(samples['stretched.png']))
     assert len(logged) == 1
     assert 'stretched.png is (60, 100) (height, width), its proposals are for (100, 100)' in logged[0]
+
+
+def small_set(tmp_path, names, split='train'):
+    """A config of images that are there, which the captions call ``names``."""
+    (tmp_path / 'images').mkdir()
+    for number in range(len(names)):
+        draw(tmp_path / f'images/{number}.png')
+    records = [dict(filename=name, split=split, sentences=[dict(raw='a ship')]) for name in names]
+    (tmp_path / 'captions.json').write_text(json.dumps({'images': records}))
+    dataset = dict(type='galr_mm.ImageTextDataset', ann_file='captions.json', split='train', data_root=f'{tmp_path}/')
+    loader = dict(batch_size=8, drop_last=True, num_workers=0, dataset=dataset)
+    return Config(dict(train_dataloader=loader | dict(sampler=dict(type='DefaultSampler', shuffle=True))))
+
+
+def test_fewer_captions_than_a_batch_are_a_problem(tmp_path, capsys):
+    cfg = small_set(tmp_path, ['0.png', '1.png'])
+    (problem,) = check(cfg)
+    assert '2 training captions are fewer than one batch' in problem
+    assert 'set train_dataloader.batch_size=1' in problem
+    cfg.train_dataloader.drop_last = False
+    assert check(cfg) == []
+    assert 'train: 2 training captions are fewer than one batch' in capsys.readouterr().out
+
+
+def test_many_missing_images_are_counted(tmp_path):
+    problems = check(small_set(tmp_path, [f'images/{number}.png' for number in range(13)]))
+    assert len(problems) == 12
+    assert problems[0] == f'train: missing {tmp_path}/images/images/0.png'
+    assert problems[10] == f'train: 3 more of 13 images are missing in {tmp_path}/images'
+    assert 'file names are relative to' in problems[11]
+    assert 'some begin with images/' in problems[11]
+
+
+def test_bad_records_are_counted(tmp_path):
+    (problem,) = check(small_set(tmp_path, ['0.png', '1.png', '2.png'], split='Train'))
+    assert "images[0] ('0.png') has split 'Train'" in problem
+    assert 'and 2 more of 3 have problems' in problem
+
+
+def test_records_under_another_name(tmp_path):
+    cfg = small_set(tmp_path, ['0.png'])
+    content = json.loads((tmp_path / 'captions.json').read_text())
+    (tmp_path / 'captions.json').write_text(json.dumps({'image': content['images']}))
+    (problem,) = check(cfg)
+    assert "with a list 'images': KeyError: 'images'; it has image." in problem

@@ -201,6 +201,12 @@ def test_the_same_settings(resumed):
     assert run.iter == 8
 
 
+def test_beyond_the_end_nothing_is_validated(resumed):
+    run, out = resumed(train_cfg__max_epochs=1)
+    assert 'nothing is left to do' in out
+    assert 'Epoch(val)' not in out
+
+
 @pytest.mark.parametrize(
     ('changes', 'said'),
     [

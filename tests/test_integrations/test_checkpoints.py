@@ -108,6 +108,13 @@ def test_what_is_none(tmp_path, kind, message, name):
 def test_missing(tmp_path):
     with pytest.raises(FileNotFoundError, match=r'no checkpoint at nowhere\.pth'):
         read_weights('nowhere.pth')
+    for name in ('best_mR_epoch_8.pth', 'model.safetensors', 'notes.txt'):
+        (tmp_path / name).touch()
+    has = r'has best_mR_epoch_8\.pth, model\.safetensors$'
+    with pytest.raises(FileNotFoundError, match=rf'no checkpoint at {tmp_path}, which is a folder; {tmp_path} {has}'):
+        read_weights(tmp_path)
+    with pytest.raises(FileNotFoundError, match=rf'no checkpoint at .*best_\*\.pth; {tmp_path} {has}'):
+        read_weights(tmp_path / 'best_*.pth')
 
 
 @pytest.mark.parametrize('kind', ['safetensors', 'whole'])

@@ -86,6 +86,8 @@ def test_the_api_reads_them_too(child, mini):
         ("size = '96'", "size is '96', expected a whole number of 1 or more"),
         ('size = (96, 64)', 'size is (96, 64)'),
         ('batch_size = 0', 'batch_size is 0'),
+        ('max_epoch = 3', 'max_epoch is read by nothing; did you mean max_epochs?'),
+        ('batchsize = 3', 'batchsize is read by nothing; did you mean batch_size?'),
         ('max_epochs = True', 'max_epochs is True'),
         ("max_epochs = 3\ntrain_cfg = dict(_delete_=True, type='IterBasedTrainLoop', max_iters=9)", 'in full'),
     ],
@@ -104,6 +106,8 @@ def test_nothing_to_set(child, line, message):
 
 
 def test_what_a_file_reads_itself_is_its_own_business(child):
+    assert read_config_file(child('max_epoch = 3\ntrain_cfg = dict(max_epochs=max_epoch)')).train_cfg.max_epochs == 3
+    assert read_config_file(child('my_setting = 3')).my_setting == 3
     cfg = read_config_file(
         child('size = 60\nbatch_size = 8\ntrain_dataloader = dict(batch_size=2 * batch_size)\nx = size')
     )

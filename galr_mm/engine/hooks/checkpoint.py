@@ -79,7 +79,7 @@ class ResumableCheckpointHook(CheckpointHook):
         if not validated and isinstance(loop, EpochBasedTrainLoop) and runner.val_loop is not None:
             loop._decide_current_val_interval()
             due = loop.epoch % loop.val_interval == 0 or loop.epoch == loop.max_epochs
-            if due and loop.epoch >= loop.val_begin:
+            if due and loop.val_begin <= loop.epoch <= loop.max_epochs:  # beyond the end it is another training
                 runner.val_loop.run()
 
     def _save_checkpoint_with_step(self, runner: Runner, step: int, meta: dict[str, Any]) -> None:
