@@ -142,11 +142,7 @@ class BadArchives(Maker):
         for tool, by_option in values.items():
             for option, wrong in by_option.items():
                 for value in wrong:
-                    words = list(good[tool])
-                    if option in words:
-                        del words[words.index(option) : words.index(option) + 2]
-                    names = (option, option.strip('-').replace('-', '_'), str(value))
-                    yield Case('wrong value of an option', 'archive', [*words, option, value], names)
+                    yield self.wrong_value('archive', good[tool], option, value)
         for box in (['1', '2', '3'], ['a', 'b', 'c', 'd'], ['0', '50', '1', '40'], ['0', '0', '1', '95']):
             yield Case('wrong value of an option', 'archive', [*good['search'], '--bbox', *box], ('bbox',))
         engine = ['fill', self.index, 'ftp://nowhere']

@@ -107,12 +107,9 @@ class BadWords(Maker):
             for option, wrong in by_option.items():
                 for value in wrong:
                     words = list(good[tool])
-                    if option in words:
-                        del words[words.index(option) : words.index(option) + 2]
                     if option == '--val-fraction':  # which is for lists without val
                         words[0] = self.changed('no_val.json', self.captions, without_val)
-                    names = (option, option.strip('-').replace('-', '_'), str(value))
-                    yield Case('wrong value of an option', tool, [*words, option, value], names)
+                    yield self.wrong_value(tool, words, option, value)
         conflicts: list[tuple[str, list[object], tuple[str, ...]]] = [
             ('rerank', [place.scores, '--captions-per-image', 5, '--positives', 'p.json'], ('--positives',)),
             ('rerank', [place.scores, '--method', 'mr', '--bank', place.scores], ('--bank',)),

@@ -125,6 +125,14 @@ class Maker:
         """A case of ``--cfg-options``."""
         return Case(kind, tool, [*self.common(tool), '--cfg-options', option], names)
 
+    def wrong_value(self, tool: str, words: list[object], option: str, value: object) -> Case:
+        """A case of an option, in place of the one that a command line has."""
+        words = list(words)
+        if option in words:
+            del words[words.index(option) : words.index(option) + 2]
+        names = (option, option.strip('-').replace('-', '_'), str(value))
+        return Case('wrong value of an option', tool, [*words, option, value], names)
+
     def right(self) -> dict[str, list[object]]:
         """A command line of each tool that is right."""
         place, out = self.place, self.out
