@@ -13,6 +13,7 @@ from galr_mm.archive import ArchiveIndex, Where, scene_embeddings
 from galr_mm.archive.places import kept_of
 from galr_mm.cli.archive import main
 from galr_mm.imagery import open_scene
+from galr_mm.structures import LocalizationMap, Place
 from tests.color_retriever import COLORS, ColorRetriever
 from tests.geotiff import NORTH, noise, write
 
@@ -136,6 +137,20 @@ def test_a_map_has_the_place_of_its_scene(tmp_path, model, scene):
         assert file.dtypes == ('float32',)
         np.testing.assert_array_equal(file.read(1), found.similarity)
     assert [path.name for path in tmp_path.iterdir() if path.is_file()] == ['red.tif']
+
+
+@pytest.mark.parametrize(('kind', 'side'), [('tif', 400), ('tif', 900), ('npy', 900), ('png', 900)])
+def test_a_map_on_a_full_disk_leaves_the_old_one(small_disk, kind, side):
+    """GDAL writes a small file when it closes it, of which rasterio says nothing; numpy does not name the file."""
+    path = small_disk / f'map.{kind}'
+    path.write_text('old')
+    cells = np.random.default_rng(0).random((side, side)).astype(np.float32)
+    edges = np.arange(side + 1)
+    found = LocalizationMap('a field', edges, edges, cells, Place(NORTH['crs'], NORTH['transform']))
+    with pytest.raises(OSError, match=rf"map\.{kind}'$"):
+        found.save(path)
+    assert path.read_text() == 'old'
+    assert list(small_disk.iterdir()) == [path]
 
 
 def test_windows_without_data_are_gaps(tmp_path, model):

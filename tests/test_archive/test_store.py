@@ -5,7 +5,6 @@ import random
 import shutil
 import signal
 import sqlite3
-import subprocess
 import threading
 import time
 
@@ -348,17 +347,6 @@ def test_the_check_finds_what_is_wrong(index):
     assert '1 tiles of no file' in problems()
     assert '1 tiles are not in the state of their file' in problems()
     assert '1 files without tiles' in problems()
-
-
-@pytest.fixture
-def small_disk(tmp_path):
-    """A disk of half a megabyte."""
-    folder = tmp_path / 'disk'
-    folder.mkdir()
-    if subprocess.run(['mount', '-t', 'tmpfs', '-o', 'size=512k', 'tmpfs', folder], capture_output=True).returncode:
-        pytest.skip('a tmpfs cannot be mounted here')
-    yield folder
-    subprocess.run(['umount', '-l', folder], check=True)
 
 
 @pytest.mark.parametrize('dim', [8, 2000], ids=['catalogue', 'vectors'])
