@@ -247,7 +247,8 @@ def open_writer(
     Raises:
         BlockingIOError: when another writer has it open.
         FileNotFoundError: when there is none and no model is given.
-        ValueError: when it was filled by another model, with other settings, or the folder holds other things.
+        ValueError: when it was filled by another model, with other settings, its vectors are damaged, or the folder
+            holds other things.
     """
     folder = Path(folder)
     if model is None and not (folder / NAME).is_file():

@@ -224,6 +224,20 @@ def test_missing_or_short_vectors_are_an_error(index):
         pass
 
 
+@pytest.mark.parametrize('command', ['index', 'compact'])
+def test_a_writer_does_not_fill_a_short_file_with_zeros(index, command):
+    """What is missing before the next vector would be a hole in the file, which reads as zeros."""
+    os.truncate(index / 'vectors/00002.f32', 40)
+    with pytest.raises(ValueError, match='00002.f32 holds 40 bytes, fewer than 2 vectors of 8 float32'):  # noqa: PT012
+        if command == 'index':
+            fill(index, [vector(100)], first=100)
+        with open_writer(index) as writer:
+            writer.compact()
+    assert (index / 'vectors/00002.f32').stat().st_size == 40
+    with pytest.raises(SystemExit, match='00002.f32 holds 40 bytes'):
+        main(['compact', str(index)])
+
+
 def test_copied_elsewhere(index, tmp_path):
     shutil.copytree(index, tmp_path / "else where'/x")
     index.rename(tmp_path / 'old')
