@@ -45,6 +45,11 @@ def add_scenes(parser: argparse.ArgumentParser) -> None:
         '--scale', type=numbers_of(float), metavar='LO,HI',
         help='values of scenes that become black and white (default: 2 and 98 %% of each scene and band)',
     )  # fmt: skip
+    add_trusted(parser)
+
+
+def add_trusted(parser: argparse.ArgumentParser) -> None:
+    """Flag of what may be read."""
     parser.add_argument('--trusted', action='store_true', help='also read VRT files, and whatever they name')
 
 

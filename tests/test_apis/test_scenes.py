@@ -112,13 +112,40 @@ def test_a_place_across_the_antimeridian(tmp_path, model):
     assert [kept_of(tiles, merge) for merge in ('tiles', 'places', 'none')] == [[0, 1], [0], [0, 1]]
 
 
-def test_a_scene_as_query_is_read_as_the_index_reads_it(tmp_path, model):
+@pytest.mark.parametrize('scenes', [{}, dict(scale=(0, 9000.1234)), dict(bands=(3, 1, 2)), dict(trusted=True)], ids=str)
+def test_a_scene_as_query_is_read_as_the_index_reads_it(tmp_path, model, scenes):
+    from rasterio.shutil import copy
+
     path = write(tmp_path / 'archive/a.tif', noise(3, 40, 40) * np.array([1, 2, 5], np.uint16)[:, None, None], **NORTH)
     write(path.with_name('b.tif'), noise(3, 40, 40, seed=1), **NORTH)
-    ArchiveIndexer(model, tmp_path / 'index').update(path.parent, show_progress=False)
-    hit = ArchiveSearcher(model, tmp_path / 'index')(path, topk=1)[0][0]
+    trusted = scenes.get('trusted', False)
+    if trusted:
+        path = path.with_name('vrt.tif')
+        copy(tmp_path / 'archive/a.tif', path, driver='VRT')
+        (tmp_path / 'archive/a.tif').rename(tmp_path / 'a.tif')
+        path.write_text(path.read_text().replace('a.tif', '../a.tif'))
+    indexer = ArchiveIndexer(model, tmp_path / 'index', scenes=scenes)
+    assert indexer.update(path.parent, show_progress=False).skipped == []
+    search = ArchiveSearcher(model, tmp_path / 'index', trusted=trusted)
+    hit = search(path, topk=1, show_dir=tmp_path)[0][0]
     assert hit.path == str(path)
     assert hit.score == pytest.approx(1, abs=1e-6)
+    assert 'data:image/jpeg' in (tmp_path / 'hits.html').read_text()
+    indexer.make_bank(['a red field', 'a green field.jpg'], [path])
+    np.testing.assert_allclose(search.bank.image, search.model.encode_queries([path], scenes=search.scenes)[0])
+    assert len(search.bank.text) == 2  # a caption is never a path
+    if trusted:
+        with pytest.raises(ValueError, match=r'vrt\.tif is a VRT, which names other files'):
+            ArchiveSearcher(model, tmp_path / 'index')(path)
+
+
+@pytest.mark.parametrize('captions', [[], 'a red field'])
+def test_a_bank_of_no_captions_does_not_replace_one(index, model, captions):
+    indexer = ArchiveIndexer(model, index)
+    before = indexer.make_bank(['a red field']).read_bytes()
+    with pytest.raises(ValueError, match='captions are .*, expected a list of one or more'):
+        indexer.make_bank(captions)
+    assert (index / 'bank.npz').read_bytes() == before
 
 
 # heat maps

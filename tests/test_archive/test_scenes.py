@@ -327,7 +327,7 @@ def test_bad_files_are_listed_and_the_others_searched(tmp_path):
     assert report.tiles == 8
     reasons = dict(report.skipped)
     assert sorted(reasons) == ['cut.tif', 'empty.tif', 'huge.tif', 'other.tif', 'vrt.tif']
-    assert 'it is a VRT' in reasons['vrt.tif']
+    assert 'vrt.tif is a VRT' in reasons['vrt.tif']
     assert 'pixels, more than' in reasons['huge.tif']
     assert 'cut.tif' in reasons['cut.tif']
     assert update(tmp_path / 'index', archive, cut=TILES).kept == 2
