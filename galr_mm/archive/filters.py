@@ -128,7 +128,7 @@ def milliseconds(moment: Moment, name: str, last: bool = False) -> int:
     """Milliseconds since 1970 UTC; of a date its first or its last one.
 
     Raises:
-        ValueError: when it is not a date or a time.
+        ValueError: when it is not a date or a time, or not of the years 1 to 9999 in UTC.
 
     >>> milliseconds('1970-01-02', 'start'), milliseconds('1970-01-01', 'end', last=True)
     (86400000, 86399999)
@@ -143,10 +143,13 @@ def milliseconds(moment: Moment, name: str, last: bool = False) -> int:
             moment = datetime(moment.year, moment.month, moment.day)
         if not isinstance(moment, datetime):
             raise TypeError
-        utc = moment if moment.tzinfo is not None else moment.replace(tzinfo=timezone.utc)
-        passed = utc - datetime(1970, 1, 1, tzinfo=timezone.utc)
+        if moment.tzinfo is None:
+            moment = moment.replace(tzinfo=timezone.utc)
+        passed = moment.astimezone(timezone.utc) - datetime(1970, 1, 1, tzinfo=timezone.utc)
     except (ValueError, TypeError, OverflowError):
-        raise ValueError(f'{name} is {moment!r}, expected a date or a time such as 2021-06-01T12:00:00Z') from None
+        raise ValueError(
+            f'{name} is {moment!r}, expected a date or a time such as 2021-06-01T12:00:00Z, of the years 1 to 9999 UTC'
+        ) from None
     return passed // timedelta(milliseconds=1) + (86_399_999 if whole_day and last else 0)
 
 

@@ -286,6 +286,14 @@ def test_links(index, archive):
     assert report.added >= 1  # the linked file; the loop ends
 
 
+def test_a_link_to_itself_is_skipped(index, archive):
+    for name in ('loop.png', '0/loop.png', '0/loop.json'):
+        (archive / name).symlink_to(os.path.basename(name))
+    report = update(index, archive)
+    assert report.kept == 7
+    assert [name for name, reason in report.skipped if 'symbolic links' in reason] == ['0/loop.png', 'loop.png']
+
+
 def test_an_index_inside_of_its_archive(archive):
     draw(archive / 'index/sheet.png', 3)
     (archive / 'index/sheet.png').rename(archive / 'sheet.png')
@@ -382,6 +390,8 @@ def test_descriptions(index, archive):
         ('path,gsd\nx,wide\n', r"line 2: gsd is 'wide', expected a number"),
         ('path,gsd\nx,nan\n', r"line 2: gsd is 'nan'"),
         ('path,datetime\nx,today\n', "line 2: datetime is 'today', expected a date"),
+        ('path,datetime\nx,0001-01-01T00:00:00+10:00\n', 'line 2: datetime .* of the years 1 to 9999 UTC'),
+        ('path,datetime\nx,9999-12-31T23:59:59-05:00\n', 'line 2: datetime .* of the years 1 to 9999 UTC'),
         ('path,west\nx,1\n', 'line 2: 1 of west, south, east, north'),
         ('path,west,south,east,north\nx,1,2,3,100\n', 'line 2: place is .*expected west'),
         ('path\nx,1\n', 'line 2: more cells than columns'),
@@ -390,7 +400,21 @@ def test_descriptions(index, archive):
         ('path,note\nx,a\n\ny,"b\n', 'table.csv line 4 is not a row of a table'),
         ('path,gsd,gsd\nx,1,2\n', r"more than one column \['gsd'\]"),
     ],
-    ids=['columns', 'number', 'nan', 'date', 'half', 'degrees', 'cells', 'path', 'quote', 'end', 'twice'],
+    ids=[
+        'columns',
+        'number',
+        'nan',
+        'date',
+        'before',
+        'after',
+        'half',
+        'degrees',
+        'cells',
+        'path',
+        'quote',
+        'end',
+        'twice',
+    ],
 )
 def test_tables_that_are_not_understood(tmp_path, text, message):
     (tmp_path / 'table.csv').write_text(text)
