@@ -127,7 +127,7 @@ class Scene:
             self.kind = np.result_type(*(self.dataset.dtypes[band - 1] for band in self.bands))
             if self.kind.kind not in 'uif':
                 raise ValueError(f'values of {self.kind} have no rule; accepted: integers and floats')
-            self.place = Place(self._crs(), tuple(self.dataset.transform)[:6])
+            self.place = self._place()
         self._rendering = rendering
 
     def close(self) -> None:
@@ -229,11 +229,11 @@ class Scene:
             return tuple(names.index(name) + 1 for name in ('red', 'green', 'blue'))
         return (1, 2, 3) if count >= 3 and 'alpha' not in names[:3] else (1,)
 
-    def _crs(self) -> str | None:
-        crs = self.dataset.crs
-        if not crs or self.dataset.transform.is_identity:
-            return None
-        return crs.to_string() or None
+    def _place(self) -> Place:
+        crs, transform = self.dataset.crs, tuple(self.dataset.transform)[:6]
+        if not np.isfinite(transform).all():  # damaged: it says nothing
+            return Place()
+        return Place((crs.to_string() or None) if crs and not self.dataset.transform.is_identity else None, transform)
 
 
 def _all_valid() -> object:

@@ -158,12 +158,14 @@ def test_scenes_without_a_place_are_indexed_and_counted(tmp_path):
         transform=NORTH['transform'],
         crs='LOCAL_CS["site",UNIT["metre",1]]',
     )
+    transform = (math.nan, 0, math.inf, 0, -10, 5e6)
+    write(archive / 'nan.tif', noise(3, 40, 40, seed=4), crs=NORTH['crs'], transform=transform)
     report = update(tmp_path / 'index', archive, cut=Cut())
-    assert (report.added, report.unplaced, report.skipped) == (4, 3, [])
-    assert '3 scenes without a place' in str(report)
-    assert [hit.footprint is None for hit in hits_of(tmp_path / 'index')] == [True, True, True, False]
+    assert (report.added, report.unplaced, report.skipped) == (5, 4, [])
+    assert '4 scenes without a place' in str(report)
+    assert [hit.footprint is None for hit in hits_of(tmp_path / 'index')] == [True, True, True, True, False]
     with ArchiveIndex(tmp_path / 'index') as opened:
-        assert opened.catalog.scene_counts() == dict(scenes=4, unplaced=3, empty_tiles=0)
+        assert opened.catalog.scene_counts() == dict(scenes=5, unplaced=4, empty_tiles=0)
         assert opened.catalog.counts()['placed'] == 1
 
 
