@@ -161,10 +161,16 @@ class Catalog:
 
     def sources(self) -> dict[bytes, Known]:
         """All files by their path."""
-        query = 'SELECT path, id, size, mtime_ns, digest, status, reason, described, found FROM source'
-        return {
-            path: Known(id, FileState(size, mtime), *known) for path, id, size, mtime, *known in self.db.execute(query)
-        }
+        return dict(self._sources())
+
+    def source(self, path: bytes) -> Known | None:
+        """One file by its path; None where it is not known."""
+        return dict(self._sources('WHERE path = ?', [path])).get(path)
+
+    def _sources(self, condition: str = '', values: Sequence[Any] = ()) -> Iterator[tuple[bytes, Known]]:
+        query = f'SELECT path, id, size, mtime_ns, digest, status, reason, described, found FROM source {condition}'
+        for path, number, size, mtime, *known in self.db.execute(query, values):
+            yield path, Known(number, FileState(size, mtime), *known)
 
     def counts(self) -> dict[str, int]:
         """Files by status, and tiles: those that are searched, and all rows of the shards."""

@@ -6,7 +6,6 @@ name has moved, a known content at its own name was touched, everything else is 
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 import time
@@ -21,7 +20,7 @@ from tqdm import tqdm
 
 from galr_mm.archive.catalog import Known, described
 from galr_mm.archive.cutting import Cut, Piece, Source
-from galr_mm.archive.records import Box, Description, Entry, FileState, Tile
+from galr_mm.archive.records import Box, Description, Entry, FileState, Tile, digest_of
 from galr_mm.archive.sidecars import PATTERN, Sidecars, compiled
 from galr_mm.archive.store import ArchiveWriter
 from galr_mm.imagery import list_images
@@ -326,19 +325,6 @@ class _Update:
             )
         if prune:
             self.report.pruned = len(deleted)
-
-
-def digest_of(path: str | Path) -> bytes:
-    """A hash of a file's content.
-
-    Raises:
-        OSError: when it cannot be read.
-    """
-    digest = hashlib.blake2b(digest_size=16)
-    with open(path, 'rb') as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.digest()
 
 
 def reason_of(error: Exception) -> str:

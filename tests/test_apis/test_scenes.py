@@ -232,6 +232,49 @@ def test_the_tiles_of_an_index_make_a_map(index, model, scene):
     np.testing.assert_allclose(found.similarity, total / count, atol=1e-6)
 
 
+def test_the_scene_of_a_map_is_the_one_that_is_named(index, scene, tmp_path, monkeypatch):
+    def names(path):
+        with ArchiveIndex(index) as opened:
+            return len(scene_embeddings(opened, path).windows)
+
+    monkeypatch.chdir(scene.parent)
+    outside, folder = tmp_path / 'outside', tmp_path / 'folder'
+    outside.mkdir()
+    (folder).symlink_to(scene.parent)
+    (tmp_path / 'link.tif').symlink_to(scene)
+    for same in ('a.tif', './a.tif', folder / 'a.tif', tmp_path / 'link.tif'):
+        assert names(same) == 35
+    monkeypatch.chdir(outside)
+    assert names('./a.tif') == 35  # the name in the archive: there is no such file here
+    colored(outside / 'a.tif', {})
+    with pytest.raises(FileNotFoundError, match=r'has no tiles of \./a\.tif'):
+        names('./a.tif')
+
+
+def test_a_link_in_an_archive_has_a_map(tmp_path, model):
+    archive = tmp_path / 'archive'
+    (archive / 'north').mkdir(parents=True)
+    colored(tmp_path / 'elsewhere/a.tif', {(20, 20): 'red'})
+    (archive / 'link.tif').symlink_to(tmp_path / 'elsewhere/a.tif')
+    (archive / 'north/folder').symlink_to(tmp_path / 'elsewhere')
+    ArchiveIndexer(model, tmp_path / 'index').update(archive, show_progress=False)
+    with ArchiveIndex(tmp_path / 'index') as opened:
+        for name in ('link.tif', 'north/folder/a.tif'):
+            assert len(scene_embeddings(opened, archive / name).windows) == 1
+
+
+def test_a_scene_that_has_changed_since_it_was_indexed(index, scene):
+    os.utime(scene, ns=(5, 5))
+    with ArchiveIndex(index) as opened:
+        assert len(scene_embeddings(opened, scene).windows) == 35  # the content is the same
+        colored(scene, {(20, 20): 'blue'})
+        for path in (scene, 'a.tif'):
+            with pytest.raises(ValueError, match=r'a\.tif has changed since it was indexed'):
+                scene_embeddings(opened, path)
+        scene.unlink()
+        assert len(scene_embeddings(opened, 'a.tif').windows) == 35
+
+
 # the command line
 
 
