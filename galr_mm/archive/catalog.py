@@ -85,6 +85,8 @@ class Catalog:
     Raises:
         FileNotFoundError: when there is no catalogue.
         ValueError: when the file is not one, or of another format.
+        OSError: when it cannot be read whole where nothing can be written, see
+            :func:`galr_mm.archive.connection.connect`.
     """
 
     def __init__(self, folder: str | Path, write: bool = False) -> None:

@@ -5,6 +5,7 @@ import random
 import shutil
 import signal
 import sqlite3
+import subprocess
 import threading
 import time
 
@@ -254,6 +255,21 @@ def test_read_where_nothing_can_be_written(index):
         (index / name).unlink(missing_ok=True)
         (index / name).mkdir()  # so that even root cannot make the file
     assert len(content(index)) == 12
+
+
+def test_changes_in_a_log_that_cannot_be_read_are_an_error(index, small_disk):
+    """A copy of an index that was open: without the log it is older, and the log needs a file beside it."""
+    copy = small_disk / 'copy'
+    with open_writer(index) as writer:
+        writer.put([entry(70, vector(70))])
+        shutil.copytree(index, copy)
+    assert (copy / f'{NAME}-wal').stat().st_size
+    (copy / f'{NAME}-shm').unlink()
+    subprocess.run(['mount', '-o', 'remount,ro', small_disk], check=True)
+    with pytest.raises(OSError, match=f'its last changes are in {NAME}-wal'):
+        ArchiveIndex(copy)
+    subprocess.run(['mount', '-o', 'remount,rw', small_disk], check=True)
+    assert len(content(copy)) == 13
 
 
 def test_another_model_another_format_another_file(index, tmp_path):
