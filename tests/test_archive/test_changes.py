@@ -383,6 +383,17 @@ def test_descriptions(index, archive):
     assert hits['0/0.png'].platform == 'GF-2'
 
 
+def test_spaces_around_cells_and_rows_of_no_file(index, archive):
+    table = index.with_name('table.csv')
+    table.write_text('path, season\n 0/0.png , dry\n0\\3.png,wet\n/1/1.png,wet\n')
+    descriptions = read_metadata(table)
+    assert descriptions[b'0/0.png'] == Description(metadata=dict(season='dry'))
+    report = update(index, archive, descriptions=descriptions)
+    assert report.unmatched == ['0\\3.png', '/1/1.png']
+    assert r"2 rows of the table without a file in the archive, first '0\\3.png'" in str(report)
+    assert update(index, archive).unmatched == []
+
+
 @pytest.mark.parametrize(
     ('text', 'message'),
     [
@@ -394,7 +405,12 @@ def test_descriptions(index, archive):
         ('path,datetime\nx,9999-12-31T23:59:59-05:00\n', 'line 2: datetime .* of the years 1 to 9999 UTC'),
         ('path,west\nx,1\n', 'line 2: 1 of west, south, east, north'),
         ('path,west,south,east,north\nx,1,2,3,100\n', 'line 2: place is .*expected west'),
-        ('path\nx,1\n', 'line 2: more cells than columns'),
+        ('path\nx,1\n', 'line 2: 2 cells, expected 1 as in the first line'),
+        ('path,gsd,note\nx,1,a\ny,2\n', 'line 3: 2 cells, expected 3 as in the first line'),
+        ('path,gsd\nx,1\ny,2\n./x,3\n', r"line 4: path is '\./x', which line 2 describes too"),
+        ('path,gsd\nx,0\n', "line 2: gsd is '0', expected a number above 0"),
+        ('path,gsd\nx,-1\n', "line 2: gsd is '-1', expected a number above 0"),
+        ('path,gsd, gsd\nx,1,2\n', r"more than one column \['gsd'\]"),
         ('path,gsd\n,1\n', 'line 2: no path'),
         ('path,note\nx,"a\ny,b\nz,"c"\n', r'table.csv line 2 is not a row of a table: .*double quote'),
         ('path,note\nx,a\n\ny,"b\n', 'table.csv line 4 is not a row of a table'),
@@ -410,6 +426,11 @@ def test_descriptions(index, archive):
         'half',
         'degrees',
         'cells',
+        'cut off',
+        'again',
+        'zero',
+        'negative',
+        'spaces',
         'path',
         'quote',
         'end',
