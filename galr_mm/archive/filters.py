@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta, timezone
@@ -49,6 +50,9 @@ class Where:
             raise ValueError(f'min_score is {self.min_score!r}, expected a number')
         if self.gsd is not None and (len(self.gsd) != 2 or not all(v is None or _is_number(v) for v in self.gsd)):
             raise ValueError(f'gsd is {self.gsd!r}, expected two numbers of meters, from and to')
+        finest, coarsest = self.gsd or (None, None)
+        if finest is not None and coarsest is not None and finest > coarsest:
+            raise ValueError(f'gsd is from {finest:g} to {coarsest:g}, expected the smaller number first')
         for name, value in self.metadata.items():
             if not isinstance(name, str) or not (isinstance(value, (str, bool)) or _is_number(value)):
                 raise ValueError(f'metadata is {name!r}: {value!r}, expected a text, a number or a truth value by name')
@@ -137,9 +141,10 @@ def milliseconds(moment: Moment, name: str, last: bool = False) -> int:
     try:
         if isinstance(moment, str):
             text = moment.strip()
-            whole_day = len(text) == 10
-            moment = datetime.fromisoformat(text[:-1] + '+00:00' if text[-1:] in ('Z', 'z') else text)
-        elif whole_day:
+            day = _day(text)
+            whole_day = day is not None
+            moment = day or datetime.fromisoformat(text[:-1] + '+00:00' if text[-1:] in ('Z', 'z') else text)
+        if whole_day:
             moment = datetime(moment.year, moment.month, moment.day)
         if not isinstance(moment, datetime):
             raise TypeError
@@ -151,6 +156,20 @@ def milliseconds(moment: Moment, name: str, last: bool = False) -> int:
             f'{name} is {moment!r}, expected a date or a time such as 2021-06-01T12:00:00Z, of the years 1 to 9999 UTC'
         ) from None
     return passed // timedelta(milliseconds=1) + (86_399_999 if whole_day and last else 0)
+
+
+def _day(text: str) -> date | None:
+    """A text that is a date alone, in any form that Python reads: 2021-06-01, later versions 20210601 and 2021-W22-2.
+
+    Raises:
+        ValueError: for a week, which is not a day.
+    """
+    if re.fullmatch(r'\d{4}-?W\d{2}', text):
+        raise ValueError('a week')
+    try:
+        return date.fromisoformat(text)
+    except ValueError:
+        return None  # a time, or nothing of the kind
 
 
 def _is_number(value: object) -> bool:

@@ -89,6 +89,10 @@ def search(args: argparse.Namespace) -> None:
         raise ValueError(
             'nothing to search for; give a sentence, before options that take several values, or --image FILE'
         )
+    if args.bank and not args.rerank:
+        raise ValueError(f'--bank is {args.bank}, which re-ranks: say how with --rerank')
+    if args.or_exact and not args.engine:
+        raise ValueError('--or-exact is for where an engine fails: name it with --engine')
     check_outputs(args.out)
     where = where_of(args)
     searcher = ArchiveSearcher(

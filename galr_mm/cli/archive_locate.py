@@ -70,6 +70,8 @@ def locate(args: argparse.Namespace) -> None:
         if path.suffix == '.tif':
             require_module('rasterio', 'geo')
         require_writable(path.parent, '--out')
+    if args.median and not any(path.suffix == '.png' for path in args.out):
+        raise ValueError(f'--median is {args.median}, which filters a .png: --out names none')
     reading = SceneReading(args.bands, args.scale, args.trusted)
     if args.index and (args.scales or reading != SceneReading()):
         raise ValueError('--index takes tiles as they are: --scales, --bands, --scale and --trusted go without it')

@@ -334,9 +334,9 @@ def test_an_image_that_is_rotated_by_its_exif_data(tmp_path):
     assert (tmp_path / 'hits.html').read_text().count('data:image/jpeg') == 3
 
 
-@pytest.mark.parametrize(('tile', 'overlap'), [(0, 0), (5, 5), (5, -1)])
+@pytest.mark.parametrize(('tile', 'overlap'), [(0, 0), (5, 5), (5, -1), (None, -1), (None, 5)])
 def test_tiles_that_would_not_move_on(tile, overlap):
-    with pytest.raises(ValueError, match='expected 0 <= overlap < tile'):
+    with pytest.raises(ValueError, match=f'overlap is {overlap} (and|without a) tile.*, expected 0'):
         Cut(tile, overlap)
 
 

@@ -1,6 +1,7 @@
 """Searches are exact: ties, filters and every k agree with a plain product of the same vectors."""
 
 import json
+from datetime import date
 
 import numpy as np
 import pytest
@@ -247,6 +248,12 @@ def test_days_are_whole(tmp_path):
         assert found(start='2021-06-02') == 0
         assert found(start='2021-06-01T23:59:59.999+02:00') == 1
         assert found(start='2021-06-01T22:00:00Z') == 0
+        for day in ('20210601', '2021W222', '2021-W22-2'):
+            try:
+                date.fromisoformat(day)
+            except ValueError:  # Python 3.10 reads 2021-06-01 only
+                continue
+            assert found(start=day, end=day) == 1
 
 
 @pytest.mark.parametrize(
@@ -260,6 +267,9 @@ def test_days_are_whole(tmp_path):
         (dict(start='yesterday'), "start is 'yesterday', expected a date or a time such as 2021-06-01T12:00:00Z"),
         (dict(start='2021-13-01'), 'start is'),
         (dict(end=''), "end is ''"),
+        (dict(end='2021-W22'), "end is '2021-W22', expected a date"),
+        (dict(end='9999-12-31T23:59:59-05:00'), 'of the years 1 to 9999 UTC'),
+        (dict(gsd=(5, 1)), 'gsd is from 5 to 1, expected the smaller number first'),
         (dict(start='2022-01-01', end='2021-01-01'), 'after end'),
         (dict(min_score='high'), "min_score is 'high', expected a number"),
         (dict(metadata=dict(a=[1])), r"metadata is 'a': \[1\]"),
