@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from tqdm import tqdm
 
-from galr_mm.archive import ArchiveIndex, Where, check_index, open_writer
+from galr_mm.archive import ArchiveIndex, Description, Where, check_index, open_writer
 from galr_mm.archive import changes as changes_module
 from galr_mm.archive.catalog import NAME
 from galr_mm.archive.search import nearest
@@ -377,6 +377,34 @@ def test_the_check_finds_what_is_wrong(index):
     assert '1 tiles of no file' in problems()
     assert '1 tiles are not in the state of their file' in problems()
     assert '1 files without tiles' in problems()
+
+
+@pytest.mark.parametrize(
+    ('sql', 'problem'),
+    [
+        ('DELETE FROM place WHERE id = 4', '1 tiles are not in the tree'),
+        ('DELETE FROM place WHERE id IN (6, 7)', '1 tiles are not in the tree'),
+        ('UPDATE place SET west = west + 1 WHERE id = 4', '1 tiles are not in the tree'),
+        ('UPDATE place SET north = north + 0.001 WHERE id = 7', '1 tiles are not in the tree'),
+        ('UPDATE tile SET south = 1.5 WHERE row = 2', '1 tiles are not in the tree'),
+        ('UPDATE tile SET west = NULL WHERE row = 2', '1 entries of the tree of places are of no tile'),
+        ('INSERT INTO place VALUES (5, 1, 2, 3, 4)', '1 entries of the tree of places are of no tile'),
+    ],
+)
+def test_the_check_compares_places(index, sql, problem):
+    rng = np.random.default_rng(0)
+    with open_writer(index) as writer, writer.catalog.transaction():
+        for row, known in enumerate(writer.catalog.sources().values()):
+            west = 179.123456 if row == 3 else rng.uniform(-179, 170)
+            bounds = (west, rng.uniform(-90, 0), west + 2 - 360 * (row == 3), rng.uniform(0, 90))
+            writer.catalog.describe(known.id, Description(bounds=bounds))
+        writer.catalog.hide([5])
+        writer.catalog.delete([6])
+    assert is_whole(index)
+    with sqlite3.connect(index / NAME) as db:
+        db.execute(sql)
+    with ArchiveIndex(index) as opened:
+        assert [found for found in check_index(opened).problems if problem in found]
 
 
 @pytest.mark.parametrize('dim', [8, 2000], ids=['catalogue', 'vectors'])
