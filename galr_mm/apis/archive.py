@@ -34,6 +34,7 @@ from galr_mm.archive.places import MERGES, kept_of
 from galr_mm.archive.search import QUERIES
 from galr_mm.archive.sidecars import compiled
 from galr_mm.archive.store import Snapshot
+from galr_mm.functional.rerank.checks import check_whole
 from galr_mm.imagery import SceneReading
 from galr_mm.messages import shorten
 
@@ -221,10 +222,11 @@ class ArchiveSearcher:
             OSError: when an image, the index or the bank cannot be read.
         """
         queries = [inputs] if isinstance(inputs, str) or not isinstance(inputs, Sequence) else list(inputs)
+        if not isinstance(where, (Where, Mapping, type(None))):
+            raise TypeError(f'where is {shorten(where)}, expected a Where or its arguments by name')
         where = where if isinstance(where, Where) else Where(**(where or {}))
         reranker = None if rerank is None else CandidateReranker(rerank)
-        if topk < 1:
-            raise ValueError(f'topk is {topk}, expected 1 or more')
+        check_whole('topk', topk)
         if merge not in MERGES:
             raise ValueError(f'merge is {merge!r}, expected one of {", ".join(MERGES)}')
         hits: list[list[Hit]] = []

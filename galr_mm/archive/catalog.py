@@ -63,6 +63,13 @@ CREATE VIRTUAL TABLE place USING rtree (id, west, east, south, north);
 """
 
 
+def missing(folder: str | Path) -> FileNotFoundError:
+    """A folder that is no index, and how to make one."""
+    return FileNotFoundError(
+        f'no archive index at {folder}: it has no {NAME}; make one: archive.py index IMAGES --index {folder}'
+    )
+
+
 class Known(NamedTuple):
     """A file that the catalogue knows."""
 
@@ -92,7 +99,7 @@ class Catalog:
     def __init__(self, folder: str | Path, write: bool = False) -> None:
         self.path = Path(folder, NAME)
         if not self.path.is_file():
-            raise FileNotFoundError(f'no archive index at {folder}: it has no {NAME}')
+            raise missing(folder)
         try:
             self.db = connect(self.path, 'rw' if write else 'ro')
             found = dict(self.db.execute('SELECT key, value FROM meta')).get('format')

@@ -9,6 +9,7 @@ import numpy as np
 
 from galr_mm.archive.search import BLOCK, nearest
 from galr_mm.archive.store import ArchiveIndex, Snapshot
+from galr_mm.functional.rerank.checks import check_whole
 
 TOLERANCE = 1e-3  # of a length
 AGREE = 1e-5  # of scores
@@ -43,8 +44,10 @@ def check_index(index: ArchiveIndex, queries: int = 50, k: int = 10, seed: int =
         seed: of the choice.
 
     Raises:
-        ValueError, OSError: when files of vectors are missing or too short.
+        ValueError, OSError: when files of vectors are missing or too short, or queries or k are not 1 or more.
     """
+    check_whole('queries', queries)
+    check_whole('k', k)
     report = CheckReport()
     report.problems += [f'the catalogue: {problem}' for problem in _catalog_problems(index)]
     report.problems += [f'the catalogue: {problem}' for problem in _place_problems(index)]
@@ -93,7 +96,7 @@ def _place_problems(index: ArchiveIndex) -> Iterator[str]:
     """The tree by which places are found, against the bounds of the tiles: it holds float32, rounded outwards."""
     expected = (
         'WITH expected (id, west, east, south, north) AS ('
-        f'SELECT 2 * row, west, iif(west <= east, east, 180.0), south, north FROM tile WHERE {PLACED}'
+        f'SELECT 2 * row, west, CASE WHEN west <= east THEN east ELSE 180.0 END, south, north FROM tile WHERE {PLACED}'
         f' UNION ALL SELECT 2 * row + 1, -180.0, east, south, north FROM tile WHERE {PLACED} AND west > east) '
     )
     sides = [('west', -1), ('east', 1), ('south', -1), ('north', 1)]

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta, timezone
 from numbers import Real
 from typing import Any
 
 from galr_mm.archive.records import Bounds
+from galr_mm.messages import shorten
 
 Moment = str | date | datetime
+# of a row of json_each: SQLite has 1 and 0 for true and false, but people write words
+AS_TEXT = "CASE WHEN type IN ('true', 'false') THEN type ELSE CAST(atom AS TEXT) END"
 
 
 @dataclass(frozen=True)
@@ -24,7 +27,7 @@ class Where:
         end: last moment; a date means all of that day.
         platform: one or several, of which any will do.
         gsd: meters a pixel, from and to; None leaves an end open.
-        metadata: values by field. A string also equals a number that is written like it.
+        metadata: values by field. A string also equals a number or a truth value (true, false) that is written like it.
         min_score: cosine that a hit must reach.
 
     Raises:
@@ -48,11 +51,16 @@ class Where:
             object.__setattr__(self, 'bbox', check_bounds(self.bbox, 'bbox'))
         if self.min_score is not None and not _is_number(self.min_score):
             raise ValueError(f'min_score is {self.min_score!r}, expected a number')
-        if self.gsd is not None and (len(self.gsd) != 2 or not all(v is None or _is_number(v) for v in self.gsd)):
+        ends = self.gsd if isinstance(self.gsd, (tuple, list)) else ()
+        if self.gsd is not None and (len(ends) != 2 or not all(v is None or _is_number(v) for v in ends)):
             raise ValueError(f'gsd is {self.gsd!r}, expected two numbers of meters, from and to')
         finest, coarsest = self.gsd or (None, None)
         if finest is not None and coarsest is not None and finest > coarsest:
             raise ValueError(f'gsd is from {finest:g} to {coarsest:g}, expected the smaller number first')
+        if not isinstance(self.platform, (str, tuple, list, type(None))):
+            raise ValueError(f'platform is {shorten(self.platform)}, expected a text or several')
+        if not isinstance(self.metadata, Mapping):
+            raise ValueError(f'metadata is {shorten(self.metadata)}, expected values by field')
         for name, value in self.metadata.items():
             if not isinstance(name, str) or not (isinstance(value, (str, bool)) or _is_number(value)):
                 raise ValueError(f'metadata is {name!r}: {value!r}, expected a text, a number or a truth value by name')
@@ -106,7 +114,7 @@ class Where:
             parts.append(f'source.platform IN ({", ".join("?" * len(self._platforms))})')
             values += self._platforms
         for name, value in self.metadata.items():
-            same = 'value = ?' if not isinstance(value, str) else '(atom = ? OR CAST(atom AS TEXT) = ?)'
+            same = 'value = ?' if not isinstance(value, str) else f'(atom = ? OR {AS_TEXT} = ?)'
             parts.append(f'EXISTS (SELECT 1 FROM json_each(source.metadata) WHERE key = ? AND {same})')
             values += [name, value, *([value] if isinstance(value, str) else [])]
         return ' AND '.join(f'({part})' for part in parts), values
@@ -118,7 +126,7 @@ def check_bounds(bounds: Sequence[float], name: str) -> Bounds:
     Raises:
         ValueError: when they are not four numbers of degrees, or south is above north.
     """
-    values = tuple(bounds)
+    values = tuple(bounds) if isinstance(bounds, Iterable) else ()
     if len(values) == 4 and all(map(_is_number, values)):
         west, south, east, north = map(float, values)
         if -180 <= west <= 180 and -180 <= east <= 180 and -90 <= south <= north <= 90:

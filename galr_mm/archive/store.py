@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from galr_mm.archive.catalog import NAME, Catalog
+from galr_mm.archive.catalog import NAME, Catalog, missing
 from galr_mm.archive.records import Entry, FileState, digest_of
 from galr_mm.archive.shards import FOLDER, SHARD_ROWS, Shards, gather
 from galr_mm.messages import shorten
@@ -283,7 +283,7 @@ def open_writer(
     """
     folder = Path(folder)
     if model is None and not (folder / NAME).is_file():
-        raise FileNotFoundError(f'no archive index at {folder}: it has no {NAME}')
+        raise missing(folder)
     with file_lock(folder / NAME):
         if model is not None and not (folder / NAME).is_file():
             ours = (f'.{NAME}.part', f'{NAME}.lock', FOLDER)

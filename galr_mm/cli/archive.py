@@ -117,6 +117,7 @@ def search(args: argparse.Namespace) -> None:
 
 def check(args: argparse.Namespace) -> None:
     """Read everything once, or compare an engine with the index; problems are an exit code of 1."""
+    check_whole('--queries', args.queries)
     if args.engine or args.repair:
         archive_engine.check(args)
         return

@@ -287,9 +287,10 @@ def test_another_model_another_format_another_file(index, tmp_path):
     (tmp_path / 'text' / NAME).write_text('no database, but long enough to look like one' * 100)
     with pytest.raises(ValueError, match='cannot be read as the catalogue of an archive: file is not a database'):
         ArchiveIndex(tmp_path / 'text')
-    with pytest.raises(FileNotFoundError, match=f'no archive index at .*nothing: it has no {NAME}'):
+    how = f'no archive index at .*nothing: it has no {NAME}; make one: archive.py index IMAGES --index .*nothing'
+    with pytest.raises(FileNotFoundError, match=how):
         ArchiveIndex(tmp_path / 'nothing')
-    with pytest.raises(FileNotFoundError, match='no archive index'), open_writer(tmp_path / 'nothing'):
+    with pytest.raises(FileNotFoundError, match=how), open_writer(tmp_path / 'nothing'):
         pass
     assert not (tmp_path / 'nothing').exists()
 
