@@ -101,6 +101,16 @@ def open_raster(path: str | Path, trusted: bool = False) -> DatasetReader:
         return dataset
 
 
+def from_degrees(crs: str, longitude: Iterable[float], latitude: Iterable[float]) -> tuple[np.ndarray, np.ndarray]:
+    """Longitudes and latitudes (WGS84) as coordinates: the other direction of :func:`to_degrees`.
+
+    Raises:
+        ValueError: when one of them is beyond what the coordinate reference system describes.
+        ImportError: when rasterio is not installed; names the extra.
+    """
+    return _transformed(crs, 'EPSG:4326', crs, longitude, latitude)
+
+
 def to_degrees(crs: str, x: Iterable[float], y: Iterable[float]) -> tuple[np.ndarray, np.ndarray]:
     """Coordinates as longitudes and latitudes (WGS84); infinite where there is no answer.
 
@@ -108,16 +118,22 @@ def to_degrees(crs: str, x: Iterable[float], y: Iterable[float]) -> tuple[np.nda
         ValueError: when the coordinate reference system has no relation to WGS84.
         ImportError: when rasterio is not installed; names the extra.
     """
+    return _transformed(crs, crs, 'EPSG:4326', x, y)
+
+
+def _transformed(
+    crs: str, source: str, target: str, x: Iterable[float], y: Iterable[float]
+) -> tuple[np.ndarray, np.ndarray]:
     with rasters():
         from rasterio._err import CPLE_BaseError
         from rasterio.errors import RasterioError
         from rasterio.warp import transform
 
         try:
-            longitude, latitude = transform(crs, 'EPSG:4326', list(x), list(y))
+            first, second = transform(source, target, list(x), list(y))
         except (RasterioError, CPLE_BaseError) as error:
             raise ValueError(f'{shorten(crs)} has no relation to WGS84: {str(error)[:200]}') from error
-    return np.array(longitude), np.array(latitude)
+    return np.array(first), np.array(second)
 
 
 def write_raster(
