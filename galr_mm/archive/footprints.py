@@ -44,7 +44,7 @@ def footprints(place: Place, windows: Sequence[Window]) -> list[Footprint | None
     left, parts = list(range(len(windows))), 1
     while left:
         outlines = _outlines([windows[index] for index in left], 2 * parts)
-        fine = _on_earth(_degrees(place, outlines), place)
+        fine = _on_earth(_degrees_of_each(place, outlines), place)
         with np.errstate(invalid='ignore'):  # of windows beyond the Earth
             fits = _fits([windows[index] for index in left], fine, parts)
         later = []
@@ -63,15 +63,18 @@ def footprints(place: Place, windows: Sequence[Window]) -> list[Footprint | None
 
 
 def pixel_size(place: Place, height: int, width: int) -> float | None:
-    """Meters that a pixel of a scene is wide, about: two digits; None where it has no place.
+    """Meters that a pixel of a scene is wide, about: two digits; None where it has no place there.
 
     Raises:
-        ValueError, ImportError: as :func:`footprints`.
+        ImportError: as :func:`footprints`.
     """
     if place.crs is None:
         return None
     x, y = width / 3, height / 3  # a pole may be in the very middle
-    points = _on_earth(_degrees(place, np.array([[x, y], [x + 1, y], [x, y + 1]])), place)
+    try:
+        points = _on_earth(_degrees(place, np.array([[x, y], [x + 1, y], [x, y + 1]])), place)
+    except ValueError:  # the middle is beyond what is described, though other parts may not be
+        return None
     if not np.isfinite(points).all():
         return None
     corner, right, below = points
@@ -264,6 +267,28 @@ def _degrees(place: Place, pixels: np.ndarray) -> np.ndarray:
     x, y = pixels[..., 0].ravel(), pixels[..., 1].ravel()
     degrees = to_degrees(place.crs, a * x + b * y + c, d * x + e * y + f)
     return np.stack(degrees, axis=-1).reshape(pixels.shape)
+
+
+def _degrees_of_each(place: Place, outlines: np.ndarray) -> np.ndarray:
+    """:func:`_degrees` of outlines (n, m, 2), where some may leave what is described: these are not finite then.
+
+    Raises:
+        ValueError: when none is described.
+    """
+    try:
+        return _degrees(place, outlines)
+    except ValueError:
+        if len(outlines) == 1:
+            raise
+    degrees, error = np.full(outlines.shape, np.nan), None
+    for own, outline in zip(degrees, outlines, strict=True):
+        try:
+            own[:] = _degrees(place, outline)
+        except ValueError as beyond:
+            error = beyond
+    if error is not None and not np.isfinite(degrees).any():
+        raise error
+    return degrees
 
 
 def _fits(windows: Sequence[Window], fine: np.ndarray, parts: int) -> np.ndarray:

@@ -169,7 +169,7 @@ def write_raster(
                 for part in rows:
                     window = Window(0, top, width, len(part))
                     dataset.write(part, 1, window=window)
-                    written.append((window, zlib.crc32(np.ascontiguousarray(part, np.float32))))
+                    written.append((window, zlib.crc32(np.ascontiguousarray(part, np.float32).data)))
                     top += len(part)
             # most of a file is written when it is closed, and rasterio says nothing of what fails there
             with rasterio.open(path, driver='GTiff', sharing=False) as dataset:

@@ -187,3 +187,19 @@ def test_a_ring_around_a_pole_is_one_polygon(start, step):
         require_valid(footprint)
         assert footprint.geometry['type'] == 'Polygon'
         assert footprint.bounds == (-180, min(latitude, pole), 180, max(latitude + 1, pole))
+
+
+def test_tiles_beyond_the_disk_of_the_earth_do_not_take_the_place_of_others(tmp_path):
+    """A geostationary view: its corners are space, and one of them made PROJ refuse all."""
+    disk = dict(crs='+proj=geos +h=35785831 +lon_0=0 +datum=WGS84', transform=(50_000, 0, -5.6e6, 0, -50_000, 5.6e6))
+    place, middle, corner = Place(*disk.values()), Window(96, 96, 128, 128), Window(0, 0, 32, 32)
+    found, space = footprints(place, [middle, corner])
+    assert space is None
+    require_valid(found)
+    np.testing.assert_allclose(found.bounds, (-7.5, -7.5, 7.5, 7.5), atol=0.5)
+    assert pixel_size(place, 9, 9) is None
+    write(tmp_path / 'archive/a.tif', noise(3, 224, 224), **disk)
+    assert update(tmp_path / 'index', tmp_path / 'archive', cut=Cut(32)).unplaced == 1
+    with ArchiveIndex(tmp_path / 'index') as opened:
+        counts = opened.catalog.counts()
+        assert 0 < counts['placed'] < counts['tiles'] == 49
