@@ -322,6 +322,21 @@ def test_the_command_line(tmp_path, flags, capsys):
     assert maps[1].stat().st_size
 
 
+def test_an_index_of_trusted_files(tmp_path, flags):
+    from rasterio.shutil import copy
+
+    path, index = tmp_path / 'archive/vrt.tif', str(tmp_path / 'index')
+    path.parent.mkdir()
+    copy(write(tmp_path / 'a.tif', noise(3, 40, 40), **NORTH), path, driver='VRT')
+    main(['index', str(path.parent), '--index', index, '--trusted', *flags])
+    for trusted in ([], ['--trusted']):
+        main(['search', index, 'two ships', *flags, *trusted, '--out', str(tmp_path / 'hits.html')])
+        main(['export', index, *trusted, '--out', str(tmp_path / 'all.html')])
+        for name in ('hits.html', 'all.html'):
+            assert ('data:image/jpeg' in (tmp_path / name).read_text()) == bool(trusted)
+    main(['search', index, '--image', str(path), '--trusted', *flags])
+
+
 @pytest.mark.parametrize(
     ('command', 'message'),
     [
