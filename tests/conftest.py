@@ -1,5 +1,6 @@
 import importlib.util
 import os
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -95,6 +96,17 @@ def detector(tmp_path_factory):
     path = tmp_path_factory.mktemp('detector') / 'detector.pth'
     torch.save({'state_dict': model.state_dict(), 'meta': {'dataset_meta': {'classes': cfg.metainfo.classes}}}, path)
     return path
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A disk of half a megabyte."""
+    folder = tmp_path / 'disk'
+    folder.mkdir()
+    if subprocess.run(['mount', '-t', 'tmpfs', '-o', 'size=512k', 'tmpfs', folder], capture_output=True).returncode:
+        pytest.skip('a tmpfs cannot be mounted here')
+    yield folder
+    subprocess.run(['umount', '-l', folder], check=True)
 
 
 @pytest.fixture(scope='session')

@@ -34,7 +34,9 @@ from galr_mm.archive.places import MERGES, kept_of
 from galr_mm.archive.search import QUERIES
 from galr_mm.archive.sidecars import compiled
 from galr_mm.archive.store import Snapshot
+from galr_mm.functional.rerank.checks import check_whole
 from galr_mm.imagery import SceneReading
+from galr_mm.messages import shorten
 
 SHEET = 'hits.html'
 MORE = 4  # times the hits that are wanted, where several may be of one place
@@ -126,12 +128,15 @@ class ArchiveIndexer:
             FileNotFoundError: when there is no index.
             ValueError: when it is of another model, or there is no caption.
         """
+        if isinstance(captions, str) or not len(captions):
+            raise ValueError(f'captions are {shorten(captions)}, expected a list of one or more')
         with open_writer(self.index, None) as writer:
             self.model.id.require(self.index, writer.meta)
-            text, _ = self.model.encode_queries(list(captions))
+            text = self.model.encode_sentences(list(captions))
             image = np.zeros((0, text.shape[1]), np.float32)
             if images:
-                image, _ = self.model.encode_queries([Path(path) for path in images], batch_size)
+                scenes = SceneReading.of(writer.meta.get('cut', ''), self.cut.scenes.trusted)
+                image, _ = self.model.encode_queries([Path(path) for path in images], batch_size, scenes)
             Bank(text, image).save(self.index / BANK, self.model.id.fingerprint)
         return self.index / BANK
 
@@ -147,6 +152,8 @@ class ArchiveSearcher:
         engine: address of a Milvus that was filled from the index, see :class:`galr_mm.archive.MilvusEngine`, or
             anything else that searches; None compares all vectors. Filters, re-ranking and scores are the same.
         or_exact: where the Milvus fails, warn and compare all vectors.
+        trusted: also read VRT files with all that they name, as queries and for ``show_dir``; for an index that was
+            made so. Other scenes are read as the index was made.
 
     Raises:
         FileNotFoundError: when there is no index.
@@ -169,8 +176,10 @@ class ArchiveSearcher:
         bank: str | Path | None = None,
         engine: str | Path | Engine | None = None,
         or_exact: bool = False,
+        trusted: bool = False,
     ) -> None:
         self.index = ArchiveIndex(index)
+        self.scenes = SceneReading.of(self.index.meta.get('cut', ''), trusted)
         self.engine: Engine = nearest
         if isinstance(engine, (str, Path)):
             self.engine = milvus = MilvusEngine(self.index, str(engine), or_exact)
@@ -213,18 +222,21 @@ class ArchiveSearcher:
             OSError: when an image, the index or the bank cannot be read.
         """
         queries = [inputs] if isinstance(inputs, str) or not isinstance(inputs, Sequence) else list(inputs)
+        if not isinstance(where, (Where, Mapping, type(None))):
+            raise TypeError(f'where is {shorten(where)}, expected a Where or its arguments by name')
         where = where if isinstance(where, Where) else Where(**(where or {}))
         reranker = None if rerank is None else CandidateReranker(rerank)
-        if topk < 1:
-            raise ValueError(f'topk is {topk}, expected 1 or more')
+        check_whole('topk', topk)
         if merge not in MERGES:
             raise ValueError(f'merge is {merge!r}, expected one of {", ".join(MERGES)}')
         hits: list[list[Hit]] = []
         for start in tqdm(range(0, len(queries), QUERIES), desc='searching', disable=not show_progress):
-            vectors, are_images = self.model.encode_queries(queries[start : start + QUERIES], batch_size)
+            vectors, are_images = self.model.encode_queries(queries[start : start + QUERIES], batch_size, self.scenes)
             hits += self.search(vectors, are_images, topk, where, reranker, merge)
         if show_dir is not None:
-            export_hits(list(zip(map(words_of, queries), hits, strict=True)), Path(show_dir, SHEET))
+            export_hits(
+                list(zip(map(words_of, queries), hits, strict=True)), Path(show_dir, SHEET), self.scenes.trusted
+            )
         return hits
 
     def search(

@@ -22,7 +22,7 @@ from galr_mm.apis.encode import encode_images, encode_texts
 from galr_mm.apis.hub import get_model, pretrained_models
 from galr_mm.archive import Box, Encoded, ModelId, Piece
 from galr_mm.archive.cutting import MAX_PIXELS, too_large
-from galr_mm.imagery import Window, is_scene, open_scene
+from galr_mm.imagery import SceneReading, Window, is_scene, open_scene
 from galr_mm.imagery.files import SUFFIXES
 from galr_mm.structures import Detections
 from galr_mm.utils.config import datasets_of
@@ -123,8 +123,18 @@ class ArchiveModel:
             for (left, top, right, bottom), score, label in rows
         )
 
-    def encode_queries(self, queries: Sequence[Query], batch_size: int = 8) -> tuple[np.ndarray, list[bool]]:
+    def encode_queries(
+        self,
+        queries: Sequence[Query],
+        batch_size: int = 8,
+        scenes: SceneReading = SceneReading(),  # noqa: B008, it is frozen
+    ) -> tuple[np.ndarray, list[bool]]:
         """Vectors (n, D) of sentences and images, and which of them are images.
+
+        Args:
+            queries: see :data:`Query`.
+            batch_size: images at a time.
+            scenes: how images that are scenes become pixels.
 
         Raises:
             TypeError, ValueError: for what is neither, names it.
@@ -134,15 +144,20 @@ class ArchiveModel:
         texts = {index: str(query) for index, query in enumerate(queries) if index not in images}
         vectors = np.empty((len(queries), self.id.dim), np.float32)
         if images:
-            vectors[list(images)] = (
-                encode_images(self.model, map(pixels_of, images.values()), batch_size, progress=False)
-                .float()
-                .cpu()
-                .numpy()
-            )
+            pixels = (pixels_of(image, scenes) for image in images.values())
+            found = encode_images(self.model, pixels, batch_size, progress=False)
+            vectors[list(images)] = found.float().cpu().numpy()
         if texts:
-            vectors[list(texts)] = encode_texts(self.model, texts.values(), progress=False).float().cpu().numpy()
+            vectors[list(texts)] = self.encode_sentences(list(texts.values()))
         return vectors, [index in images for index in range(len(queries))]
+
+    def encode_sentences(self, sentences: Sequence[str]) -> np.ndarray:
+        """Vectors (n, D) of sentences, however they end.
+
+        Raises:
+            ValueError: see :func:`galr_mm.apis.encode_texts`.
+        """
+        return encode_texts(self.model, sentences, progress=False).float().cpu().numpy()
 
 
 def as_image(query: object, index: int = 0) -> Path | np.ndarray | Image.Image | None:
@@ -164,13 +179,20 @@ def as_image(query: object, index: int = 0) -> Path | np.ndarray | Image.Image |
     )
 
 
-def pixels_of(image: Path | np.ndarray | Image.Image) -> Path | np.ndarray | Image.Image:
-    """An image query; a scene is read as the index reads it."""
-    if not isinstance(image, Path) or not image.is_file() or not is_scene(image):
+def pixels_of(
+    image: Path | np.ndarray | Image.Image,
+    scenes: SceneReading = SceneReading(),  # noqa: B008, it is frozen
+) -> Path | np.ndarray | Image.Image:
+    """An image query; one that is a scene becomes pixels, read as the index reads it.
+
+    Raises:
+        OSError, ValueError: when a scene cannot be read, or is too large to be read whole; names it.
+    """
+    if not isinstance(image, Path) or not image.is_file() or not is_scene(image, scenes):
         return image
-    with open_scene(image) as scene:
+    with open_scene(image, scenes) as scene:
         if scene.height * scene.width > MAX_PIXELS:
-            raise too_large(scene.height, scene.width, 'cut a part out of it')
+            raise ValueError(f'{image}: {too_large(scene.height, scene.width, "cut a part out of it")}')
         return scene.read(Window(0, 0, scene.width, scene.height))
 
 

@@ -76,6 +76,7 @@ class SceneLocalizer:
             sentences: one, or several.
 
         Raises:
+            TypeError: for what is neither a path, an array nor embeddings.
             ValueError: for an array of another kind, no sentence, or embeddings that do not fit, see :func:`localize`.
             OSError: when the file cannot be read; names it.
         """
@@ -85,7 +86,13 @@ class SceneLocalizer:
         return maps[0] if isinstance(sentences, str) else maps
 
     def encode(self, scene: str | Path | np.ndarray) -> SceneEmbeddings:
-        """The windows of a scene and their embeddings, on the CPU."""
+        """The windows of a scene and their embeddings, on the CPU.
+
+        Raises:
+            TypeError, ValueError, OSError: as :meth:`__call__`.
+        """
+        if not isinstance(scene, (str, Path, np.ndarray)):
+            raise TypeError(f'the scene is a {type(scene).__name__}, expected a path or a BGR array')
         if not isinstance(scene, np.ndarray):
             with open_scene(scene, self.scenes) as opened:
                 if isinstance(opened, Scene):

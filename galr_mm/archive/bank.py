@@ -41,7 +41,10 @@ class Bank(NamedTuple):
             ValueError: when it is another file, of another model, or of vectors of another width; names it.
         """
         if not Path(path).is_file():
-            raise FileNotFoundError(f'no query bank at {path}; make one of captions with `galr-archive bank`')
+            raise FileNotFoundError(
+                f'no query bank at {path}; make one of the captions of a training split: '
+                'archive.py bank INDEX CAPTIONS.json'
+            )
         try:
             with np.load(path, allow_pickle=False) as arrays:
                 text, image, theirs = arrays['text'], arrays['image'], str(arrays['fingerprint'])
@@ -71,9 +74,12 @@ class CandidateReranker:
 
     Raises:
         ValueError: for another name or an option that it does not take.
+        TypeError: for what is neither a name nor options.
     """
 
     def __init__(self, rerank: str | Mapping[str, Any]) -> None:
+        if not isinstance(rerank, (str, Mapping)):
+            raise TypeError(f'rerank is {rerank!r}, expected one of {", ".join(METHODS)}, or dict(type=..., k=30)')
         options: dict[str, Any] = dict(type=rerank) if isinstance(rerank, str) else dict(rerank)
         self.method = str(options.pop('type', None))
         if self.method not in METHODS:
@@ -102,4 +108,27 @@ class CandidateReranker:
             ranking = BankReranker(bank, vectors, correction, len(vectors))(query)
         else:
             ranking = rerank_candidates(bank, query, vectors, **FIXED[self.method] | self.options)
-        return ranking.indices.numpy(), ranking.scores.double().numpy()
+        scores = np.empty(len(vectors))
+        scores[ranking.indices.numpy()] = ranking.scores.double().numpy()
+        return best_first(vectors, scores, self.method in CORRECTIONS)
+
+
+def best_first(vectors: np.ndarray, scores: np.ndarray, equal: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Candidates by descending score, equal vectors by their row: their products may differ in the last bit.
+
+    Args:
+        vectors: (k, D), by rising row.
+        scores: float64 (k,), one for each vector.
+        equal: whether equal vectors have equal scores, as where a score depends on the vector alone. Otherwise the
+            better of their scores go to the lower rows.
+
+    Returns:
+        Positions among the candidates (k,), and their scores (k,).
+    """
+    scores = scores.copy()
+    _, group, count = np.unique(vectors, axis=0, return_inverse=True, return_counts=True)
+    for number in np.flatnonzero(count > 1):
+        same = np.flatnonzero(group.reshape(-1) == number)
+        scores[same] = scores[same].max() if equal else -np.sort(-scores[same])
+    order = np.argsort(-scores, kind='stable')
+    return order, scores[order]

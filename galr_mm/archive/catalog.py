@@ -63,6 +63,13 @@ CREATE VIRTUAL TABLE place USING rtree (id, west, east, south, north);
 """
 
 
+def missing(folder: str | Path) -> FileNotFoundError:
+    """A folder that is no index, and how to make one."""
+    return FileNotFoundError(
+        f'no archive index at {folder}: it has no {NAME}; make one: archive.py index IMAGES --index {folder}'
+    )
+
+
 class Known(NamedTuple):
     """A file that the catalogue knows."""
 
@@ -85,12 +92,14 @@ class Catalog:
     Raises:
         FileNotFoundError: when there is no catalogue.
         ValueError: when the file is not one, or of another format.
+        OSError: when it cannot be read whole where nothing can be written, see
+            :func:`galr_mm.archive.connection.connect`.
     """
 
     def __init__(self, folder: str | Path, write: bool = False) -> None:
         self.path = Path(folder, NAME)
         if not self.path.is_file():
-            raise FileNotFoundError(f'no archive index at {folder}: it has no {NAME}')
+            raise missing(folder)
         try:
             self.db = connect(self.path, 'rw' if write else 'ro')
             found = dict(self.db.execute('SELECT key, value FROM meta')).get('format')
@@ -161,10 +170,16 @@ class Catalog:
 
     def sources(self) -> dict[bytes, Known]:
         """All files by their path."""
-        query = 'SELECT path, id, size, mtime_ns, digest, status, reason, described, found FROM source'
-        return {
-            path: Known(id, FileState(size, mtime), *known) for path, id, size, mtime, *known in self.db.execute(query)
-        }
+        return dict(self._sources())
+
+    def source(self, path: bytes) -> Known | None:
+        """One file by its path; None where it is not known."""
+        return dict(self._sources('WHERE path = ?', [path])).get(path)
+
+    def _sources(self, condition: str = '', values: Sequence[Any] = ()) -> Iterator[tuple[bytes, Known]]:
+        query = f'SELECT path, id, size, mtime_ns, digest, status, reason, described, found FROM source {condition}'
+        for path, number, size, mtime, *known in self.db.execute(query, values):
+            yield path, Known(number, FileState(size, mtime), *known)
 
     def counts(self) -> dict[str, int]:
         """Files by status, and tiles: those that are searched, and all rows of the shards."""

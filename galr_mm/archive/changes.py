@@ -6,7 +6,6 @@ name has moved, a known content at its own name was touched, everything else is 
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 import time
@@ -21,10 +20,11 @@ from tqdm import tqdm
 
 from galr_mm.archive.catalog import Known, described
 from galr_mm.archive.cutting import Cut, Piece, Source
-from galr_mm.archive.records import Box, Description, Entry, FileState, Tile
+from galr_mm.archive.records import Box, Description, Entry, FileState, Tile, digest_of
 from galr_mm.archive.sidecars import PATTERN, Sidecars, compiled
 from galr_mm.archive.store import ArchiveWriter
 from galr_mm.imagery import list_images
+from galr_mm.messages import printable, shorten
 
 COMMIT_TILES, COMMIT_SECONDS = 256, 20.0  # what a run that is stopped may lose
 CHANGED = 'it changed while it was read; the next update takes it'
@@ -47,6 +47,7 @@ class Report:
 
     ``skipped`` holds each file that is not searched, relative to the archive, with the reason. Of the scenes that were
     encoded, ``unplaced`` are without a place on Earth, and ``empty_tiles`` hold too little data to be searched.
+    ``unmatched`` holds the paths that are described and are not of the archive.
     """
 
     kept: int = 0
@@ -62,6 +63,7 @@ class Report:
     empty_tiles: int = 0
     seconds: float = 0.0
     skipped: list[tuple[str, str]] = field(default_factory=list)
+    unmatched: list[str] = field(default_factory=list)
 
     def __str__(self) -> str:
         names = ('kept', 'added', 'changed', 'moved', 'touched', 'returned', 'gone', 'pruned')
@@ -69,6 +71,9 @@ class Report:
         done = [f'{self.tiles} tiles encoded', f'{len(self.skipped)} skipped', f'{self.seconds:.1f} s']
         done[1:1] = [f'{self.empty_tiles} without data'] if self.empty_tiles else []
         done[1:1] = [f'{self.unplaced} scenes without a place'] if self.unplaced else []
+        if self.unmatched:
+            rows = f'{len(self.unmatched)} row{"s" if len(self.unmatched) > 1 else ""} of the table'
+            done.insert(-1, f'{rows} without a file in the archive, first {shorten(printable(self.unmatched[0]))}')
         return f'{", ".join(counts)}; {", ".join(done)}'
 
 
@@ -167,7 +172,9 @@ class _Update:
         as_text = described(nothing)
         with self.catalog.transaction():
             self.catalog.set_meta(**{PATTERN: pattern.pattern})
-            for path, file in self.catalog.sources().items():
+            sources = self.catalog.sources()
+            self.report.unmatched = [os.fsdecode(path) for path in table or () if path not in sources]
+            for path, file in sources.items():
                 said = None if table is None else table.get(path, nothing)
                 found = None if file.status == 'gone' else sidecars.describe(path) or nothing
                 new = [
@@ -326,19 +333,6 @@ class _Update:
             )
         if prune:
             self.report.pruned = len(deleted)
-
-
-def digest_of(path: str | Path) -> bytes:
-    """A hash of a file's content.
-
-    Raises:
-        OSError: when it cannot be read.
-    """
-    digest = hashlib.blake2b(digest_size=16)
-    with open(path, 'rb') as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.digest()
 
 
 def reason_of(error: Exception) -> str:

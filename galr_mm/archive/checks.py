@@ -9,9 +9,12 @@ import numpy as np
 
 from galr_mm.archive.search import BLOCK, nearest
 from galr_mm.archive.store import ArchiveIndex, Snapshot
+from galr_mm.functional.rerank.checks import check_whole
 
 TOLERANCE = 1e-3  # of a length
 AGREE = 1e-5  # of scores
+ROUNDED = 1e-4  # degrees between bounds and the float32 of the tree
+PLACED = 'state != 2 AND west NOT NULL'
 
 
 @dataclass
@@ -41,10 +44,13 @@ def check_index(index: ArchiveIndex, queries: int = 50, k: int = 10, seed: int =
         seed: of the choice.
 
     Raises:
-        ValueError, OSError: when files of vectors are missing or too short.
+        ValueError, OSError: when files of vectors are missing or too short, or queries or k are not 1 or more.
     """
+    check_whole('queries', queries)
+    check_whole('k', k)
     report = CheckReport()
     report.problems += [f'the catalogue: {problem}' for problem in _catalog_problems(index)]
+    report.problems += [f'the catalogue: {problem}' for problem in _place_problems(index)]
     report.problems += _tile_problems(index)
     with index.snapshot() as snapshot:
         live = np.setdiff1d(np.arange(snapshot.rows), snapshot.not_live, assume_unique=True)
@@ -84,6 +90,26 @@ def _catalog_problems(index: ArchiveIndex) -> Iterator[str]:
     ).fetchone()[0]
     if bare:
         yield f'{bare} files without tiles'
+
+
+def _place_problems(index: ArchiveIndex) -> Iterator[str]:
+    """The tree by which places are found, against the bounds of the tiles: it holds float32, rounded outwards."""
+    expected = (
+        'WITH expected (id, west, east, south, north) AS ('
+        f'SELECT 2 * row, west, CASE WHEN west <= east THEN east ELSE 180.0 END, south, north FROM tile WHERE {PLACED}'
+        f' UNION ALL SELECT 2 * row + 1, -180.0, east, south, north FROM tile WHERE {PLACED} AND west > east) '
+    )
+    sides = [('west', -1), ('east', 1), ('south', -1), ('north', 1)]
+    beyond = ' OR '.join(
+        f'{sign} * (place.{side} - expected.{side}) NOT BETWEEN 0 AND {ROUNDED}' for side, sign in sides
+    )
+    execute = index.catalog.db.execute
+    lost = f'SELECT count(DISTINCT id >> 1) FROM expected LEFT JOIN place USING (id) WHERE place.id IS NULL OR {beyond}'
+    if count := execute(expected + lost).fetchone()[0]:
+        yield f'{count} tiles are not in the tree of places where they lie'
+    more = 'SELECT count(*) FROM place WHERE id NOT IN (SELECT id FROM expected)'
+    if count := execute(expected + more).fetchone()[0]:
+        yield f'{count} entries of the tree of places are of no tile that lies there'
 
 
 def _tile_problems(index: ArchiveIndex) -> Iterator[str]:

@@ -74,7 +74,7 @@ class Cut:
         scenes: how scenes become pixels.
 
     Raises:
-        ValueError: when tiles would not move on, or the fraction is none.
+        ValueError: when tiles would not move on, images that are left whole would overlap, or the fraction is none.
     """
 
     tile: int | None = None
@@ -83,6 +83,8 @@ class Cut:
     scenes: SceneReading = field(default_factory=SceneReading)
 
     def __post_init__(self) -> None:
+        if self.tile is None and self.overlap:
+            raise ValueError(f'overlap is {self.overlap} without a tile, expected 0: images are left whole')
         if self.tile is not None and not 0 <= self.overlap < self.tile:
             raise ValueError(f'overlap is {self.overlap} and tile {self.tile}, expected 0 <= overlap < tile')
         if not 0 <= self.min_valid <= 1:

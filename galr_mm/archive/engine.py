@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 from galr_mm.archive.search import QUERIES, SPARE, Found, best_of, nearest, prepared
 from galr_mm.archive.store import ArchiveIndex, ArchiveWriter, Snapshot
+from galr_mm.functional.rerank.checks import check_whole
 from galr_mm.integrations.milvus import EF, PAGE, VALUES, EngineError, MilvusCollection
 from galr_mm.messages import shorten
 
@@ -315,9 +316,11 @@ def check_engine(index: ArchiveIndex, address: str, queries: int = 50, k: int = 
         seed: of the choice.
 
     Raises:
-        ValueError: when the engine holds another index.
+        ValueError: when the engine holds another index, or queries or k are not 1 or more.
         EngineError: when it is not there or does not answer.
     """
+    check_whole('queries', queries)
+    check_whole('k', k)
     with MilvusCollection(address) as collection, index.snapshot() as snapshot:
         require_same(collection, index)
         collection.load()

@@ -8,6 +8,7 @@ import html
 import io
 import json
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import numpy as np
 
 from galr_mm.archive.geoparquet import write_geoparquet
 from galr_mm.archive.hits import Hit
-from galr_mm.imagery import open_scene
+from galr_mm.imagery import SceneReading, open_scene
 from galr_mm.messages import printable
 from galr_mm.utils.io import atomic_write, write_text
 
@@ -27,18 +28,20 @@ FORMULAS = ('=', '+', '-', '@', '\t', '\r')  # a table program runs text that be
 Results = Sequence[tuple[str, Sequence[Hit]]]  # each query in words, with its hits
 
 
-def export_hits(results: Results, path: str | Path) -> None:
+def export_hits(results: Results, path: str | Path, trusted: bool = False) -> None:
     """Write hits to a file of the kind that its name says.
 
     Args:
         results: each query in words, with its hits.
         path: a name that ends in .geojson, .parquet, .csv or .html.
+        trusted: show images of VRT files too, which are read with all that they name.
 
     Raises:
         ValueError: for another name.
         OSError: when it cannot be written.
     """
-    write = WRITERS.get(Path(path).suffix.lower())
+    kind = Path(path).suffix.lower()
+    write = partial(write_html, trusted=trusted) if kind == '.html' else WRITERS.get(kind)
     if write is None:
         raise ValueError(f'{path}: expected a name that ends in {", ".join(WRITERS)}')
     write(results, path)
@@ -83,12 +86,12 @@ def write_csv(results: Results, path: str | Path) -> None:
         part.write_text(table(results), encoding='utf-8', newline='')
 
 
-def write_html(results: Results, path: str | Path) -> None:
+def write_html(results: Results, path: str | Path, trusted: bool = False) -> None:
     """One page that holds its images, for a browser; an image that is not there any more is a gray square."""
     body = []
     for query, hits in results:
         body.append(f'<h2>{html.escape(printable(query))}</h2><div class=hits>')
-        body += [_figure(rank, hit) for rank, hit in enumerate(hits, start=1)]
+        body += [_figure(rank, hit, trusted) for rank, hit in enumerate(hits, start=1)]
         body.append('</div>' if hits else '<p>Nothing was found.</p></div>')
     write_text(path, PAGE.replace('BODY', '\n'.join(body)))
 
@@ -123,13 +126,16 @@ def properties(hit: Hit) -> dict[str, Any]:
     return values | dict(metadata=hit.metadata)
 
 
-def thumbnail(hit: Hit, side: int = THUMBNAIL, boxes: bool = True) -> bytes:
+def thumbnail(hit: Hit, side: int = THUMBNAIL, boxes: bool = True, trusted: bool = False) -> bytes:
     """The part of the image that a hit is, with its boxes, as JPEG of at most ``side`` pixels a side.
+
+    A VRT is opened where it is trusted.
 
     Raises:
         OSError: when the image cannot be read, or is not of the size any more that it had.
     """
-    with open_scene(hit.path, rendering=None if hit.scene is None else hit.scene.rendering) as image:
+    rendering = None if hit.scene is None else hit.scene.rendering
+    with open_scene(hit.path, SceneReading(trusted=trusted), rendering) as image:
         if (image.height, image.width) != tuple(hit.image_size):
             raise OSError(f'{hit.path} has another size now')
         part = image.read(hit.window)
@@ -145,9 +151,10 @@ def thumbnail(hit: Hit, side: int = THUMBNAIL, boxes: bool = True) -> bytes:
     return data.tobytes()
 
 
-def _figure(rank: int, hit: Hit) -> str:
+def _figure(rank: int, hit: Hit, trusted: bool) -> str:
     try:
-        image = f'<img alt="" src="data:image/jpeg;base64,{base64.b64encode(thumbnail(hit)).decode()}">'
+        shown = base64.b64encode(thumbnail(hit, trusted=trusted)).decode()
+        image = f'<img alt="" src="data:image/jpeg;base64,{shown}">'
     except Exception as error:  # decoders raise many kinds on a file that has changed
         image = f'<div class=none>{html.escape(printable(str(error)))[:300]}</div>'
     lines = [printable(hit.path), '' if hit.is_whole else f'window {tuple(hit.window)}']

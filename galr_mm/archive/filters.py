@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta, timezone
 from numbers import Real
 from typing import Any
 
 from galr_mm.archive.records import Bounds
+from galr_mm.messages import shorten
 
 Moment = str | date | datetime
+# of a row of json_each: SQLite has 1 and 0 for true and false, but people write words
+AS_TEXT = "CASE WHEN type IN ('true', 'false') THEN type ELSE CAST(atom AS TEXT) END"
 
 
 @dataclass(frozen=True)
@@ -23,7 +27,7 @@ class Where:
         end: last moment; a date means all of that day.
         platform: one or several, of which any will do.
         gsd: meters a pixel, from and to; None leaves an end open.
-        metadata: values by field. A string also equals a number that is written like it.
+        metadata: values by field. A string also equals a number or a truth value (true, false) that is written like it.
         min_score: cosine that a hit must reach.
 
     Raises:
@@ -47,8 +51,16 @@ class Where:
             object.__setattr__(self, 'bbox', check_bounds(self.bbox, 'bbox'))
         if self.min_score is not None and not _is_number(self.min_score):
             raise ValueError(f'min_score is {self.min_score!r}, expected a number')
-        if self.gsd is not None and (len(self.gsd) != 2 or not all(v is None or _is_number(v) for v in self.gsd)):
+        ends = self.gsd if isinstance(self.gsd, (tuple, list)) else ()
+        if self.gsd is not None and (len(ends) != 2 or not all(v is None or _is_number(v) for v in ends)):
             raise ValueError(f'gsd is {self.gsd!r}, expected two numbers of meters, from and to')
+        finest, coarsest = self.gsd or (None, None)
+        if finest is not None and coarsest is not None and finest > coarsest:
+            raise ValueError(f'gsd is from {finest:g} to {coarsest:g}, expected the smaller number first')
+        if not isinstance(self.platform, (str, tuple, list, type(None))):
+            raise ValueError(f'platform is {shorten(self.platform)}, expected a text or several')
+        if not isinstance(self.metadata, Mapping):
+            raise ValueError(f'metadata is {shorten(self.metadata)}, expected values by field')
         for name, value in self.metadata.items():
             if not isinstance(name, str) or not (isinstance(value, (str, bool)) or _is_number(value)):
                 raise ValueError(f'metadata is {name!r}: {value!r}, expected a text, a number or a truth value by name')
@@ -102,7 +114,7 @@ class Where:
             parts.append(f'source.platform IN ({", ".join("?" * len(self._platforms))})')
             values += self._platforms
         for name, value in self.metadata.items():
-            same = 'value = ?' if not isinstance(value, str) else '(atom = ? OR CAST(atom AS TEXT) = ?)'
+            same = 'value = ?' if not isinstance(value, str) else f'(atom = ? OR {AS_TEXT} = ?)'
             parts.append(f'EXISTS (SELECT 1 FROM json_each(source.metadata) WHERE key = ? AND {same})')
             values += [name, value, *([value] if isinstance(value, str) else [])]
         return ' AND '.join(f'({part})' for part in parts), values
@@ -114,7 +126,7 @@ def check_bounds(bounds: Sequence[float], name: str) -> Bounds:
     Raises:
         ValueError: when they are not four numbers of degrees, or south is above north.
     """
-    values = tuple(bounds)
+    values = tuple(bounds) if isinstance(bounds, Iterable) else ()
     if len(values) == 4 and all(map(_is_number, values)):
         west, south, east, north = map(float, values)
         if -180 <= west <= 180 and -180 <= east <= 180 and -90 <= south <= north <= 90:
@@ -128,7 +140,7 @@ def milliseconds(moment: Moment, name: str, last: bool = False) -> int:
     """Milliseconds since 1970 UTC; of a date its first or its last one.
 
     Raises:
-        ValueError: when it is not a date or a time.
+        ValueError: when it is not a date or a time, or not of the years 1 to 9999 in UTC.
 
     >>> milliseconds('1970-01-02', 'start'), milliseconds('1970-01-01', 'end', last=True)
     (86400000, 86399999)
@@ -137,17 +149,35 @@ def milliseconds(moment: Moment, name: str, last: bool = False) -> int:
     try:
         if isinstance(moment, str):
             text = moment.strip()
-            whole_day = len(text) == 10
-            moment = datetime.fromisoformat(text[:-1] + '+00:00' if text[-1:] in ('Z', 'z') else text)
-        elif whole_day:
+            day = _day(text)
+            whole_day = day is not None
+            moment = day or datetime.fromisoformat(text[:-1] + '+00:00' if text[-1:] in ('Z', 'z') else text)
+        if whole_day:
             moment = datetime(moment.year, moment.month, moment.day)
         if not isinstance(moment, datetime):
             raise TypeError
-        utc = moment if moment.tzinfo is not None else moment.replace(tzinfo=timezone.utc)
-        passed = utc - datetime(1970, 1, 1, tzinfo=timezone.utc)
+        if moment.tzinfo is None:
+            moment = moment.replace(tzinfo=timezone.utc)
+        passed = moment.astimezone(timezone.utc) - datetime(1970, 1, 1, tzinfo=timezone.utc)
     except (ValueError, TypeError, OverflowError):
-        raise ValueError(f'{name} is {moment!r}, expected a date or a time such as 2021-06-01T12:00:00Z') from None
+        raise ValueError(
+            f'{name} is {moment!r}, expected a date or a time such as 2021-06-01T12:00:00Z, of the years 1 to 9999 UTC'
+        ) from None
     return passed // timedelta(milliseconds=1) + (86_399_999 if whole_day and last else 0)
+
+
+def _day(text: str) -> date | None:
+    """A text that is a date alone, in any form that Python reads: 2021-06-01, later versions 20210601 and 2021-W22-2.
+
+    Raises:
+        ValueError: for a week, which is not a day.
+    """
+    if re.fullmatch(r'\d{4}-?W\d{2}', text):
+        raise ValueError('a week')
+    try:
+        return date.fromisoformat(text)
+    except ValueError:
+        return None  # a time, or nothing of the kind
 
 
 def _is_number(value: object) -> bool:

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from galr_mm.archive.catalog import LIVE, Catalog, TileRecord
+from galr_mm.archive.filters import AS_TEXT
 from galr_mm.archive.hits import iso_time
 
 VALUES = 50  # of a field, above which they are not listed
@@ -55,7 +56,7 @@ def facets(catalog: Catalog) -> Facets:
     query = f'SELECT DISTINCT platform {shown} AND platform IS NOT NULL ORDER BY platform LIMIT {VALUES}'
     platforms = [str(platform) for (platform,) in catalog.db.execute(query)]
     query = (
-        "SELECT DISTINCT key, CAST(atom AS TEXT) FROM source, json_each(source.metadata) WHERE status = 'ok'"
+        f"SELECT DISTINCT key, {AS_TEXT} FROM source, json_each(source.metadata) WHERE status = 'ok'"
         f' AND atom IS NOT NULL LIMIT {PAIRS}'
     )
     fields: dict[str, list[str]] = {}

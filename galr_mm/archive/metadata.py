@@ -21,19 +21,21 @@ def read_metadata(path: str | Path) -> dict[bytes, Description]:
 
     Columns ``datetime`` (ISO 8601, UTC without a zone), ``platform``, ``gsd`` (meters) and ``west, south, east, north``
     (degrees, of a north-up image) have their meaning; every other one is a field of the metadata. Empty cells say
-    nothing.
+    nothing; spaces around cells and names of columns do not count.
 
     Raises:
         FileNotFoundError: when there is no such file.
-        ValueError: when it is not such a table; names the line and the value.
+        ValueError: when it is not such a table, a row has more or fewer cells than the first line, as where a file was
+            cut off, or two rows are of one path; names the line and the value.
     """
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f'no metadata table at {path}')
     found: dict[bytes, Description] = {}
+    lines: dict[bytes, int] = {}
     with path.open(encoding='utf-8-sig', errors='surrogateescape') as file:
         rows = read_rows((line.rstrip('\n') for line in file), path)
-        _, columns = next(rows, (0, []))
+        columns = [column.strip() for column in next(rows, (0, []))[1]]
         if 'path' not in columns:
             raise ValueError(f'{path} has the columns {columns}, expected path and others')
         check_columns(columns, path)
@@ -41,10 +43,14 @@ def read_metadata(path: str | Path) -> dict[bytes, Description]:
             if not cells:
                 continue
             try:
-                if len(cells) > len(columns):
-                    raise ValueError(f'more cells than columns: {cells[len(columns) :]}')
-                row = dict(zip(columns, cells, strict=False))  # cells that say nothing may be left out at the end
-                found[os.fsencode(os.path.normpath(row.get('path', '')))] = _description(row)
+                if len(cells) != len(columns):
+                    raise ValueError(f'{len(cells)} cells, expected {len(columns)} as in the first line')
+                row = dict(zip(columns, cells, strict=True))
+                path_of = os.fsencode(os.path.normpath(row['path'].strip()))
+                description = _description(row)
+                if path_of in found:
+                    raise ValueError(f'path is {row["path"].strip()!r}, which line {lines[path_of]} describes too')
+                found[path_of], lines[path_of] = description, number
             except ValueError as error:
                 raise ValueError(f'{path} line {number}: {error}') from None
     return found
@@ -60,17 +66,17 @@ def _description(row: Mapping[str, str]) -> Description:
     return Description(
         time=milliseconds(cells['datetime'], 'datetime') if 'datetime' in cells else None,
         platform=printable(cells['platform']) if 'platform' in cells else None,
-        gsd=_number(cells['gsd'], 'gsd') if 'gsd' in cells else None,
+        gsd=_number(cells['gsd'], 'gsd', above=0) if 'gsd' in cells else None,
         bounds=check_bounds([_number(v, n) for n, v in zip(BOUNDS, place, strict=True)], 'place') if place else None,
         metadata={printable(name): printable(value) for name, value in cells.items() if name not in KNOWN},
     )
 
 
-def _number(text: str, name: str) -> float:
+def _number(text: str, name: str, above: float = -math.inf) -> float:
     try:
         value = float(text)
     except ValueError:
         value = math.nan
-    if not math.isfinite(value):
-        raise ValueError(f'{name} is {text!r}, expected a number')
+    if not math.isfinite(value) or value <= above:
+        raise ValueError(f'{name} is {text!r}, expected a number{"" if above == -math.inf else f" above {above:g}"}')
     return value

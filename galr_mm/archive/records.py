@@ -8,6 +8,7 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -34,6 +35,19 @@ class FileState(NamedTuple):
         """
         stat = os.stat(path)
         return cls(stat.st_size, stat.st_mtime_ns)
+
+
+def digest_of(path: str | Path) -> bytes:
+    """A hash of a file's content.
+
+    Raises:
+        OSError: when it cannot be read.
+    """
+    digest = hashlib.blake2b(digest_size=16)
+    with open(path, 'rb') as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.digest()
 
 
 @dataclass(frozen=True)

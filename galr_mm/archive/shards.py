@@ -42,11 +42,21 @@ class Shards:
             FileNotFoundError: when a compaction has replaced the file.
             ValueError: when it holds fewer rows than that.
         """
+        self._spare(file, rows)
+        return np.memmap(self.path(file), DTYPE, 'r', shape=(rows, self.dim))
+
+    def _spare(self, file: int, rows: int) -> int:
+        """Bytes of a file behind so many rows.
+
+        Raises:
+            FileNotFoundError, ValueError: as :meth:`map`.
+        """
         path = self.path(file)
         size = os.path.getsize(path)
-        if size < rows * self.dim * DTYPE.itemsize:
+        spare = size - rows * self.dim * DTYPE.itemsize
+        if spare < 0:
             raise ValueError(f'{path} holds {size} bytes, fewer than {rows} vectors of {self.dim} float32 values')
-        return np.memmap(path, DTYPE, 'r', shape=(rows, self.dim))
+        return spare
 
     def lengths(self, rows: int) -> Iterator[int]:
         """How many of so many rows each file holds."""
@@ -80,15 +90,20 @@ class Shards:
         return 1 + max((int(path.stem) for path in self.folder.glob('*.f32')), default=-1)
 
     def clean(self, files: Sequence[int], rows: int) -> None:
-        """Cut off what a writer left that was stopped; for the next writer, before it begins."""
+        """Cut off what a writer left that was stopped; for the next writer, before it begins.
+
+        Raises:
+            FileNotFoundError, ValueError: when a file is not there or too short; it would get a hole of zeros, and
+                nothing is changed then.
+        """
+        spare = [self._spare(file, length) for file, length in zip(files, self.lengths(rows), strict=True)]
         kept = {self.path(file) for file in files}
         for path in self.folder.glob('*.f32'):
             if path not in kept:
                 path.unlink()
-        for file, length in zip(files, self.lengths(rows), strict=True):
-            size = length * self.dim * DTYPE.itemsize
-            if self.path(file).stat().st_size > size:
-                os.truncate(self.path(file), size)
+        for path, bytes_left in zip(map(self.path, files), spare, strict=True):
+            if bytes_left:
+                os.truncate(path, path.stat().st_size - bytes_left)
 
 
 def gather(parts: Sequence[np.ndarray], shard_rows: int, rows: np.ndarray) -> np.ndarray:

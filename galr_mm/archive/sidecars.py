@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import posixpath
 import re
@@ -64,16 +65,18 @@ class Sidecars:
     def _read(self, folder: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
         """Properties of the STAC items of a folder, by the names of their assets, and by their own without .json."""
         for entry in sorted(os.scandir(self.archive / folder), key=lambda entry: entry.name):
-            if not entry.name.lower().endswith('.json') or not entry.is_file() or entry.stat().st_size > LARGEST:
+            if not entry.name.lower().endswith('.json'):
                 continue
             try:
+                if not entry.is_file() or entry.stat().st_size > LARGEST:
+                    continue
                 item = read_json(entry.path)
                 if item['type'] == 'Feature' and 'stac_version' in item:
                     links = [posixpath.normpath(str(asset['href'])) for asset in item.get('assets', {}).values()]
                     for name in [os.path.splitext(entry.name)[0], *(link for link in links if '/' not in link)]:
                         yield name, dict(item['properties'])
             except (ValueError, TypeError, KeyError, AttributeError, OSError):
-                continue  # some other json
+                continue  # some other json, or a link to itself
 
 
 def description_of(values: Mapping[str, Any]) -> Description:
@@ -82,22 +85,32 @@ def description_of(values: Mapping[str, Any]) -> Description:
     >>> description_of({'datetime': '20210601T103021', 'platform': 'S2A', 'eo:cloud_cover': 3})
     Description(time=1622543421000, platform='S2A', gsd=None, bounds=None, metadata={'eo:cloud_cover': 3})
     """
-    gsd = values.get('gsd')
-    try:
-        meters = float(gsd) if gsd is not None else None
-    except (TypeError, ValueError):
-        meters = None
     platform = values.get('platform')
     return Description(
         time=_time(values.get('datetime') or values.get('start_datetime')),
         platform=printable(platform) if isinstance(platform, str) and platform else None,
-        gsd=meters if meters is not None and 0 < meters < float('inf') else None,
+        gsd=_meters(values.get('gsd')),
         metadata={
             printable(name): printable(value) if isinstance(value, str) else value
             for name, value in values.items()
-            if name not in KNOWN and isinstance(value, (str, int, float, bool))
+            if name not in KNOWN and _is_kept(value)
         },
     )
+
+
+def _is_kept(value: object) -> bool:
+    """Whether a filter can ask for it: a text, a truth value or a number; no json has NaN and infinity."""
+    return isinstance(value, (str, int)) or (isinstance(value, float) and math.isfinite(value))
+
+
+def _meters(value: object) -> float | None:
+    if isinstance(value, bool) or not isinstance(value, (str, int, float)):
+        return None
+    try:
+        meters = float(value)
+    except (ValueError, OverflowError):
+        return None
+    return meters if 0 < meters < math.inf else None
 
 
 def _time(text: object) -> int | None:

@@ -16,8 +16,8 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from galr_mm.archive.catalog import NAME, Catalog
-from galr_mm.archive.records import Entry
+from galr_mm.archive.catalog import NAME, Catalog, missing
+from galr_mm.archive.records import Entry, FileState, digest_of
 from galr_mm.archive.shards import FOLDER, SHARD_ROWS, Shards, gather
 from galr_mm.messages import shorten
 from galr_mm.structures import Place, SceneEmbeddings
@@ -211,22 +211,53 @@ def scene_embeddings(index: ArchiveIndex, scene: str | Path) -> SceneEmbeddings:
 
     Args:
         index: opened for reading.
-        scene: path of the file, or its name in the archive.
+        scene: path of the file, or, where there is no file at this path, its name in the archive.
 
     Raises:
         FileNotFoundError: when the index has no tiles of it.
+        ValueError: when the file has changed since it was indexed; names it.
+        OSError: when the file cannot be read to find that out.
     """
-    archive = os.path.realpath(index.archive)
     with index.snapshot() as snapshot:
-        for name in (os.path.relpath(os.path.realpath(scene), archive), os.path.normpath(scene)):
+        for name in _names_in(index.archive, scene):
             rows = index.catalog.rows_of(os.fsencode(name))
             if len(rows):
+                _refuse_changed(index, name)
                 tiles = list(index.catalog.tiles(rows).values())
                 vectors = torch.from_numpy(snapshot.vectors(rows))
                 record = tiles[0].scene
                 place = Place() if record is None else record.place
                 return SceneEmbeddings(*tiles[0].image_size, [tile.window for tile in tiles], vectors, place)
     raise FileNotFoundError(f'{index.folder} has no tiles of {scene}')
+
+
+def _names_in(archive: Path, scene: str | Path) -> list[str]:
+    """Names that a scene may have in an archive: those of its path, or the path itself where no file is there.
+
+    A link has the name that it is indexed by, and so has what a folder that is a link leads to.
+    """
+    if not os.path.exists(scene):
+        return [os.path.normpath(scene)]
+    folder, base = os.path.split(os.path.abspath(scene))
+    root = os.path.realpath(archive)
+    return [
+        os.path.relpath(os.path.join(folder, base), os.path.abspath(archive)),
+        os.path.relpath(os.path.join(os.path.realpath(folder), base), root),
+        os.path.relpath(os.path.realpath(scene), root),
+    ]
+
+
+def _refuse_changed(index: ArchiveIndex, name: str) -> None:
+    """A file that is there is what was indexed: of equal size and time, or of equal content."""
+    known, path = index.catalog.source(os.fsencode(name)), index.archive / name
+    if known is None or not path.is_file():
+        return
+    state = FileState.of(path)
+    if state != known.state and (state.size != known.state.size or digest_of(path) != known.digest):
+        raise ValueError(
+            f'{path} has changed since it was indexed; bring the index up to date: '
+            f'archive.py index {index.archive} --index {index.folder}'
+        )
 
 
 @contextmanager
@@ -247,11 +278,12 @@ def open_writer(
     Raises:
         BlockingIOError: when another writer has it open.
         FileNotFoundError: when there is none and no model is given.
-        ValueError: when it was filled by another model, with other settings, or the folder holds other things.
+        ValueError: when it was filled by another model, with other settings, its vectors are damaged, or the folder
+            holds other things.
     """
     folder = Path(folder)
     if model is None and not (folder / NAME).is_file():
-        raise FileNotFoundError(f'no archive index at {folder}: it has no {NAME}')
+        raise missing(folder)
     with file_lock(folder / NAME):
         if model is not None and not (folder / NAME).is_file():
             ours = (f'.{NAME}.part', f'{NAME}.lock', FOLDER)

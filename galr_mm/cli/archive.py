@@ -89,10 +89,21 @@ def search(args: argparse.Namespace) -> None:
         raise ValueError(
             'nothing to search for; give a sentence, before options that take several values, or --image FILE'
         )
+    if args.bank and not args.rerank:
+        raise ValueError(f'--bank is {args.bank}, which re-ranks: say how with --rerank')
+    if args.or_exact and not args.engine:
+        raise ValueError('--or-exact is for where an engine fails: name it with --engine')
     check_outputs(args.out)
     where = where_of(args)
     searcher = ArchiveSearcher(
-        args.model, args.index, args.checkpoint or True, args.device, args.bank, args.engine, args.or_exact
+        args.model,
+        args.index,
+        args.checkpoint or True,
+        args.device,
+        args.bank,
+        args.engine,
+        args.or_exact,
+        args.trusted,
     )
     found = searcher(queries, args.topk, where, args.rerank, merge=args.merge)
     for query, hits in zip(queries, found, strict=True):
@@ -100,12 +111,13 @@ def search(args: argparse.Namespace) -> None:
         for rank, hit in enumerate(hits, start=1):
             print(f'{rank:4d}  {line_of(hit)}')
     for path in args.out:
-        export_hits([(words_of(query), hits) for query, hits in zip(queries, found, strict=True)], path)
+        export_hits([(words_of(query), hits) for query, hits in zip(queries, found, strict=True)], path, args.trusted)
         print(f'written to {path}')
 
 
 def check(args: argparse.Namespace) -> None:
     """Read everything once, or compare an engine with the index; problems are an exit code of 1."""
+    check_whole('--queries', args.queries)
     if args.engine or args.repair:
         archive_engine.check(args)
         return
@@ -151,7 +163,7 @@ def export_all(args: argparse.Namespace) -> None:
         tiles = opened.catalog.tiles(opened.catalog.rows_where(where_of(args)).tolist())
         hits = [Hit.of(tiles[row], opened.archive) for row in sorted(tiles)]
     for path in args.out:
-        export_hits([('all', hits)], path)
+        export_hits([('all', hits)], path, args.trusted)
         print(f'{len(hits)} tiles written to {path}')
 
 
@@ -224,6 +236,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     find.add_argument('--bank', type=Path, metavar='NPZ', help='the bank (default: the one in the index)')
     add_filter(find)
     archive_engine.add_engine(find)
+    archive_locate.add_trusted(find)
     add_out(find)
 
     test = commands.add_parser('check', help='whether an index is whole and exact')
@@ -241,6 +254,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     write.set_defaults(command=export_all)
     write.add_argument('index', type=Path)
     add_filter(write)
+    archive_locate.add_trusted(write)
     add_out(write, required=True)
 
     drop = commands.add_parser('compact', help='drop the vectors of deleted images')

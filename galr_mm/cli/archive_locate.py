@@ -45,6 +45,11 @@ def add_scenes(parser: argparse.ArgumentParser) -> None:
         '--scale', type=numbers_of(float), metavar='LO,HI',
         help='values of scenes that become black and white (default: 2 and 98 %% of each scene and band)',
     )  # fmt: skip
+    add_trusted(parser)
+
+
+def add_trusted(parser: argparse.ArgumentParser) -> None:
+    """Flag of what may be read."""
     parser.add_argument('--trusted', action='store_true', help='also read VRT files, and whatever they name')
 
 
@@ -65,6 +70,8 @@ def locate(args: argparse.Namespace) -> None:
         if path.suffix == '.tif':
             require_module('rasterio', 'geo')
         require_writable(path.parent, '--out')
+    if args.median and not any(path.suffix == '.png' for path in args.out):
+        raise ValueError(f'--median is {args.median}, which filters a .png: --out names none')
     reading = SceneReading(args.bands, args.scale, args.trusted)
     if args.index and (args.scales or reading != SceneReading()):
         raise ValueError('--index takes tiles as they are: --scales, --bands, --scale and --trusted go without it')

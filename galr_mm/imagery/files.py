@@ -156,9 +156,13 @@ class ImageFolder:
             entries = _Entries({}, [], {}, {})
             with os.scandir(os.path.join(self.root, folder)) as found:
                 for entry in sorted(found, key=lambda entry: entry.name):
-                    if entry.is_dir():
+                    try:
+                        is_folder, is_file = entry.is_dir(), entry.is_file()
+                    except OSError:  # a link to itself: it is listed, and who opens it is told so
+                        is_folder, is_file = False, True
+                    if is_folder:
                         entries.folders.append(entry.name)
-                    elif entry.is_file():  # not a link to nothing
+                    elif is_file:  # not a link to nothing
                         entries.files[entry.name] = None
                         key = name_key(entry.name)
                         entries.by_key.setdefault(key, []).append(entry.name)

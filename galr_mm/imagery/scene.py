@@ -10,8 +10,9 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
+from numbers import Integral, Real
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import numpy as np
 
@@ -20,6 +21,7 @@ from galr_mm.imagery.pixels import naming_image
 from galr_mm.imagery.stretch import SCENE_CUT, Stretch, fit_stretch, sample_step
 from galr_mm.imagery.tiles import OpenedImage, Window, open_image
 from galr_mm.integrations.gdal import open_raster, rasters
+from galr_mm.messages import shorten
 from galr_mm.structures import Place
 
 MAX_SCENE = 1 << 36  # pixels, 262,144 x 262,144: a file of some bytes may say that it has more
@@ -45,15 +47,51 @@ class SceneReading:
     trusted: bool = False
 
     def __post_init__(self) -> None:
-        if self.bands is not None and (len(self.bands) not in (1, 3) or min(self.bands) < 1):
-            raise ValueError(f'bands are {list(self.bands)}, expected one or three, counted from 1')
-        if self.scale is not None and not (np.isfinite(self.scale).all() and self.scale[0] < self.scale[1]):
-            raise ValueError(f'scale is {list(self.scale)}, expected two numbers, the lower one first')
+        bands, scale = self.bands, self.scale
+        if bands is not None and not (_are(bands, Integral) and len(bands) in (1, 3) and min(bands) >= 1):
+            raise ValueError(f'bands are {_listed(bands)}, expected one or three whole numbers, counted from 1')
+        if scale is not None and not (
+            _are(scale, Real) and len(scale) == 2 and np.isfinite(scale).all() and scale[0] < scale[1]
+        ):
+            raise ValueError(f'scale is {_listed(scale)}, expected two numbers, the lower one first')
 
     def __str__(self) -> str:
         parts = [] if self.bands is None else [f'bands {",".join(map(str, self.bands))}']
-        parts += [] if self.scale is None else [f'scale {self.scale[0]:g},{self.scale[1]:g}']
+        parts += [] if self.scale is None else [f'scale {",".join(map(_shortest, self.scale))}']
         return ', '.join(parts)
+
+    @classmethod
+    def of(cls, text: str, trusted: bool = False) -> SceneReading:
+        """What a text says that ``str`` made, which may say other things too; whom to trust is not in it.
+
+        Raises:
+            ValueError: when the text is damaged; names it.
+
+        >>> SceneReading.of('64 pixels, overlap 16, bands 4,3,2, scale 0,0.25')
+        SceneReading(bands=(4, 3, 2), scale=(0.0, 0.25), trusted=False)
+        """
+        said = dict(part.split(' ', 1) for part in text.split(', ') if part.startswith(('bands ', 'scale ')))
+        try:
+            bands = tuple(map(int, said['bands'].split(','))) if 'bands' in said else None
+            scale = tuple(map(float, said['scale'].split(','))) if 'scale' in said else None
+        except ValueError as error:
+            raise ValueError(f'how scenes are read is written as {shorten(text)}: {error}') from error
+        return cls(bands, cast('tuple[float, float] | None', scale), trusted)
+
+
+def _are(values: object, kind: type) -> bool:
+    return isinstance(values, (tuple, list)) and all(
+        isinstance(value, kind) and not isinstance(value, bool) for value in values
+    )
+
+
+def _listed(values: object) -> str:
+    return shorten(list(values) if isinstance(values, (tuple, list)) else values)
+
+
+def _shortest(value: float) -> str:
+    """A number in as few digits as tell it from all others."""
+    return text if float(text := f'{value:g}') == value else repr(float(value))
 
 
 class Rendering(NamedTuple):
@@ -89,7 +127,7 @@ class Scene:
             self.kind = np.result_type(*(self.dataset.dtypes[band - 1] for band in self.bands))
             if self.kind.kind not in 'uif':
                 raise ValueError(f'values of {self.kind} have no rule; accepted: integers and floats')
-            self.place = Place(self._crs(), tuple(self.dataset.transform)[:6])
+            self.place = self._place()
         self._rendering = rendering
 
     def close(self) -> None:
@@ -191,11 +229,11 @@ class Scene:
             return tuple(names.index(name) + 1 for name in ('red', 'green', 'blue'))
         return (1, 2, 3) if count >= 3 and 'alpha' not in names[:3] else (1,)
 
-    def _crs(self) -> str | None:
-        crs = self.dataset.crs
-        if not crs or self.dataset.transform.is_identity:
-            return None
-        return crs.to_string() or None
+    def _place(self) -> Place:
+        crs, transform = self.dataset.crs, tuple(self.dataset.transform)[:6]
+        if not np.isfinite(transform).all():  # damaged: it says nothing
+            return Place()
+        return Place((crs.to_string() or None) if crs and not self.dataset.transform.is_identity else None, transform)
 
 
 def _all_valid() -> object:
@@ -229,12 +267,14 @@ def is_scene(path: str | Path, reading: SceneReading = SceneReading()) -> bool:
 
     Raises:
         OSError: when it cannot be read.
-        ValueError: for a VRT, unless it is trusted.
+        ValueError: for a VRT, unless it is trusted; names it.
     """
     with open(path, 'rb') as file:
         is_vrt = VRT in file.read(1024)
     if is_vrt and not reading.trusted:
-        raise ValueError('it is a VRT, which names other files; it is read with the option trusted (--trusted) only')
+        raise ValueError(
+            f'{path} is a VRT, which names other files; it is read with the option trusted (--trusted) only'
+        )
     header = None if is_vrt else read_file_header(path)
     tags = None if header is None else header.tags
     return is_vrt or (tags is not None and (tags.is_geographic or not tags.is_plain))

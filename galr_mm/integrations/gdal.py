@@ -6,8 +6,10 @@ GDAL follows such names to any file and host, and PROJ fetches grids where the e
 
 from __future__ import annotations
 
+import errno
 import os
 import warnings
+import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -99,6 +101,16 @@ def open_raster(path: str | Path, trusted: bool = False) -> DatasetReader:
         return dataset
 
 
+def from_degrees(crs: str, longitude: Iterable[float], latitude: Iterable[float]) -> tuple[np.ndarray, np.ndarray]:
+    """Longitudes and latitudes (WGS84) as coordinates: the other direction of :func:`to_degrees`.
+
+    Raises:
+        ValueError: when one of them is beyond what the coordinate reference system describes.
+        ImportError: when rasterio is not installed; names the extra.
+    """
+    return _transformed(crs, 'EPSG:4326', crs, longitude, latitude)
+
+
 def to_degrees(crs: str, x: Iterable[float], y: Iterable[float]) -> tuple[np.ndarray, np.ndarray]:
     """Coordinates as longitudes and latitudes (WGS84); infinite where there is no answer.
 
@@ -106,16 +118,22 @@ def to_degrees(crs: str, x: Iterable[float], y: Iterable[float]) -> tuple[np.nda
         ValueError: when the coordinate reference system has no relation to WGS84.
         ImportError: when rasterio is not installed; names the extra.
     """
+    return _transformed(crs, crs, 'EPSG:4326', x, y)
+
+
+def _transformed(
+    crs: str, source: str, target: str, x: Iterable[float], y: Iterable[float]
+) -> tuple[np.ndarray, np.ndarray]:
     with rasters():
         from rasterio._err import CPLE_BaseError
         from rasterio.errors import RasterioError
         from rasterio.warp import transform
 
         try:
-            longitude, latitude = transform(crs, 'EPSG:4326', list(x), list(y))
+            first, second = transform(source, target, list(x), list(y))
         except (RasterioError, CPLE_BaseError) as error:
             raise ValueError(f'{shorten(crs)} has no relation to WGS84: {str(error)[:200]}') from error
-    return np.array(longitude), np.array(latitude)
+    return np.array(first), np.array(second)
 
 
 def write_raster(
@@ -132,21 +150,34 @@ def write_raster(
         transform: a, b, c, d, e, f: x = a column + b row + c, y = d column + e row + f.
 
     Raises:
+        OSError: when it could not be written whole, as on a full disk.
         ImportError: when rasterio is not installed; names the extra.
     """
     with rasters():
         import rasterio
         from rasterio.windows import Window
 
-        with rasterio.open(
-            path, 'w', driver='GTiff', width=width, height=height, count=1, dtype='float32', nodata=np.nan,
-            crs=crs, transform=rasterio.Affine(*transform), compress='deflate', tiled=True, blockxsize=BLOCK,
-            blockysize=BLOCK, bigtiff='IF_SAFER',
-        ) as dataset:  # fmt: skip
-            top = 0
-            for part in rows:
-                dataset.write(part, 1, window=Window(0, top, width, len(part)))
-                top += len(part)
+        written: list[tuple[Window, int]] = []
+        options = dict(
+            driver='GTiff', width=width, height=height, count=1, dtype='float32', nodata=np.nan, crs=crs,
+            transform=rasterio.Affine(*transform), compress='deflate', tiled=True, blockxsize=BLOCK, blockysize=BLOCK,
+            bigtiff='IF_SAFER',
+        )  # fmt: skip
+        try:
+            with rasterio.open(path, 'w', **options) as dataset:
+                top = 0
+                for part in rows:
+                    window = Window(0, top, width, len(part))
+                    dataset.write(part, 1, window=window)
+                    written.append((window, zlib.crc32(np.ascontiguousarray(part, np.float32).data)))
+                    top += len(part)
+            # most of a file is written when it is closed, and rasterio says nothing of what fails there
+            with rasterio.open(path, driver='GTiff', sharing=False) as dataset:
+                if any(zlib.crc32(dataset.read(1, window=window)) != said for window, said in written):
+                    raise rasterio.errors.RasterioIOError('what was written is not what is there')
+        except rasterio.errors.RasterioIOError as error:
+            message = f'GDAL could not write it, is the disk full? ({error})'
+            raise OSError(errno.EIO, message, os.fspath(path)) from error
 
 
 def _is_unicode(name: str) -> bool:

@@ -135,8 +135,11 @@ class LocalizationMap:
         path.write_bytes(code.tobytes())
 
     def _save_npy(self, path: Path, median: int) -> None:
-        with path.open('wb') as file:
-            np.save(file, self.similarity)
+        similarity = np.ascontiguousarray(self.similarity)
+        header = np.lib.format.header_data_from_array_1_0(similarity)
+        with path.open('wb') as file:  # the errors of np.save on a full disk have neither a number nor a file
+            np.lib.format.write_array_header_1_0(file, header)
+            file.write(similarity.data)
 
     def _save_tif(self, path: Path, median: int) -> None:
         write_raster(path, self._rows(), int(self.x_edges[-1]), int(self.y_edges[-1]), *self.place)

@@ -129,6 +129,12 @@ def test_settings_that_make_no_sense(searcher):
         searcher('a ship', rerank=dict(type='mr', k=0))
     with pytest.raises(ValueError, match='bbox is'):
         searcher('a ship', where=dict(bbox=(1, 2)))
+    for topk in (None, '5', 1.5):
+        with pytest.raises(ValueError, match=f'topk is {topk!r}, expected a whole number of 1 or more'):
+            searcher('a ship', topk=topk)
+    for options, message in ((dict(rerank=5), 'rerank is 5, expected'), (dict(where=5), 'where is 5, expected')):
+        with pytest.raises(TypeError, match=message):
+            searcher('a ship', **options)
     assert searcher([]) == []
 
 
@@ -305,12 +311,32 @@ def test_candidates_alone_give_what_the_whole_gallery_gives(method):
         np.testing.assert_allclose(new, values, atol=1e-5)
 
 
+@pytest.mark.parametrize('method', ['mr', 'rr', 'dsl', 'qbnorm', 'csls'])
+@pytest.mark.parametrize('dim', [16, 257])
+def test_equal_vectors_come_by_their_row(method, dim):
+    """Products of equal vectors may differ in the last bit, by where they stand."""
+    rng = np.random.default_rng(0)
+    bank, gallery = (rng.standard_normal((n, dim)).astype(np.float32) for n in (61, 7))
+    rows = np.concatenate([np.arange(7), np.zeros(12, int), np.full(11, 3)])
+    rng.shuffle(rows)
+    vectors = gallery[rows] / np.linalg.norm(gallery[rows], axis=1, keepdims=True)
+    for query in bank[:5]:
+        order, scores = CandidateReranker(method)(bank, query, vectors)
+        assert (np.diff(scores) <= 0).all()
+        for number in (0, 3):
+            assert (np.diff(order[rows[order] == number]) > 0).all()
+            if method in ('dsl', 'qbnorm', 'csls'):
+                assert len(set(scores[rows[order] == number])) == 1
+
+
 def test_search_with_mr(model, archive, index, tmp_path):
     shutil.copytree(index, tmp_path / 'index')
     indexer = ArchiveIndexer(model, tmp_path / 'index')
     files = good_files(archive)
     search = ArchiveSearcher(model, tmp_path / 'index')
-    with pytest.raises(FileNotFoundError, match=r'no query bank at .*bank\.npz'):
+    with pytest.raises(
+        FileNotFoundError, match=r'no query bank at .*bank\.npz; .*archive\.py bank INDEX CAPTIONS\.json'
+    ):
         search('a ship', rerank='mr')
     captions = ['a ship', 'three ships', 'an airplane', 'a red vehicle', 'storage tanks', 'a ship on the left']
     indexer.make_bank(captions)
@@ -441,11 +467,16 @@ def test_the_command_line_makes_a_bank(cli, mini, capsys):
         ('search INDEX ship --bbox 0 0 999 1', 'bbox is'),
         ('search INDEX ship --date 2021-06-01', "--date is '2021-06-01', not A/B"),
         ('search INDEX ship --where season', "--where: 'season' is not KEY=VALUE"),
+        ('search INDEX ship --gsd 5/1', 'gsd is from 5 to 1'),
+        ('search INDEX ship --bank nowhere.npz', '--bank is nowhere.npz, which re-ranks: say how with --rerank'),
+        ('search INDEX ship --or-exact', '--or-exact is for where an engine fails: name it with --engine'),
         ('search INDEX ship --topk 0', 'topk is 0'),
         ('search INDEX ship --rerank mr --bank nowhere.npz', 'no query bank at nowhere.npz'),
         ('search INDEX --image nowhere.jpg', 'no image at nowhere.jpg'),
         ('search INDEX ship --checkpoint nowhere.pth', 'no checkpoint at nowhere.pth'),
         ('search INDEX ship --model galr_mars', "galr_mm has no model 'galr_mars'"),
+        ('check INDEX --queries 0', '--queries is 0, expected a whole number of 1 or more'),
+        ('check INDEX --queries -5', '--queries is -5, expected a whole number of 1 or more'),
         ('check nowhere', 'no archive index at nowhere'),
         ('info nowhere', 'no archive index at nowhere'),
         ('compact nowhere', 'no archive index at nowhere'),

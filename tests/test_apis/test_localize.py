@@ -4,6 +4,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from galr_mm.apis import SceneLocalizer, encode_images, encode_texts, init_model
 from galr_mm.imagery import Window, multiscale_windows
@@ -135,6 +136,7 @@ def test_bad_input(model, scene, tmp_path):
     for bad, error, match in (
         (tmp_path / 'nowhere.jpg', OSError, r'nowhere\.jpg'),
         (tmp_path / 'broken.jpg', OSError, r'broken\.jpg'),
+        (Image.fromarray(scene), TypeError, 'the scene is a Image, expected a path or a BGR array'),
         (scene.astype(float), ValueError, 'array of float64'),
         (scene[..., 0], ValueError, r'uint8 \(110, 150\)'),
         (scene[:0], ValueError, '150 x 0'),

@@ -13,6 +13,7 @@ from galr_mm.archive import ArchiveIndex, Where, scene_embeddings
 from galr_mm.archive.places import kept_of
 from galr_mm.cli.archive import main
 from galr_mm.imagery import open_scene
+from galr_mm.structures import LocalizationMap, Place
 from tests.color_retriever import COLORS, ColorRetriever
 from tests.geotiff import NORTH, noise, write
 
@@ -111,13 +112,40 @@ def test_a_place_across_the_antimeridian(tmp_path, model):
     assert [kept_of(tiles, merge) for merge in ('tiles', 'places', 'none')] == [[0, 1], [0], [0, 1]]
 
 
-def test_a_scene_as_query_is_read_as_the_index_reads_it(tmp_path, model):
+@pytest.mark.parametrize('scenes', [{}, dict(scale=(0, 9000.1234)), dict(bands=(3, 1, 2)), dict(trusted=True)], ids=str)
+def test_a_scene_as_query_is_read_as_the_index_reads_it(tmp_path, model, scenes):
+    from rasterio.shutil import copy
+
     path = write(tmp_path / 'archive/a.tif', noise(3, 40, 40) * np.array([1, 2, 5], np.uint16)[:, None, None], **NORTH)
     write(path.with_name('b.tif'), noise(3, 40, 40, seed=1), **NORTH)
-    ArchiveIndexer(model, tmp_path / 'index').update(path.parent, show_progress=False)
-    hit = ArchiveSearcher(model, tmp_path / 'index')(path, topk=1)[0][0]
+    trusted = scenes.get('trusted', False)
+    if trusted:
+        path = path.with_name('vrt.tif')
+        copy(tmp_path / 'archive/a.tif', path, driver='VRT')
+        (tmp_path / 'archive/a.tif').rename(tmp_path / 'a.tif')
+        path.write_text(path.read_text().replace('a.tif', '../a.tif'))
+    indexer = ArchiveIndexer(model, tmp_path / 'index', scenes=scenes)
+    assert indexer.update(path.parent, show_progress=False).skipped == []
+    search = ArchiveSearcher(model, tmp_path / 'index', trusted=trusted)
+    hit = search(path, topk=1, show_dir=tmp_path)[0][0]
     assert hit.path == str(path)
     assert hit.score == pytest.approx(1, abs=1e-6)
+    assert 'data:image/jpeg' in (tmp_path / 'hits.html').read_text()
+    indexer.make_bank(['a red field', 'a green field.jpg'], [path])
+    np.testing.assert_allclose(search.bank.image, search.model.encode_queries([path], scenes=search.scenes)[0])
+    assert len(search.bank.text) == 2  # a caption is never a path
+    if trusted:
+        with pytest.raises(ValueError, match=r'vrt\.tif is a VRT, which names other files'):
+            ArchiveSearcher(model, tmp_path / 'index')(path)
+
+
+@pytest.mark.parametrize('captions', [[], 'a red field'])
+def test_a_bank_of_no_captions_does_not_replace_one(index, model, captions):
+    indexer = ArchiveIndexer(model, index)
+    before = indexer.make_bank(['a red field']).read_bytes()
+    with pytest.raises(ValueError, match='captions are .*, expected a list of one or more'):
+        indexer.make_bank(captions)
+    assert (index / 'bank.npz').read_bytes() == before
 
 
 # heat maps
@@ -136,6 +164,20 @@ def test_a_map_has_the_place_of_its_scene(tmp_path, model, scene):
         assert file.dtypes == ('float32',)
         np.testing.assert_array_equal(file.read(1), found.similarity)
     assert [path.name for path in tmp_path.iterdir() if path.is_file()] == ['red.tif']
+
+
+@pytest.mark.parametrize(('kind', 'side'), [('tif', 400), ('tif', 900), ('npy', 900), ('png', 900)])
+def test_a_map_on_a_full_disk_leaves_the_old_one(small_disk, kind, side):
+    """GDAL writes a small file when it closes it, of which rasterio says nothing; numpy does not name the file."""
+    path = small_disk / f'map.{kind}'
+    path.write_text('old')
+    cells = np.random.default_rng(0).random((side, side)).astype(np.float32)
+    edges = np.arange(side + 1)
+    found = LocalizationMap('a field', edges, edges, cells, Place(NORTH['crs'], NORTH['transform']))
+    with pytest.raises(OSError, match=rf"map\.{kind}'$"):
+        found.save(path)
+    assert path.read_text() == 'old'
+    assert list(small_disk.iterdir()) == [path]
 
 
 def test_windows_without_data_are_gaps(tmp_path, model):
@@ -190,6 +232,49 @@ def test_the_tiles_of_an_index_make_a_map(index, model, scene):
     np.testing.assert_allclose(found.similarity, total / count, atol=1e-6)
 
 
+def test_the_scene_of_a_map_is_the_one_that_is_named(index, scene, tmp_path, monkeypatch):
+    def names(path):
+        with ArchiveIndex(index) as opened:
+            return len(scene_embeddings(opened, path).windows)
+
+    monkeypatch.chdir(scene.parent)
+    outside, folder = tmp_path / 'outside', tmp_path / 'folder'
+    outside.mkdir()
+    (folder).symlink_to(scene.parent)
+    (tmp_path / 'link.tif').symlink_to(scene)
+    for same in ('a.tif', './a.tif', folder / 'a.tif', tmp_path / 'link.tif'):
+        assert names(same) == 35
+    monkeypatch.chdir(outside)
+    assert names('./a.tif') == 35  # the name in the archive: there is no such file here
+    colored(outside / 'a.tif', {})
+    with pytest.raises(FileNotFoundError, match=r'has no tiles of \./a\.tif'):
+        names('./a.tif')
+
+
+def test_a_link_in_an_archive_has_a_map(tmp_path, model):
+    archive = tmp_path / 'archive'
+    (archive / 'north').mkdir(parents=True)
+    colored(tmp_path / 'elsewhere/a.tif', {(20, 20): 'red'})
+    (archive / 'link.tif').symlink_to(tmp_path / 'elsewhere/a.tif')
+    (archive / 'north/folder').symlink_to(tmp_path / 'elsewhere')
+    ArchiveIndexer(model, tmp_path / 'index').update(archive, show_progress=False)
+    with ArchiveIndex(tmp_path / 'index') as opened:
+        for name in ('link.tif', 'north/folder/a.tif'):
+            assert len(scene_embeddings(opened, archive / name).windows) == 1
+
+
+def test_a_scene_that_has_changed_since_it_was_indexed(index, scene):
+    os.utime(scene, ns=(5, 5))
+    with ArchiveIndex(index) as opened:
+        assert len(scene_embeddings(opened, scene).windows) == 35  # the content is the same
+        colored(scene, {(20, 20): 'blue'})
+        for path in (scene, 'a.tif'):
+            with pytest.raises(ValueError, match=r'a\.tif has changed since it was indexed'):
+                scene_embeddings(opened, path)
+        scene.unlink()
+        assert len(scene_embeddings(opened, 'a.tif').windows) == 35
+
+
 # the command line
 
 
@@ -237,6 +322,21 @@ def test_the_command_line(tmp_path, flags, capsys):
     assert maps[1].stat().st_size
 
 
+def test_an_index_of_trusted_files(tmp_path, flags):
+    from rasterio.shutil import copy
+
+    path, index = tmp_path / 'archive/vrt.tif', str(tmp_path / 'index')
+    path.parent.mkdir()
+    copy(write(tmp_path / 'a.tif', noise(3, 40, 40), **NORTH), path, driver='VRT')
+    main(['index', str(path.parent), '--index', index, '--trusted', *flags])
+    for trusted in ([], ['--trusted']):
+        main(['search', index, 'two ships', *flags, *trusted, '--out', str(tmp_path / 'hits.html')])
+        main(['export', index, *trusted, '--out', str(tmp_path / 'all.html')])
+        for name in ('hits.html', 'all.html'):
+            assert ('data:image/jpeg' in (tmp_path / name).read_text()) == bool(trusted)
+    main(['search', index, '--image', str(path), '--trusted', *flags])
+
+
 @pytest.mark.parametrize(
     ('command', 'message'),
     [
@@ -245,6 +345,9 @@ def test_the_command_line(tmp_path, flags, capsys):
         ('locate SCENE ship --out a.jpg', '--out is a.jpg, expected a file name that ends in .tif, .png, .npy'),
         ('locate SCENE ship --out a.tif --index nowhere', 'no archive index at nowhere'),
         ('locate SCENE ship --out a.tif --index x --scales 9', '--index takes tiles as they are'),
+        ('locate SCENE ship --out a.tif --median 3', '--median is 3, which filters a .png'),
+        ('index ARCHIVE --index x --scale 1', 'scale is [1.0], expected two numbers'),
+        ('index ARCHIVE --index x --overlap -1', 'overlap is -1 without a tile'),
         ('index ARCHIVE --index x --scale 5,5', 'scale is [5.0, 5.0], expected two numbers, the lower one first'),
         ('index ARCHIVE --index x --min-valid 2', 'min_valid is 2.0, expected 0 to 1'),
         ('index ARCHIVE --index x --name-pattern (', 'the pattern of names is'),

@@ -286,6 +286,14 @@ def test_links(index, archive):
     assert report.added >= 1  # the linked file; the loop ends
 
 
+def test_a_link_to_itself_is_skipped(index, archive):
+    for name in ('loop.png', '0/loop.png', '0/loop.json'):
+        (archive / name).symlink_to(os.path.basename(name))
+    report = update(index, archive)
+    assert report.kept == 7
+    assert [name for name, reason in report.skipped if 'symbolic links' in reason] == ['0/loop.png', 'loop.png']
+
+
 def test_an_index_inside_of_its_archive(archive):
     draw(archive / 'index/sheet.png', 3)
     (archive / 'index/sheet.png').rename(archive / 'sheet.png')
@@ -326,9 +334,9 @@ def test_an_image_that_is_rotated_by_its_exif_data(tmp_path):
     assert (tmp_path / 'hits.html').read_text().count('data:image/jpeg') == 3
 
 
-@pytest.mark.parametrize(('tile', 'overlap'), [(0, 0), (5, 5), (5, -1)])
+@pytest.mark.parametrize(('tile', 'overlap'), [(0, 0), (5, 5), (5, -1), (None, -1), (None, 5)])
 def test_tiles_that_would_not_move_on(tile, overlap):
-    with pytest.raises(ValueError, match='expected 0 <= overlap < tile'):
+    with pytest.raises(ValueError, match=f'overlap is {overlap} (and|without a) tile.*, expected 0'):
         Cut(tile, overlap)
 
 
@@ -375,6 +383,17 @@ def test_descriptions(index, archive):
     assert hits['0/0.png'].platform == 'GF-2'
 
 
+def test_spaces_around_cells_and_rows_of_no_file(index, archive):
+    table = index.with_name('table.csv')
+    table.write_text('path, season\n 0/0.png , dry\n0\\3.png,wet\n/1/1.png,wet\n')
+    descriptions = read_metadata(table)
+    assert descriptions[b'0/0.png'] == Description(metadata=dict(season='dry'))
+    report = update(index, archive, descriptions=descriptions)
+    assert report.unmatched == ['0\\3.png', '/1/1.png']
+    assert r"2 rows of the table without a file in the archive, first '0\\3.png'" in str(report)
+    assert update(index, archive).unmatched == []
+
+
 @pytest.mark.parametrize(
     ('text', 'message'),
     [
@@ -382,15 +401,41 @@ def test_descriptions(index, archive):
         ('path,gsd\nx,wide\n', r"line 2: gsd is 'wide', expected a number"),
         ('path,gsd\nx,nan\n', r"line 2: gsd is 'nan'"),
         ('path,datetime\nx,today\n', "line 2: datetime is 'today', expected a date"),
+        ('path,datetime\nx,0001-01-01T00:00:00+10:00\n', 'line 2: datetime .* of the years 1 to 9999 UTC'),
+        ('path,datetime\nx,9999-12-31T23:59:59-05:00\n', 'line 2: datetime .* of the years 1 to 9999 UTC'),
         ('path,west\nx,1\n', 'line 2: 1 of west, south, east, north'),
         ('path,west,south,east,north\nx,1,2,3,100\n', 'line 2: place is .*expected west'),
-        ('path\nx,1\n', 'line 2: more cells than columns'),
+        ('path\nx,1\n', 'line 2: 2 cells, expected 1 as in the first line'),
+        ('path,gsd,note\nx,1,a\ny,2\n', 'line 3: 2 cells, expected 3 as in the first line'),
+        ('path,gsd\nx,1\ny,2\n./x,3\n', r"line 4: path is '\./x', which line 2 describes too"),
+        ('path,gsd\nx,0\n', "line 2: gsd is '0', expected a number above 0"),
+        ('path,gsd\nx,-1\n', "line 2: gsd is '-1', expected a number above 0"),
+        ('path,gsd, gsd\nx,1,2\n', r"more than one column \['gsd'\]"),
         ('path,gsd\n,1\n', 'line 2: no path'),
         ('path,note\nx,"a\ny,b\nz,"c"\n', r'table.csv line 2 is not a row of a table: .*double quote'),
         ('path,note\nx,a\n\ny,"b\n', 'table.csv line 4 is not a row of a table'),
         ('path,gsd,gsd\nx,1,2\n', r"more than one column \['gsd'\]"),
     ],
-    ids=['columns', 'number', 'nan', 'date', 'half', 'degrees', 'cells', 'path', 'quote', 'end', 'twice'],
+    ids=[
+        'columns',
+        'number',
+        'nan',
+        'date',
+        'before',
+        'after',
+        'half',
+        'degrees',
+        'cells',
+        'cut off',
+        'again',
+        'zero',
+        'negative',
+        'spaces',
+        'path',
+        'quote',
+        'end',
+        'twice',
+    ],
 )
 def test_tables_that_are_not_understood(tmp_path, text, message):
     (tmp_path / 'table.csv').write_text(text)

@@ -1,6 +1,7 @@
 """Scenes in an archive: where their tiles are, what is left out, what is known of them, and that no fault loses any."""
 
 import json
+import math
 import os
 import random
 import shutil
@@ -13,7 +14,7 @@ from galr_mm.archive import ArchiveIndex, Cut, Description, Where, check_index
 from galr_mm.archive import changes as changes_module
 from galr_mm.archive.export import thumbnail
 from galr_mm.archive.footprints import footprint_of_ring, footprints, pixel_size
-from galr_mm.archive.sidecars import compiled
+from galr_mm.archive.sidecars import compiled, description_of
 from galr_mm.imagery import SceneReading, Window
 from galr_mm.structures import Place
 from tests.geotiff import NORTH, noise, write
@@ -157,12 +158,14 @@ def test_scenes_without_a_place_are_indexed_and_counted(tmp_path):
         transform=NORTH['transform'],
         crs='LOCAL_CS["site",UNIT["metre",1]]',
     )
+    transform = (math.nan, 0, math.inf, 0, -10, 5e6)
+    write(archive / 'nan.tif', noise(3, 40, 40, seed=4), crs=NORTH['crs'], transform=transform)
     report = update(tmp_path / 'index', archive, cut=Cut())
-    assert (report.added, report.unplaced, report.skipped) == (4, 3, [])
-    assert '3 scenes without a place' in str(report)
-    assert [hit.footprint is None for hit in hits_of(tmp_path / 'index')] == [True, True, True, False]
+    assert (report.added, report.unplaced, report.skipped) == (5, 4, [])
+    assert '4 scenes without a place' in str(report)
+    assert [hit.footprint is None for hit in hits_of(tmp_path / 'index')] == [True, True, True, True, False]
     with ArchiveIndex(tmp_path / 'index') as opened:
-        assert opened.catalog.scene_counts() == dict(scenes=4, unplaced=3, empty_tiles=0)
+        assert opened.catalog.scene_counts() == dict(scenes=5, unplaced=4, empty_tiles=0)
         assert opened.catalog.counts()['placed'] == 1
 
 
@@ -281,6 +284,34 @@ def test_date_platform_and_gsd(tmp_path):
     assert known() == expected | {'S2A_20200203T040506_x': (None, None, 10, {}), 'table': expected['table']}
 
 
+@pytest.mark.parametrize(
+    ('said', 'known'),
+    [
+        (dict(a=math.nan, b=math.inf, c=-math.inf, d=0.5), dict(metadata=dict(d=0.5))),
+        (dict(gsd=10**400), {}),
+        (dict(gsd='1' * 400), {}),
+        (dict(gsd=math.nan), {}),
+        (dict(gsd=True), {}),
+        (dict(gsd='0.5'), dict(gsd=0.5)),
+        (dict(datetime='0001-01-01T00:00:00+10:00', platform='p'), dict(platform='p')),
+        (dict(datetime='9999-12-31T23:59:59-05:00'), {}),
+        (dict(datetime='9999-12-31T23:59:59Z'), dict(time=253402300799000)),
+    ],
+    ids=['not finite', 'digits', 'text', 'nan', 'bool', 'number', 'before', 'after', 'last'],
+)
+def test_values_of_items_that_mean_nothing_are_left_out(said, known):
+    assert description_of(said) == Description(**known)
+
+
+def test_an_item_with_nan_does_not_break_filters(tmp_path):
+    archive = tmp_path / 'archive'
+    write(archive / 'a.tif', noise(3, 40, 40), **NORTH)
+    (archive / 'a.json').write_text(item('a', clouds=math.nan, huge=10**400, kind='dry'))
+    update(tmp_path / 'index', archive, cut=Cut())
+    (hit,) = hits_of(tmp_path / 'index', Where(metadata=dict(kind='dry')))
+    assert hit.metadata == dict(huge=10**400, kind='dry')
+
+
 def test_a_table_places_what_has_no_place_of_its_own(tmp_path):
     archive = tmp_path / 'archive'
     write(archive / 'bare.tif', noise(3, 40, 40))
@@ -327,7 +358,7 @@ def test_bad_files_are_listed_and_the_others_searched(tmp_path):
     assert report.tiles == 8
     reasons = dict(report.skipped)
     assert sorted(reasons) == ['cut.tif', 'empty.tif', 'huge.tif', 'other.tif', 'vrt.tif']
-    assert 'it is a VRT' in reasons['vrt.tif']
+    assert 'vrt.tif is a VRT' in reasons['vrt.tif']
     assert 'pixels, more than' in reasons['huge.tif']
     assert 'cut.tif' in reasons['cut.tif']
     assert update(tmp_path / 'index', archive, cut=TILES).kept == 2

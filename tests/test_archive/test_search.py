@@ -1,6 +1,7 @@
 """Searches are exact: ties, filters and every k agree with a plain product of the same vectors."""
 
 import json
+from datetime import date
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ import torch
 
 from galr_mm.archive import Description, Where, open_writer
 from galr_mm.archive import search as search_module
+from galr_mm.archive.lookup import facets
 from galr_mm.archive.search import nearest
 from tests.test_archive.helpers import MODEL, entry, fill, reading, vector
 
@@ -228,7 +230,9 @@ def test_any_name_and_kind_of_field(tmp_path):
     with reading(tmp_path / 'index') as (opened, _):
         for name, value in fields.items():
             assert opened.catalog.rows_where(Where(metadata={name: value})).tolist() == [0], name
-        assert opened.catalog.rows_where(Where(metadata=dict(day='3', share='0.5'))).tolist() == [0]
+        assert opened.catalog.rows_where(Where(metadata=dict(day='3', share='0.5', clear='true'))).tolist() == [0]
+        assert opened.catalog.rows_where(Where(metadata=dict(clear='1'))).tolist() == []
+        assert facets(opened.catalog).fields['clear'] == ['true']
         assert opened.catalog.rows_where(Where(metadata=dict(day=4))).tolist() == []
 
 
@@ -247,6 +251,12 @@ def test_days_are_whole(tmp_path):
         assert found(start='2021-06-02') == 0
         assert found(start='2021-06-01T23:59:59.999+02:00') == 1
         assert found(start='2021-06-01T22:00:00Z') == 0
+        for day in ('20210601', '2021W222', '2021-W22-2'):
+            try:
+                date.fromisoformat(day)
+            except ValueError:  # Python 3.10 reads 2021-06-01 only
+                continue
+            assert found(start=day, end=day) == 1
 
 
 @pytest.mark.parametrize(
@@ -256,10 +266,17 @@ def test_days_are_whole(tmp_path):
         (dict(bbox=(0, 2, 1, 1)), 'south <= north'),
         (dict(bbox=(0, 0, 190, 1)), '-180 to 180'),
         (dict(bbox=(0, 0, float('nan'), 1)), 'bbox is'),
+        (dict(bbox=5), 'bbox is 5, expected west, south, east, north'),
+        (dict(gsd=5), 'gsd is 5, expected two numbers'),
+        (dict(platform=5), 'platform is 5, expected a text'),
+        (dict(metadata=5), 'metadata is 5, expected values by field'),
         (dict(bbox='abcd'), "bbox is 'abcd'"),
         (dict(start='yesterday'), "start is 'yesterday', expected a date or a time such as 2021-06-01T12:00:00Z"),
         (dict(start='2021-13-01'), 'start is'),
         (dict(end=''), "end is ''"),
+        (dict(end='2021-W22'), "end is '2021-W22', expected a date"),
+        (dict(end='9999-12-31T23:59:59-05:00'), 'of the years 1 to 9999 UTC'),
+        (dict(gsd=(5, 1)), 'gsd is from 5 to 1, expected the smaller number first'),
         (dict(start='2022-01-01', end='2021-01-01'), 'after end'),
         (dict(min_score='high'), "min_score is 'high', expected a number"),
         (dict(metadata=dict(a=[1])), r"metadata is 'a': \[1\]"),

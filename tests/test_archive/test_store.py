@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from tqdm import tqdm
 
-from galr_mm.archive import ArchiveIndex, Where, check_index, open_writer
+from galr_mm.archive import ArchiveIndex, Description, Where, check_index, open_writer
 from galr_mm.archive import changes as changes_module
 from galr_mm.archive.catalog import NAME
 from galr_mm.archive.search import nearest
@@ -225,6 +225,20 @@ def test_missing_or_short_vectors_are_an_error(index):
         pass
 
 
+@pytest.mark.parametrize('command', ['index', 'compact'])
+def test_a_writer_does_not_fill_a_short_file_with_zeros(index, command):
+    """What is missing before the next vector would be a hole in the file, which reads as zeros."""
+    os.truncate(index / 'vectors/00002.f32', 40)
+    with pytest.raises(ValueError, match='00002.f32 holds 40 bytes, fewer than 2 vectors of 8 float32'):  # noqa: PT012
+        if command == 'index':
+            fill(index, [vector(100)], first=100)
+        with open_writer(index) as writer:
+            writer.compact()
+    assert (index / 'vectors/00002.f32').stat().st_size == 40
+    with pytest.raises(SystemExit, match='00002.f32 holds 40 bytes'):
+        main(['compact', str(index)])
+
+
 def test_copied_elsewhere(index, tmp_path):
     shutil.copytree(index, tmp_path / "else where'/x")
     index.rename(tmp_path / 'old')
@@ -243,6 +257,21 @@ def test_read_where_nothing_can_be_written(index):
     assert len(content(index)) == 12
 
 
+def test_changes_in_a_log_that_cannot_be_read_are_an_error(index, small_disk):
+    """A copy of an index that was open: without the log it is older, and the log needs a file beside it."""
+    copy = small_disk / 'copy'
+    with open_writer(index) as writer:
+        writer.put([entry(70, vector(70))])
+        shutil.copytree(index, copy)
+    assert (copy / f'{NAME}-wal').stat().st_size
+    (copy / f'{NAME}-shm').unlink()
+    subprocess.run(['mount', '-o', 'remount,ro', small_disk], check=True)
+    with pytest.raises(OSError, match=f'its last changes are in {NAME}-wal'):
+        ArchiveIndex(copy)
+    subprocess.run(['mount', '-o', 'remount,rw', small_disk], check=True)
+    assert len(content(copy)) == 13
+
+
 def test_another_model_another_format_another_file(index, tmp_path):
     other = MODEL._replace(fingerprint='b' * 64, words='CLIP')
     with (
@@ -258,9 +287,10 @@ def test_another_model_another_format_another_file(index, tmp_path):
     (tmp_path / 'text' / NAME).write_text('no database, but long enough to look like one' * 100)
     with pytest.raises(ValueError, match='cannot be read as the catalogue of an archive: file is not a database'):
         ArchiveIndex(tmp_path / 'text')
-    with pytest.raises(FileNotFoundError, match=f'no archive index at .*nothing: it has no {NAME}'):
+    how = f'no archive index at .*nothing: it has no {NAME}; make one: archive.py index IMAGES --index .*nothing'
+    with pytest.raises(FileNotFoundError, match=how):
         ArchiveIndex(tmp_path / 'nothing')
-    with pytest.raises(FileNotFoundError, match='no archive index'), open_writer(tmp_path / 'nothing'):
+    with pytest.raises(FileNotFoundError, match=how), open_writer(tmp_path / 'nothing'):
         pass
     assert not (tmp_path / 'nothing').exists()
 
@@ -350,15 +380,32 @@ def test_the_check_finds_what_is_wrong(index):
     assert '1 files without tiles' in problems()
 
 
-@pytest.fixture
-def small_disk(tmp_path):
-    """A disk of half a megabyte."""
-    folder = tmp_path / 'disk'
-    folder.mkdir()
-    if subprocess.run(['mount', '-t', 'tmpfs', '-o', 'size=512k', 'tmpfs', folder], capture_output=True).returncode:
-        pytest.skip('a tmpfs cannot be mounted here')
-    yield folder
-    subprocess.run(['umount', '-l', folder], check=True)
+@pytest.mark.parametrize(
+    ('sql', 'problem'),
+    [
+        ('DELETE FROM place WHERE id = 4', '1 tiles are not in the tree'),
+        ('DELETE FROM place WHERE id IN (6, 7)', '1 tiles are not in the tree'),
+        ('UPDATE place SET west = west + 1 WHERE id = 4', '1 tiles are not in the tree'),
+        ('UPDATE place SET north = north + 0.001 WHERE id = 7', '1 tiles are not in the tree'),
+        ('UPDATE tile SET south = 1.5 WHERE row = 2', '1 tiles are not in the tree'),
+        ('UPDATE tile SET west = NULL WHERE row = 2', '1 entries of the tree of places are of no tile'),
+        ('INSERT INTO place VALUES (5, 1, 2, 3, 4)', '1 entries of the tree of places are of no tile'),
+    ],
+)
+def test_the_check_compares_places(index, sql, problem):
+    rng = np.random.default_rng(0)
+    with open_writer(index) as writer, writer.catalog.transaction():
+        for row, known in enumerate(writer.catalog.sources().values()):
+            west = 179.123456 if row == 3 else rng.uniform(-179, 170)
+            bounds = (west, rng.uniform(-90, 0), west + 2 - 360 * (row == 3), rng.uniform(0, 90))
+            writer.catalog.describe(known.id, Description(bounds=bounds))
+        writer.catalog.hide([5])
+        writer.catalog.delete([6])
+    assert is_whole(index)
+    with sqlite3.connect(index / NAME) as db:
+        db.execute(sql)
+    with ArchiveIndex(index) as opened:
+        assert [found for found in check_index(opened).problems if problem in found]
 
 
 @pytest.mark.parametrize('dim', [8, 2000], ids=['catalogue', 'vectors'])

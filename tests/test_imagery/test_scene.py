@@ -62,11 +62,39 @@ def test_which_bands_are_colors(tmp_path):
     assert (pixels == pixels[..., :1]).all()
     with pytest.raises(OSError, match=r'said\.tif .*has 4 bands, asked for 5,3,2'):
         Scene(as_said, SceneReading(bands=(5, 3, 2)))
-    for wrong in ((1, 2), (0, 1, 2), ()):
-        with pytest.raises(ValueError, match='expected one or three, counted from 1'):
-            SceneReading(bands=wrong)
-    with pytest.raises(ValueError, match=r'scale is \[5, 5\]'):
-        SceneReading(scale=(5, 5))
+
+
+@pytest.mark.parametrize(
+    ('options', 'message'),
+    [
+        *((dict(bands=bands), 'expected one or three whole numbers, counted') for bands in ((1, 2), (0, 1, 2), ())),
+        (dict(scale=(5, 5)), r'scale is \[5, 5\]'),
+        (dict(scale=(1,)), r'scale is \[1\], expected two numbers'),
+        (dict(scale=(0, 500, 3000)), r'scale is \[0, 500, 3000\], expected two numbers'),
+        (dict(scale=(0, True)), 'expected two numbers'),
+        (dict(scale='05'), "scale is '05', expected two numbers"),
+        (dict(scale=5), 'scale is 5, expected two numbers'),
+        (dict(bands=(1.5, 2, 3)), r'bands are \[1.5, 2, 3\], expected one or three whole numbers'),
+        (dict(bands=('1',)), 'expected one or three whole numbers'),
+        (dict(bands=3), 'bands are 3, expected one or three whole numbers'),
+    ],
+    ids=str,
+)
+def test_settings_that_make_no_sense(options, message):
+    with pytest.raises(ValueError, match=message):
+        SceneReading(**options)
+
+
+@pytest.mark.parametrize(
+    'options',
+    [{}, dict(bands=(1,)), dict(bands=(4, 3, 2), scale=(0.0, 1234.5678)), dict(scale=(-1e-9, 3e8))],
+    ids=str,
+)
+def test_a_reading_is_read_from_its_text(options):
+    reading = SceneReading(**options)
+    assert SceneReading.of(f'64 pixels, overlap 16, valid 0.3, {reading}') == reading
+    with pytest.raises(ValueError, match="how scenes are read is written as 'whole images, scale 0,x'"):
+        SceneReading.of('whole images, scale 0,x')
 
 
 def test_missing_data_is_black_and_has_no_part_in_the_stretch(tmp_path):
@@ -131,7 +159,7 @@ def test_a_vrt_is_opened_when_asked_for(tmp_path):
     target = write(tmp_path / 'a.tif', noise(1, 50, 70, 'uint8', high=255), **NORTH)
     vrt = tmp_path / 'b.tif'
     vrt.write_text(VRT.format(target))
-    with pytest.raises(ValueError, match='it is a VRT, which names other files'):
+    with pytest.raises(ValueError, match=r'b\.tif is a VRT, which names other files'):
         is_scene(vrt)
     with pytest.raises(OSError, match='not recognized'):
         open_raster(vrt)
