@@ -25,8 +25,8 @@ def read_metadata(path: str | Path) -> dict[bytes, Description]:
 
     Raises:
         FileNotFoundError: when there is no such file.
-        ValueError: when it is not such a table, a row has more or fewer cells than the first line, as where a file was
-            cut off, or two rows are of one path; names the line and the value.
+        ValueError: when it is not such a table or has no rows, a row has more or fewer cells than the first line, as
+            where a file was cut off, or two rows are of one path; names the line and the value.
     """
     path = Path(path)
     if not path.is_file():
@@ -53,6 +53,8 @@ def read_metadata(path: str | Path) -> dict[bytes, Description]:
                 found[path_of], lines[path_of] = description, number
             except ValueError as error:
                 raise ValueError(f'{path} line {number}: {error}') from None
+    if not found:  # cut off, or of nothing: what other tables have said would be forgotten
+        raise ValueError(f'{path} has no row below its columns')
     return found
 
 

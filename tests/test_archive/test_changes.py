@@ -415,6 +415,7 @@ def test_spaces_around_cells_and_rows_of_no_file(index, archive):
         ('path,note\nx,"a\ny,b\nz,"c"\n', r'table.csv line 2 is not a row of a table: .*double quote'),
         ('path,note\nx,a\n\ny,"b\n', 'table.csv line 4 is not a row of a table'),
         ('path,gsd,gsd\nx,1,2\n', r"more than one column \['gsd'\]"),
+        ('path,gsd\n', 'has no row below its columns'),
     ],
     ids=[
         'columns',
@@ -435,6 +436,7 @@ def test_spaces_around_cells_and_rows_of_no_file(index, archive):
         'quote',
         'end',
         'twice',
+        'no rows',
     ],
 )
 def test_tables_that_are_not_understood(tmp_path, text, message):
