@@ -1,9 +1,10 @@
 """Archive search: ``python benchmarks/bench_archive.py [--tiles 100000 1000000] [--files 100000] [--images 400]``.
 
-Three measurements, each against something bare in the same run, taking turns:
+Four measurements, each against something bare in the same run, taking turns:
 
 - searches of random unit vectors against a float32 product and ``torch.topk`` on the same vectors in memory; the growth
   of the process's own memory (without the mapped files) is that of the first searches;
+- the candidates of one query re-ranked by a bank of others, against their product with the bank;
 - an update of an archive in which nothing has changed;
 - an indexing run against ``encode_images`` of the same files in the same batches, with a model of random weights.
 """
@@ -36,6 +37,7 @@ from galr_mm.archive import (
     open_writer,
     update_archive,
 )
+from galr_mm.archive.bank import CandidateReranker
 from galr_mm.archive.search import nearest
 from galr_mm.imagery import Window
 from galr_mm.text import Vocabulary
@@ -124,6 +126,24 @@ def bench_search(folder: Path, tiles: int, dim: int, k: int, rounds: int) -> Non
     )
 
 
+def bench_rerank(dim: int, bank_size: int, rounds: int) -> None:
+    """The candidates of one query re-ranked by a bank; beside it the product that every way needs."""
+    bank, queries = unit_vectors(bank_size, dim, 2), unit_vectors(rounds, dim, 3)
+    for method in ('mr', 'qbnorm'):
+        reranker = CandidateReranker(method)
+        ours: list[float] = []
+        bare: list[float] = []
+        for query in queries:
+            candidates = unit_vectors(reranker.k, dim, len(ours))
+            ours.append(seconds(lambda q=query, c=candidates: reranker(bank, q, c)))  # type: ignore[misc]  # noqa: B023
+            bare.append(seconds(lambda c=candidates: bank @ c.T))  # type: ignore[misc]
+        p95 = 1e3 * float(np.percentile(ours, 95))
+        print(
+            f'{method}, a bank of {bank_size}, {reranker.k} candidates: {1e3 * statistics.median(ours):.1f} ms'
+            f' (p95 {p95:.1f}), their product with the bank {1e3 * statistics.median(bare):.1f} ms'
+        )
+
+
 def bench_unchanged(folder: Path, files: int) -> None:
     """An update that finds nothing to do."""
     archive = folder / 'archive'
@@ -177,6 +197,7 @@ def main() -> None:
     parser.add_argument(
         '--files', type=int, default=100_000, help='of the archive that does not change; 0 leaves it out'
     )
+    parser.add_argument('--bank', type=int, default=5000, help='queries to re-rank one by; 0 leaves it out')
     parser.add_argument('--images', type=int, default=400, help='to index; 0 leaves it out')
     parser.add_argument('--dim', type=int, default=512)
     parser.add_argument('--k', type=int, default=10)
@@ -187,6 +208,8 @@ def main() -> None:
     for tiles in args.tiles:
         with tempfile.TemporaryDirectory() as folder:
             bench_search(Path(folder), tiles, args.dim, args.k, args.rounds)
+    if args.bank:
+        bench_rerank(args.dim, args.bank, args.rounds)
     if args.files:
         with tempfile.TemporaryDirectory() as folder:
             bench_unchanged(Path(folder), args.files)

@@ -1,8 +1,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -15,7 +15,8 @@ from galr_mm.archive import Hit, export_hits
 from galr_mm.imagery import Window, list_images, open_scene
 
 
-class Match(NamedTuple):
+@dataclass(frozen=True)
+class Match:
     """One item of a gallery that a query found.
 
     Args:

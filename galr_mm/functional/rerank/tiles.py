@@ -7,16 +7,11 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from galr_mm.functional.recall import check_finite
+from galr_mm.functional.recall import check_finite, is_finite
 
 TILE = 1 << 19  # values in a tile of a given matrix: 2 MiB in float32, 4 in float64, near a processor's own cache
 FEATURE_TILE = 1 << 21  # values in a tile that is made from features
 WIDTH = 1 << 12  # its columns
-
-
-def is_finite(tile: Tensor) -> bool:
-    """Whether there is neither NaN nor infinity in a tile, which is contiguous or the transpose of a contiguous one."""
-    return all(edge.isfinite() for edge in (tile if tile.is_contiguous() else tile.t()).aminmax())
 
 
 def require_finite(tile: Tensor, whole: Tensor | None = None) -> None:
