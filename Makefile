@@ -38,7 +38,7 @@ demo: setup $(DEMO)/galr/trained $(DEMO)/index/bank.npz ## draw a data set, trai
 	@echo "captions with their best images:  $(DEMO)/mr_hits.png (re-ranked), $(DEMO)/raw_hits.png"
 	@echo "scores of both directions:        $(DEMO)/scores.npz"
 	@echo "the trained model:                $$(cat $(DEMO)/galr/trained)"
-	@echo "next, search its images in a browser, with the address that this prints:"
+	@echo "next, search its images in a browser, at http://127.0.0.1:8000/ while this runs:"
 	@echo "  $(PY) tools/archive.py serve $(DEMO)/index $(SEARCH)"
 	@echo "or type one of:"
 	@echo "  $(PY) tools/test.py configs/galr_mini.py $$(cat $(DEMO)/galr/trained) --cfg-options \"rerank=[mr,dsl,csls]\""
