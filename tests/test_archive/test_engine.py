@@ -218,6 +218,23 @@ def test_killed_while_filling(server, tmp_path, kills):
     assert compare(index, engine, range(5), (7,))
 
 
+def test_a_row_that_is_there_twice_is_sent_anew(index, tmp_path, monkeypatch):
+    """As a kill may leave it; a comparison row by row does not show it, the count does."""
+    engine = tmp_path / 'engine.db'
+    filled(index, engine)
+    count, calls = MilvusCollection.count, []
+
+    def counted(collection, *args):
+        calls.append(count(collection, *args))
+        return calls[-1] + (len(calls) == 1)
+
+    monkeypatch.setattr(MilvusCollection, 'count', counted)
+    filled(index, engine)
+    assert len(calls) == 2
+    assert held(engine) == expected(index)
+    assert compare(index, engine, range(3), (7,))
+
+
 # filters and ties
 
 
