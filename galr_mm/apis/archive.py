@@ -227,6 +227,7 @@ class ArchiveSearcher:
         where = where if isinstance(where, Where) else Where(**(where or {}))
         reranker = None if rerank is None else CandidateReranker(rerank)
         check_whole('topk', topk)
+        topk = int(topk)
         if merge not in MERGES:
             raise ValueError(f'merge is {merge!r}, expected one of {", ".join(MERGES)}')
         hits: list[list[Hit]] = []

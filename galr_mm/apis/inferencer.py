@@ -12,6 +12,7 @@ from mmengine.model import BaseModel
 from galr_mm.apis.archive import SHEET, words_of
 from galr_mm.apis.archive_model import ArchiveModel, Query, as_image
 from galr_mm.archive import Hit, export_hits
+from galr_mm.functional.rerank.checks import check_whole
 from galr_mm.imagery import Window, list_images, open_scene
 
 
@@ -98,15 +99,14 @@ class RetrievalInferencer:
             TypeError, ValueError: for queries or settings of another kind; names them.
             OSError: when an image cannot be read.
         """
-        if isinstance(topk, bool) or not isinstance(topk, int) or topk < 1:
-            raise ValueError(f'topk is {topk!r}, expected a whole number of 1 or more')
+        check_whole('topk', topk)
         files = [image for image in map(as_image, self.gallery) if isinstance(image, Path)]
         if show_dir is not None and len(files) < len(self.gallery):
             raise ValueError('show_dir is for a gallery of image files; this one holds others')
         queries = [inputs] if isinstance(inputs, str) or not isinstance(inputs, Sequence) else list(inputs)
         vectors, _ = self.model.encode_queries(queries, batch_size)
         scores = vectors @ self.vectors.T
-        best = np.argsort(-scores, axis=1, kind='stable')[:, :topk]
+        best = np.argsort(-scores, axis=1, kind='stable')[:, : int(topk)]
         found = [
             [Match(index, self.gallery[index], row[index].item()) for index in order.tolist()]
             for row, order in zip(scores, best, strict=True)
