@@ -253,6 +253,19 @@ def test_objects_of_a_low_score_are_not_shown(browser, model, index, tmp_path):
         page.close()
 
 
+def test_asked_before_the_server_has_said_what_it_holds(browser, address):
+    page, held = browser.new_page(), []
+    page.route('**/api/info', lambda route: held.append(route))
+    page.goto(address)
+    page.fill('#sentence', 'ships')
+    page.press('#sentence', 'Enter')
+    assert page.inner_text('#problem') == ''
+    held[0].continue_()
+    says(page, '#title', '\u201cships\u201d')
+    assert page.locator('#hits .card').count() > 0
+    page.close()
+
+
 def test_a_heat_map(page):
     search(page, 'ships')
     page.locator('.card', has_text='wide.png').first.click()

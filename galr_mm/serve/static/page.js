@@ -32,6 +32,7 @@ async function search() {
   pending = mine;
   problem(null);
   try {
+    await ready; // a quick hand asks before the server has said what it holds
     const asked = query();
     working(`Searching ${plural(info.images, 'image')}\u2026`);
     const found = await (await call('/api/search', asked, mine.signal)).json();
@@ -127,6 +128,7 @@ async function download(kind) {
 
 async function setImage(file) {
   problem(null);
+  await ready;
   if (file.size > info.limits.upload) {
     problem(new Error(`${file.name} has ${file.size} bytes, at most ${info.limits.upload} are accepted`));
     return;
@@ -165,7 +167,7 @@ function offerOrders() {
 
 byId('preview').addEventListener('error', () => byId('preview').removeAttribute('src')); // a kind that browsers do not draw
 byId('pick').addEventListener('click', () => byId('file').click());
-byId('file').addEventListener('change', () => { if (byId('file').files.length) setImage(byId('file').files[0]); });
+byId('file').addEventListener('change', () => { if (byId('file').files.length) setImage(byId('file').files[0]).catch(problem); });
 byId('remove').addEventListener('click', () => {
   removeImage();
   byId('sentence').focus();
@@ -180,7 +182,7 @@ addEventListener('drop', (event) => {
   inside = 0;
   byId('drop').hidden = true;
   const [file] = event.dataTransfer.files;
-  if (file) setImage(file);
+  if (file) setImage(file).catch(problem);
   else problem(new Error('what was dropped is not a file; save the image first'));
 });
 
@@ -240,4 +242,5 @@ async function start() {
   countFilters();
 }
 
-start().catch(problem);
+const ready = start();
+ready.catch(problem);
