@@ -7,7 +7,13 @@ from galr_mm.integrations.efficientnet_lite import build_efficientnet_lite, effi
 from galr_mm.models import EfficientNetLite
 from galr_mm.registry import MODELS
 
-IMAGES = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0)) * 2 - 1
+# in the backbone's order of memory, so that the sums of timm are made in the same order
+IMAGES = (
+    torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    .mul(2)
+    .sub(1)
+    .to(memory_format=torch.channels_last)
+)
 
 
 @pytest.fixture(scope='module')

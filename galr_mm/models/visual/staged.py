@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 
+import torch
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -79,6 +80,7 @@ class StagedBackbone(BaseModule):
             ValueError: when a stage before it is asked for.
         """
         self.require_stages_after(stage)
+        maps = maps.contiguous(memory_format=torch.channels_last)  # and so do all maps after it: faster on a CPU
         given = [maps] if stage in self.out_indices else []
         for index in range(stage + 1, self.out_indices[-1] + 1):
             maps = self.stage(index)(maps)
