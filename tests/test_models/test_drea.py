@@ -120,6 +120,15 @@ def test_batch_gives_what_single_images_give():
             torch.testing.assert_close(a[i], b[0])
 
 
+def test_a_score_threshold():
+    rows = [[10, 10, 50, 50, 0.9, 1], [60, 10, 90, 50, 0.3, 1], [10, 60, 50, 90, 0.29, 2]]
+    assert drea()([instances(rows)], [SHAPE]).mask.sum() == 3
+    graph = drea(score_thr=0.3)([instances(rows), instances([[0, 0, 9, 9, 0.1, 0]])], [SHAPE, SHAPE])
+    assert graph.mask.sum(1).tolist() == [2, 0]
+    for ours, without in zip(graph, drea()([instances(rows[:2]), instances([])], [SHAPE, SHAPE]), strict=True):
+        torch.testing.assert_close(ours, without)
+
+
 def test_duplicates_merge_and_are_counted():
     rows = [[10, 10, 50, 50, 0.9, 1], [12, 10, 52, 50, 0.6, 1], [10, 10, 50, 50, 0.8, 2]]
     objects = pad_proposals([instances(rows)], [SHAPE])
@@ -215,6 +224,7 @@ def test_labels_out_of_range(label):
         (dict(enhancement=True), 'True'),
         (dict(num_nodes=0), 'num_nodes'),
         (dict(similarity='x'), "'x'"),
+        (dict(score_thr=30), 'score_thr is 30, expected 0 <= score_thr < 1'),
     ],
 )
 def test_wrong_options(options, match):

@@ -51,17 +51,21 @@ class Objects(NamedTuple):
 
 
 def pad_proposals(
-    proposals: Sequence[InstanceData], img_shapes: Sequence[tuple[int, int]], max_objects: int = 100
+    proposals: Sequence[InstanceData],
+    img_shapes: Sequence[tuple[int, int]],
+    max_objects: int = 100,
+    score_thr: float | None = None,
 ) -> Objects:
     """Pad proposals to one size, clip boxes to the image and sort in descending order of score.
 
-    Objects with NaN or infinite values, and boxes that are inverted, empty or outside the image, are dropped. Equal
+    Objects below ``score_thr``, those with NaN or infinite values, and boxes that are inverted, empty or outside the image, are dropped. Equal
     scores are ordered by label and box, so the order in which objects are given does not matter.
 
     Args:
         proposals: per image ``bboxes`` (n, 4) xyxy in pixels, ``scores`` (n,) and ``labels`` (n,).
         img_shapes: per image (height, width) in pixels.
         max_objects: keep the N highest-scoring objects of each image.
+        score_thr: the lowest score that is kept; None keeps all.
 
     Returns:
         The objects, with M between 0 and ``max_objects``.
@@ -80,6 +84,8 @@ def pad_proposals(
     boxes = torch.where(finite[..., None], rows[..., :4], 0.0) / size[:, None]
     boxes = boxes.clamp(0, 1)
     mask = present & finite & (boxes[..., 2] > boxes[..., 0]) & (boxes[..., 3] > boxes[..., 1])
+    if score_thr is not None:
+        mask &= rows[..., 4] >= score_thr
 
     scores = torch.where(mask, rows[..., 4], -torch.inf)
     order = _stable_order(scores, rows[..., 5], boxes)[:, :max_objects]
@@ -249,6 +255,7 @@ class DREA(BaseModule):
         sigma: width of the distance kernel, in image sides.
         enhancement: 'area' (salience = score x relative area), 'count' (score x merged proposals) or None.
         max_objects: proposals of an image that are looked at.
+        score_thr: the lowest score of these; None looks at all that were extracted.
 
     Shapes:
         - input: list of B InstanceData with bboxes (n, 4) xyxy in pixels, scores (n,), labels (n,); list of B (h, w)
@@ -277,6 +284,7 @@ class DREA(BaseModule):
         sigma: float = 0.2,
         enhancement: str | None = 'area',
         max_objects: int = 100,
+        score_thr: float | None = None,
     ) -> None:
         super().__init__()
         options = (
@@ -292,6 +300,8 @@ class DREA(BaseModule):
                 f'num_classes, num_nodes, max_objects and sigma must be positive, got {num_classes}, {num_nodes}, '
                 f'{max_objects} and {sigma}'
             )
+        if score_thr is not None and not 0 <= score_thr < 1:
+            raise ValueError(f'score_thr is {score_thr}, expected 0 <= score_thr < 1, or None for all proposals')
         self.num_classes = num_classes
         self.num_nodes = num_nodes
         self.num_features = num_classes + 5
@@ -303,6 +313,7 @@ class DREA(BaseModule):
         self.sigma = sigma
         self.enhancement = enhancement
         self.max_objects = max_objects
+        self.score_thr = score_thr
 
     def forward(self, proposals: Sequence[InstanceData], img_shapes: Sequence[tuple[int, int]]) -> ObjectGraph:
         """Build the graphs of a batch.
@@ -329,7 +340,7 @@ class DREA(BaseModule):
 
     def objects(self, proposals: Sequence[InstanceData], img_shapes: Sequence[tuple[int, int]]) -> Objects:
         """The de-noised objects of a batch, before they are cut or padded to ``num_nodes``."""
-        objects = pad_proposals(proposals, img_shapes, self.max_objects)
+        objects = pad_proposals(proposals, img_shapes, self.max_objects, self.score_thr)
         wrong = objects.labels[(objects.labels < 0) | (objects.labels >= self.num_classes)]
         if wrong.numel():
             raise ValueError(
@@ -353,5 +364,5 @@ class DREA(BaseModule):
         """What a print of the model shows."""
         return (
             f'num_classes={self.num_classes}, num_nodes={self.num_nodes}, merge={self.merge}, iou_thr={self.iou_thr}, '
-            f'tau={self.tau}, adj={self.adj!r}, enhancement={self.enhancement!r}'
+            f'tau={self.tau}, adj={self.adj!r}, enhancement={self.enhancement!r}, score_thr={self.score_thr}'
         )
