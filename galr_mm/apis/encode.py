@@ -7,7 +7,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import torch
 from mmengine.dataset import Compose, default_collate
-from mmengine.model import BaseModel, is_model_wrapper
+from mmengine.model import BaseModel
 from mmengine.registry import DefaultScope
 from PIL import Image, ImageOps
 from torch import Tensor
@@ -20,6 +20,7 @@ from galr_mm.models.retrievers.dual_encoder import evaluating
 from galr_mm.models.text import TokenizedTextEncoder
 from galr_mm.models.text.tokenized import check_texts
 from galr_mm.utils.config import datasets_of
+from galr_mm.utils.wrappers import unwrapped
 
 ImageLike: TypeAlias = str | Path | np.ndarray | Image.Image
 Pipeline: TypeAlias = Sequence[dict[str, Any]] | Callable[[dict[str, Any]], dict[str, Any]]
@@ -66,7 +67,7 @@ def encode_images(
     """
     given = _listed(images)
     _check_batch_size(batch_size)
-    model = model.module if is_model_wrapper(model) else model
+    model = unwrapped(model)
     steps = _pipeline_of(model, pipeline)
     detector = getattr(getattr(model, 'local', None), 'detector', None)
     embeddings = []
@@ -112,7 +113,7 @@ def encode_texts(model: BaseModel, texts: Iterable[str], batch_size: int = 256, 
     if not given:
         raise ValueError('no captions to encode')
     _check_batch_size(batch_size)
-    model = model.module if is_model_wrapper(model) else model
+    model = unwrapped(model)
     encoder = getattr(model, 'text_encoder', None)
     check_texts(given)
     is_blank = encoder.is_blank if isinstance(encoder, TokenizedTextEncoder) else TokenizedTextEncoder.is_blank

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import copy
 from collections.abc import Sequence
 from pathlib import Path
 
 from mmengine.config import Config
-from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 from torch import nn
 
@@ -20,9 +20,12 @@ from galr_mm.cli.common import (
     require_writable,
 )
 from galr_mm.cli.errors import one_line, settings_of
+from galr_mm.datasets.transforms.symmetries import VIEWS
 from galr_mm.engine.hooks import CaptionReportHook
 from galr_mm.integrations.checkpoints import require_checkpoint
 from galr_mm.messages import clip
+from galr_mm.utils.config import datasets_of
+from galr_mm.utils.wrappers import unwrapped
 
 TRAINING = ('train_cfg', 'train_dataloader', 'optim_wrapper')
 
@@ -36,6 +39,12 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         nargs='?',
         help='checkpoint, a file or a link; left out for a model whose weights all come from files of its config '
         '(zero-shot CLIP)',
+    )
+    parser.add_argument(
+        '--tta',
+        action='store_true',
+        help='test-time augmentation: features of images are means over the eight flips and quarter turns, or over '
+        'what tta_model and tta_pipeline of the config say',
     )
     parser.add_argument('--out', help='.npz for the scores of both directions, raw and re-ranked, with ids')
     parser.add_argument('--show-dir', help='folder for sheets of captions with their best images')
@@ -73,9 +82,23 @@ def merge_args(cfg: Config, args: argparse.Namespace) -> Config:
     return cfg
 
 
+def use_tta(cfg: Config) -> None:
+    """Put the model into ``tta_model``, and the views of ``tta_pipeline`` into the pipelines of the test data.
+
+    Without them in the config, the model is a :class:`galr_mm.RetrievalTTAModel`, and before its last step, which
+    packs it, each sample becomes its views of :data:`galr_mm.datasets.transforms.symmetries.VIEWS`.
+    """
+    views = [dict(type='galr_mm.RandomD4', views=[view]) for view in VIEWS]
+    for dataset in datasets_of(cfg.test_dataloader.dataset):
+        *steps, pack = dataset.pipeline
+        each = dict(type='mmcv.TestTimeAug', transforms=[views, [pack]])
+        dataset.pipeline = copy.deepcopy(cfg.get('tta_pipeline') or [*steps, each])
+    cfg.model = dict(cfg.get('tta_model') or dict(type='galr_mm.RetrievalTTAModel'), module=cfg.model)
+
+
 def require_weights(model: nn.Module) -> None:
     """Stop where a part of the model is random: only the model knows, by ``weights_from_files``."""
-    inner = model.module if is_model_wrapper(model) else model
+    inner = unwrapped(model)
     if not getattr(inner, 'weights_from_files', False):
         raise SystemExit(
             f'CHECKPOINT is missing: not every weight of {type(inner).__name__} comes from files that the config names'
@@ -100,9 +123,13 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Run the test."""
+    if args.tta and args.feature_cache is not None:
+        raise SystemExit('--tta needs the views of test images, and a --feature-cache has one of each')
     cfg = merge_args(load_config(args, ('model', 'test_dataloader', 'test_cfg', 'test_evaluator')), args)
     require_writable(Path(cfg.work_dir), '--work-dir')
     check_start(cfg, args.checkpoint)
+    if args.tta:
+        use_tta(cfg)
     runner = build_runner(cfg)
     runner.register_hook(CaptionReportHook())
     if args.checkpoint is None:

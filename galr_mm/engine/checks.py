@@ -6,11 +6,11 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from mmengine.dist import get_world_size
-from mmengine.model import is_model_wrapper
 from mmengine.runner import EpochBasedTrainLoop
 from torch import nn
 
 from galr_mm.evaluation import RetrievalEvaluator
+from galr_mm.utils.wrappers import unwrapped
 
 
 class TrainingError(ValueError):
@@ -92,7 +92,7 @@ def check_proposals(dataset: Any, model: nn.Module) -> Iterator[str]:
     Raises:
         TrainingError: when the proposals have more.
     """
-    inner: Any = model.module if is_model_wrapper(model) else model
+    inner = unwrapped(model)
     known = getattr(getattr(getattr(inner, 'local', None), 'drea', None), 'num_classes', None)
     for part in innermost(dataset):
         classes = (getattr(part, 'metainfo', None) or {}).get('proposal_classes')

@@ -10,12 +10,12 @@ from typing import Any
 
 from mmengine.config import Config
 from mmengine.logging import print_log
-from mmengine.model import is_model_wrapper
 from torch import nn
 
 from galr_mm.detection.saved_config import read_config_text
 from galr_mm.engine.checks import TrainingError
 from galr_mm.utils.config import READ_BY_RUNS
+from galr_mm.utils.wrappers import unwrapped
 
 # what a training does not depend on
 IDLE = {
@@ -70,7 +70,7 @@ def require_fitting(checkpoint: Mapping[str, Any], model: nn.Module, filename: s
             f'--resume: {filename} holds weights only (no {", ".join(lacking) or "epoch"} of a training); '
             'to start from these weights: --cfg-options load_from=FILE'
         )
-    inner: Any = model.module if is_model_wrapper(model) else model
+    inner = unwrapped(model)
     weights = {name.removeprefix('module.'): value for name, value in checkpoint['state_dict'].items()}
     try:
         missing, unexpected = inner.load_state_dict(weights, strict=False)

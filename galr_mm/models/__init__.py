@@ -4,7 +4,7 @@ from galr_mm.models.detection import ProposalGenerator
 from galr_mm.models.fusion import MIDF, ReleasedMIDF
 from galr_mm.models.graph import DREA, GCN, LocalBranch, RoINodes
 from galr_mm.models.losses import ContrastiveLoss, TripletLoss
-from galr_mm.models.retrievers import DualEncoder, GaLR
+from galr_mm.models.retrievers import DualEncoder, GaLR, RetrievalTTAModel
 from galr_mm.models.text import BiGRUEncoder, HuggingFaceTextEncoder, SentenceVectorProjection
 from galr_mm.models.visual import MVSA, EfficientNetLite, GlobalPool
 
@@ -27,6 +27,7 @@ __all__ = [
     'OpenCLIPTextEncoder',
     'ProposalGenerator',
     'ReleasedMIDF',
+    'RetrievalTTAModel',
     'RoINodes',
     'SentenceVectorProjection',
     'TripletLoss',

@@ -36,6 +36,8 @@ RUNNER_EXTRAS = (
     'compile',
     'activation_checkpointing',
     'efficient_conv_bn_eval',
+    'tta_model',
+    'tta_pipeline',
 )
 READ_BY_RUNS = {*inspect.signature(Runner.__init__).parameters, *RUNNER_EXTRAS} - {'self', 'cfg'}
 PACKAGE = Path(__file__).resolve().parents[1]

@@ -145,6 +145,35 @@ def test_hub_corrections_and_a_bank_of_training_queries(mini_config, checkpoint,
         assert {name: metrics[f'{prefix}/{name}'] for name in recalls} == pytest.approx(recalls, abs=0.01)
 
 
+@pytest.mark.slow
+def test_test_time_augmentation(mini_config, checkpoint, tmp_path):
+    """Features are means over the views: scores of an image are those means too, up to its feature's length."""
+    load = "dict(type='galr_mm.LoadImageWithProposals'), dict(type='mmengine.Resize', scale=(64, 64))"
+    first, second = (f"dict(type='galr_mm.RandomD4', views=['{view}'])" for view in ('identity', 'rot90'))
+    pack = "dict(type='galr_mm.PackRetrievalInputs')"
+
+    def scores(name, text, *flags):
+        config, out = settings(tmp_path / f'{name}.py', f"_base_ = '{mini_config}'\n{text}"), tmp_path / f'{name}.npz'
+        run_tool('tools/test.py', config, checkpoint, '--work-dir', tmp_path / name, '--out', out, *flags)
+        with np.load(out) as saved:
+            return saved['i2t']
+
+    views = [
+        scores(f'view{i}', f'test_dataloader = dict(dataset=dict(pipeline=[{load}, {view}, {pack}]))')
+        for i, view in enumerate((first, second))
+    ]
+    mean = np.mean(views, axis=0)
+    assert np.abs(views[0] - views[1]).max() > 1e-3
+    both = f"tta_pipeline = [{load}, dict(type='mmcv.TestTimeAug', transforms=[[{first}, {second}], [{pack}]])]"
+    merged = scores('both', both, '--tta')
+    factor = (merged / mean).mean(axis=1, keepdims=True)
+    assert (factor > 1).all()
+    np.testing.assert_allclose(merged, factor * mean, rtol=1e-4, atol=1e-5)
+    eight = scores('eight', '', '--tta')
+    assert eight.shape == mean.shape
+    assert np.abs(eight - merged).max() > 1e-3
+
+
 def test_unknown_reranker_fails_before_the_first_batch(mini_config, checkpoint, tmp_path):
     done = run_tool(
         'tools/test.py', mini_config, checkpoint, '--work-dir', tmp_path, '--cfg-options', 'rerank=foo', check=False
@@ -306,6 +335,7 @@ def test_weights_of_another_model_are_refused(mini_config, checkpoint, tmp_path)
         (run_test, ['CONFIG'], 'CHECKPOINT is missing: the config trains a model'),
         (run_test, ['CONFIG', 'CONFIG', '--cfg-options', 'rerank_cfg.mr.k=3'], 'without rerank=mr'),
         (train, ['CONFIG', '--cfg-options', 'model.fusion.mod=sum'], "'mod'; did you mean 'mode'?"),
+        (run_test, ['CONFIG', 'CONFIG', '--tta', '--feature-cache', '.'], '--tta needs the views of test images'),
         (run_test, ['CONFIG', 'CONFIG', '--out', 'x.pkl'], 'x.pkl, expected a name that ends in .npz'),
         (
             run_test,

@@ -1,3 +1,4 @@
+import copy
 import sys
 import weakref
 
@@ -7,8 +8,9 @@ from mmengine.optim import OptimWrapper
 from mmengine.runner.checkpoint import load_state_dict
 from mmengine.structures import InstanceData
 from mmpretrain.structures import DataSample
+from torch.nn import functional as F
 
-from galr_mm.models import DualEncoder
+from galr_mm.models import DualEncoder, RetrievalTTAModel
 from galr_mm.models.fusion.midf import MODES
 from galr_mm.models.retrievers.dual_encoder import pair_ids
 from galr_mm.registry import MODELS
@@ -597,3 +599,24 @@ def test_unknown_mode_and_missing_loss():
         model(*batch(), mode='train')
     with pytest.raises(RuntimeError, match='needs a loss'):
         model(*batch(), mode='loss')
+
+
+def test_test_time_augmentation():
+    model = RetrievalTTAModel(module=dual_encoder()).eval()
+    images, samples = batch(texts=2)
+    samples.append(DataSample(text='two ships'))  # a query without an image comes alone, below
+    views = [images, images.flip(-1)]
+    with torch.no_grad():
+        features = [model.module.encode_image(view) for view in views]
+        found = model.test_step(dict(images=views, data_samples=[samples[:3], copy.deepcopy(samples[:3])]))
+        query = copy.deepcopy(samples[3])
+        (alone,) = model.test_step(dict(data_samples=[[samples[3]], [query]]))
+    expected = F.normalize(features[0] + features[1], dim=-1)
+    torch.testing.assert_close(torch.stack([sample.image_feat for sample in found]), expected)
+    captions = [text for sample in found for text in sample.text]
+    assert len(captions) == 6
+    with torch.no_grad():
+        torch.testing.assert_close(torch.cat([s.text_feat for s in found]), model.module.encode_text(captions))
+    assert 'image_feat' not in alone
+    assert alone.text_feat.shape == (1, 512)
+    assert 'text' not in query

@@ -4,12 +4,12 @@ from collections.abc import Sized
 
 from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 from torch.utils.data import DataLoader
 
 from galr_mm.models.text import TokenizedTextEncoder
 from galr_mm.registry import HOOKS
+from galr_mm.utils.wrappers import unwrapped
 
 
 @HOOKS.register_module()
@@ -32,7 +32,7 @@ class CaptionReportHook(Hook):
 
     @staticmethod
     def _report(runner: Runner, loader: DataLoader, where: str) -> None:
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        model = unwrapped(runner.model)
         encoder, dataset = getattr(model, 'text_encoder', None), loader.dataset
         if not is_main_process() or not isinstance(encoder, TokenizedTextEncoder):
             return

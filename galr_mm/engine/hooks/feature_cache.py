@@ -1,16 +1,14 @@
 from __future__ import annotations
 
-from typing import Any
-
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
-from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 
 from galr_mm.datasets.feature_cache import FeatureCache
 from galr_mm.engine.feature_cache import caption_fingerprint, fingerprint, frozen_weights
 from galr_mm.models import DualEncoder, HuggingFaceTextEncoder
 from galr_mm.registry import HOOKS
+from galr_mm.utils.wrappers import unwrapped
 
 
 @HOOKS.register_module()
@@ -35,7 +33,7 @@ class FeatureCacheHook(Hook):
         self._check(runner)
 
     def _check(self, runner: Runner) -> None:
-        model: Any = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        model = unwrapped(runner.model)
         assert isinstance(model, DualEncoder)
         meta = self.cache.meta
         if fingerprint(frozen_weights(model, meta['stage'])) != meta['weights']:

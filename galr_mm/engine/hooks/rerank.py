@@ -3,7 +3,6 @@ from __future__ import annotations
 from typing import Any
 
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 
 from galr_mm.engine.hooks.mmpretrain_rerank import MMPretrainRerank
@@ -11,6 +10,7 @@ from galr_mm.engine.hooks.training_bank import TrainingBank
 from galr_mm.evaluation import RetrievalEvaluator, build_rerankers
 from galr_mm.evaluation.rerankers import Reranker
 from galr_mm.registry import HOOKS
+from galr_mm.utils.wrappers import unwrapped
 
 
 @HOOKS.register_module()
@@ -77,7 +77,7 @@ class RerankHook(Hook):
                 f'rerank is set, but the data set has {images} images and {captions} captions; re-ranking compares '
                 'the two'
             )
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        model = unwrapped(runner.model)
         wanting = [prefix for prefix, rerank in self.rerankers.items() if getattr(rerank, 'needs_bank', False)]
         if isinstance(loop.evaluator, RetrievalEvaluator):
             loop.evaluator.rerankers = self.rerankers

@@ -58,8 +58,9 @@ def pad_proposals(
 ) -> Objects:
     """Pad proposals to one size, clip boxes to the image and sort in descending order of score.
 
-    Objects below ``score_thr``, those with NaN or infinite values, and boxes that are inverted, empty or outside the image, are dropped. Equal
-    scores are ordered by label and box, so the order in which objects are given does not matter.
+    Objects below ``score_thr`` are dropped, those with NaN or infinite values, and boxes that are inverted, empty or
+    outside the image. Equal scores are ordered by label and box, so the order in which objects are given does not
+    matter.
 
     Args:
         proposals: per image ``bboxes`` (n, 4) xyxy in pixels, ``scores`` (n,) and ``labels`` (n,).

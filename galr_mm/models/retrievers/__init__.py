@@ -1,4 +1,5 @@
 from galr_mm.models.retrievers.dual_encoder import DualEncoder
 from galr_mm.models.retrievers.galr import GaLR
+from galr_mm.models.retrievers.tta import RetrievalTTAModel
 
-__all__ = ['DualEncoder', 'GaLR']
+__all__ = ['DualEncoder', 'GaLR', 'RetrievalTTAModel']
