@@ -25,6 +25,7 @@ def draw_curves(recalls: Mapping[str, Sequence[Mapping[int, float]]], path: str 
         (line,) = axis.plot(epochs, values.mean(0), label=f'{label} ({len(seeds)})', marker='.')
         axis.fill_between(epochs, values.min(0), values.max(0), color=line.get_color(), alpha=0.2, linewidth=0)
     axis.set(xlabel='epoch', ylabel='val mR, mean and range over (seeds)')
+    axis.xaxis.get_major_locator().set_params(integer=True)
     axis.grid(alpha=0.3)
     axis.legend(fontsize=8)
     _save(figure, path)
