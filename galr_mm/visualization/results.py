@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from galr_mm.functional import Interval
 from galr_mm.utils.io import atomic_write
@@ -25,7 +26,7 @@ def draw_curves(recalls: Mapping[str, Sequence[Mapping[int, float]]], path: str 
         (line,) = axis.plot(epochs, values.mean(0), label=f'{label} ({len(seeds)})', marker='.')
         axis.fill_between(epochs, values.min(0), values.max(0), color=line.get_color(), alpha=0.2, linewidth=0)
     axis.set(xlabel='epoch', ylabel='val mR, mean and range over (seeds)')
-    axis.xaxis.get_major_locator().set_params(integer=True)
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     axis.grid(alpha=0.3)
     axis.legend(fontsize=8)
     _save(figure, path)
