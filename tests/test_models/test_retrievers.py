@@ -620,3 +620,10 @@ def test_test_time_augmentation():
     assert 'image_feat' not in alone
     assert alone.text_feat.shape == (1, 512)
     assert 'text' not in query
+
+
+def test_views_and_a_detector_inside():
+    model = galr()
+    model.local.detector = torch.nn.Identity()
+    with pytest.raises(ValueError, match='a detector inside the model sees the file: extract proposals'):
+        RetrievalTTAModel(model)

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from mmengine.model import BaseTTAModel
 from mmpretrain.structures import DataSample
+from torch import nn
 from torch.nn import functional as F
 
 from galr_mm.registry import MODELS
@@ -21,7 +22,20 @@ class RetrievalTTAModel(BaseTTAModel):
     Args:
         module: the retriever, or its config.
         data_preprocessor: of the retriever, where its config has none.
+
+    Raises:
+        ValueError: when the retriever has a detector inside, which would look at the files and not at their views.
     """
+
+    def __init__(
+        self, module: dict[str, Any] | nn.Module, data_preprocessor: dict[str, Any] | nn.Module | None = None
+    ) -> None:
+        super().__init__(module, data_preprocessor)
+        if getattr(getattr(self.module, 'local', None), 'detector', None) is not None:
+            raise ValueError(
+                'views move boxes, and a detector inside the model sees the file: extract proposals before '
+                '(tools/extract_proposals.py), and set model.local.detector=None'
+            )
 
     def test_step(self, data: dict[str, Any]) -> list[DataSample]:
         """Predict a batch of samples, each field a list over views."""
