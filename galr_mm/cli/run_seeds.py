@@ -44,20 +44,11 @@ from galr_mm.evaluation.rerankers import build_rerankers
 from galr_mm.evaluation.runs import save_run
 from galr_mm.registry import DATASETS
 from galr_mm.structures import RetrievalResult
-from galr_mm.utils.config import PACKAGE, READ_BY_RUNS
+from galr_mm.utils.config import AFTER_TRAINING, PACKAGE, READ_BY_RUNS
 from galr_mm.utils.io import atomic_write, file_lock, read_json, write_text
 
 STARTS = ('pretrained', 'checkpoint', 'name_or_path', 'load_from')  # keys of a config that name ready weights
 HARDEST = 12
-AFTER_TRAINING = {
-    'rerank',
-    'rerank_cfg',
-    'test_cfg',
-    'test_dataloader',
-    'test_evaluator',
-    'tta_model',
-    'tta_pipeline',
-}
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:

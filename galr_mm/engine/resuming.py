@@ -14,13 +14,13 @@ from torch import nn
 
 from galr_mm.detection.saved_config import read_config_text
 from galr_mm.engine.checks import TrainingError
-from galr_mm.utils.config import READ_BY_RUNS
+from galr_mm.utils.config import AFTER_TRAINING, READ_BY_RUNS
 from galr_mm.utils.wrappers import unwrapped
 
-# what a training does not depend on
-IDLE = {
+# what may change between the parts of a training
+IDLE = AFTER_TRAINING | {
     'work_dir', 'resume', 'load_from', 'launcher', 'log_level', 'log_processor', 'visualizer', 'experiment_name',
-    'env_cfg', 'test_cfg', 'test_dataloader', 'test_evaluator', 'rerank', 'rerank_cfg', 'default_scope',
+    'env_cfg', 'default_scope',
 }  # fmt: skip
 SHOWN = 12
 LONGEST = 80

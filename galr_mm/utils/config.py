@@ -40,6 +40,16 @@ RUNNER_EXTRAS = (
     'tta_pipeline',
 )
 READ_BY_RUNS = {*inspect.signature(Runner.__init__).parameters, *RUNNER_EXTRAS} - {'self', 'cfg'}
+# of these, what a training does not depend on
+AFTER_TRAINING = {
+    'rerank',
+    'rerank_cfg',
+    'test_cfg',
+    'test_dataloader',
+    'test_evaluator',
+    'tta_model',
+    'tta_pipeline',
+}
 PACKAGE = Path(__file__).resolve().parents[1]
 SHIPPED = (PACKAGE / '.mim/configs', PACKAGE.with_name('+galr_mm') / '.mim/configs')  # the second is mim's
 

@@ -80,7 +80,7 @@ class StagedBackbone(BaseModule):
             ValueError: when a stage before it is asked for.
         """
         self.require_stages_after(stage)
-        maps = maps.contiguous(memory_format=torch.channels_last)  # and so do all maps after it: faster on a CPU
+        maps = maps.contiguous(memory_format=torch.channels_last)  # faster on a CPU, and the next layers keep it
         given = [maps] if stage in self.out_indices else []
         for index in range(stage + 1, self.out_indices[-1] + 1):
             maps = self.stage(index)(maps)
