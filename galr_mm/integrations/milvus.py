@@ -308,7 +308,8 @@ def _drop_halves(path: Path) -> None:
 
 def _check_file(path: Path, create: bool) -> None:
     """Refuse what Milvus Lite would make, or fill with files of its own."""
-    if not path.exists():
+    empty = path.is_dir() and not any(path.iterdir())  # so it stands for a moment when Milvus Lite makes it
+    if empty or not path.exists():
         if not create:
             raise EngineError(f'no engine at {path}; `archive.py fill INDEX {path.name}` makes it')
         if not path.parent.is_dir():

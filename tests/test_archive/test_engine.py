@@ -388,6 +388,7 @@ def test_what_is_no_engine(index, tmp_path):
     assert not (tmp_path / 'engine.db').exists()
     (tmp_path / 'file.db').write_text('text')
     (tmp_path / 'folder.db').mkdir()
+    (tmp_path / 'folder.db/notes.txt').write_text('text')
     for name in ('file.db', 'folder.db'):
         for action in (search, filled, problems):
             with pytest.raises(ValueError, match=f'{name} is not a database of Milvus Lite 3'):
@@ -438,9 +439,13 @@ def test_a_damaged_file(index, engine, files, damage):
     assert compare(index, engine)
 
 
-def test_a_collection_that_was_being_made(index, tmp_path):
-    """What a kill leaves before it has a schema."""
-    (tmp_path / 'half.db/collections/galr_mm').mkdir(parents=True)
+@pytest.mark.parametrize('folder', ['half.db', 'half.db/collections', 'half.db/collections/galr_mm'])
+def test_an_engine_that_was_being_made(index, tmp_path, folder):
+    """What a kill leaves before there is a schema."""
+    (tmp_path / folder).mkdir(parents=True)
+    for action in (search, problems):
+        with pytest.raises(EngineError, match='archive.py fill'):
+            action(index, tmp_path / 'half.db')
     filled(index, tmp_path / 'half.db')
     assert compare(index, tmp_path / 'half.db')
 
