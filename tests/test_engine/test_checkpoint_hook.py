@@ -1,6 +1,7 @@
 """A training that was stopped anywhere ends as one that was not."""
 
 import random
+import uuid
 from pathlib import Path
 
 import numpy as np
@@ -79,7 +80,7 @@ def train(work, resume=False, stop=None, **checkpoint):
         custom_hooks=[stop] if stop else [],
         randomness=dict(seed=1),
         resume=resume,
-        experiment_name=f'{work.name}_{random.random()}',
+        experiment_name=f'{work.name}_{uuid.uuid4()}',  # random is seeded, and runs of one name share their hub
         log_level='WARNING',
     )
     Runner.current = runner
@@ -153,6 +154,43 @@ def test_what_was_there_stays_until_the_next_is_whole(failing, undisturbed, tmp_
         assert any(name.startswith('best') for name in whole)
     train(tmp_path, resume=True)
     assert set(results(tmp_path)) == set(undisturbed)
+
+
+def stop_before(operation, monkeypatch):
+    """Let the n-th writing, noting or removing of a checkpoint not happen, nor anything after it; gives their count."""
+    count = iter(range(1, 1000))
+
+    def counted(real):
+        def act(*args):
+            if next(count) >= operation:
+                raise KeyboardInterrupt
+            return real(*args)
+
+        return act
+
+    backend = module.AtomicLocalBackend
+    for owner, name in ((backend, 'put'), (backend, 'remove'), (module, 'write_text')):
+        monkeypatch.setattr(owner, name, counted(getattr(owner, name)))
+    return count
+
+
+def test_stopped_at_each_change_of_the_folder(undisturbed, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        count = stop_before(1000, patch)
+        train(tmp_path / 'counted')
+    operations = next(count)
+    assert operations > 5 * EPOCHS
+    for operation in range(2, operations):  # before the first there is nothing to resume from
+        work = tmp_path / f'{operation}'
+        with monkeypatch.context() as patch:
+            stop_before(operation, patch)
+            with pytest.raises(KeyboardInterrupt):
+                train(work)
+        train(work, resume=True)
+        found = results(work)
+        assert set(found) == set(undisturbed), operation
+        for name, content in undisturbed.items():
+            torch.testing.assert_close(found[name], content, rtol=0, atol=0, msg=f'{name}, {operation}')
 
 
 def test_the_last_two(tmp_path):

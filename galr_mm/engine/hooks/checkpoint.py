@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import random
 from collections import deque
 from pathlib import Path
@@ -58,7 +59,8 @@ class ResumableCheckpointHook(CheckpointHook):
         """Add to what can be resumed from."""
         if 'optimizer' in checkpoint:
             done = runner.train_loop.epoch >= checkpoint['meta']['epoch']
-            checkpoint[KEY] = dict(states=self._states, validated=done)
+            replaced = [os.path.basename(path) for path in self._replaced_best()]
+            checkpoint[KEY] = dict(states=self._states, validated=done, replaced=replaced)
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
         """Note where to resume."""
@@ -72,6 +74,7 @@ class ResumableCheckpointHook(CheckpointHook):
         if self._resumed is None:
             return
         states, validated = self._resumed['states'], self._resumed['validated']
+        self._remove([self._path(name) for name in self._resumed.get('replaced', [])])  # killed before it did so
         self._resumed = None
         if get_rank() < len(states):
             set_random_states(states[get_rank()])
@@ -108,8 +111,8 @@ class ResumableCheckpointHook(CheckpointHook):
         )
         if is_main_process():
             write_text(Path(runner.work_dir, 'last_checkpoint'), self.last_ckpt)
-        self._remove(outdated)
-        self._remove_replaced()
+        self._remove(outdated + self._replaced_best())
+        self._replaced = {}
 
     def _save_best_checkpoint(self, runner: Runner, metrics: dict[str, float]) -> None:
         """As mmengine's, but the best one before stays until the new one is whole."""
@@ -118,7 +121,8 @@ class ResumableCheckpointHook(CheckpointHook):
         before = self._replaced = self._best()
         self._set_best(dict.fromkeys(before))  # so that mmengine finds none to remove
         super()._save_best_checkpoint(runner, metrics)
-        self._remove_replaced()
+        self._remove(self._replaced_best())
+        self._replaced = {}
         self._set_best({key: path or before[key] for key, path in self._best().items()})
 
     def _best(self) -> dict[str, str | None]:
@@ -132,12 +136,10 @@ class ResumableCheckpointHook(CheckpointHook):
         else:
             self.best_ckpt_path_dict = paths
 
-    def _remove_replaced(self) -> None:
-        """Remove best checkpoints for which there are better ones now."""
-        if self.save_best:
-            now = self._best()
-            self._remove([old for key, old in self._replaced.items() if old and now[key] not in (None, old)])
-        self._replaced = {}
+    def _replaced_best(self) -> list[str]:
+        """Best checkpoints for which there are better ones now."""
+        now = self._best() if self._replaced else {}
+        return [old for key, old in self._replaced.items() if old and now[key] not in (None, old)]
 
     def _path(self, name: str) -> str:
         return self.file_backend.join_path(self.out_dir, name)
