@@ -192,9 +192,10 @@ def test_hook_is_added_where_a_config_replaced_it(mini_config, checkpoint, tmp_p
 
 @pytest.mark.slow
 @pytest.mark.distributed
-def test_two_processes_give_the_numbers_of_one(mini_config, checkpoint, tmp_path):
+@pytest.mark.parametrize('flags', [[], ['--tta']], ids=['', 'tta'])
+def test_two_processes_give_the_numbers_of_one(flags, mini_config, checkpoint, tmp_path):
     """11 images in two processes: one is padding."""
-    arguments = [mini_config, checkpoint, '--work-dir', tmp_path, '--cfg-options', 'rerank=[mr,qbnorm]']
+    arguments = [mini_config, checkpoint, '--work-dir', tmp_path, '--cfg-options', 'rerank=[mr,qbnorm]', *flags]
     one = run_tool('tools/test.py', *arguments, '--out', tmp_path / 'one.npz')
     two = run_script('tools/dist_test.sh', *arguments[:2], 2, *arguments[2:], '--out', tmp_path / 'two.npz')
     assert table_of(two) == table_of(one)
