@@ -123,18 +123,21 @@ def compare_configs(saved: str | None, cfg: Config, filename: str) -> Iterator[s
         yield 'the learning rate keeps the schedule of the checkpoint, which was made for its number of epochs'
 
 
-def drop_foreign_best(checkpoint: Mapping[str, Any], filename: Path, folder: Path) -> Iterator[str]:
-    """Keep CheckpointHook from deleting the best checkpoint of another work directory when a better one comes.
+def drop_foreign_files(checkpoint: Mapping[str, Any], filename: Path, folder: Path) -> Iterator[str]:
+    """Keep CheckpointHook from deleting files that are not of this training when better or later ones come.
 
-    Its path is in the state of the training. Where the work directory was moved, the file is there under its name;
-    where the training goes on in another one, the best checkpoint is chosen anew.
+    Their paths and epochs are in the state of the training. Where the work directory was moved, the best checkpoint is
+    there under its name; where the training goes on in another one, the best is chosen anew.
     """
     info = checkpoint['message_hub'].get('runtime_info', {})
+    moved = filename.resolve().parent == folder.resolve()
+    if not moved:
+        info.pop('keep_ckpt_ids', None)
     for key in [key for key in info if key.startswith('best_ckpt') and info[key]]:
         best = Path(info[key])
         if best.resolve().parent == folder.resolve():
             continue
-        if (folder / best.name).is_file():
+        if moved and (folder / best.name).is_file():
             info[key] = str(folder / best.name)
             continue
         score = info.pop(key.replace('best_ckpt', 'best_score'), None)

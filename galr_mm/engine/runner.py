@@ -12,7 +12,7 @@ from mmengine.runner import Runner
 
 from galr_mm.engine.checks import TrainingError, check_evaluation, check_proposals, check_training
 from galr_mm.engine.hooks import FirstStepsHook
-from galr_mm.engine.resuming import compare_configs, drop_foreign_best, latest_checkpoint, require_fitting
+from galr_mm.engine.resuming import compare_configs, drop_foreign_files, latest_checkpoint, require_fitting
 from galr_mm.utils.logging import quiet_terminal
 
 
@@ -101,7 +101,7 @@ class ToolRunner(Runner):
             require_fitting(checkpoint, self.model, filename)
             for message in compare_configs(checkpoint['meta'].get('cfg'), self.cfg, filename):
                 self.logger.warning(message)
-            for message in drop_foreign_best(checkpoint, Path(filename), self._best_folder()):
+            for message in drop_foreign_files(checkpoint, Path(filename), self._best_folder()):
                 self.logger.warning(message)
         return checkpoint
 

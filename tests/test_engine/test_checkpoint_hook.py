@@ -1,5 +1,6 @@
 """A training that was stopped anywhere ends as one that was not."""
 
+import os
 import random
 import uuid
 from pathlib import Path
@@ -191,6 +192,25 @@ def test_stopped_at_each_change_of_the_folder(undisturbed, tmp_path, monkeypatch
         assert set(found) == set(undisturbed), operation
         for name, content in undisturbed.items():
             torch.testing.assert_close(found[name], content, rtol=0, atol=0, msg=f'{name}, {operation}')
+
+
+@pytest.mark.parametrize('copied', [True, False])
+def test_what_was_not_replaced_stays(tmp_path, copied):
+    """A later file under the name of a replaced one, as after a branch; moved to another folder that one is known."""
+    work, best = tmp_path / 'work', tmp_path / 'work/best_mR_epoch_1.pth'
+    with pytest.raises(KeyboardInterrupt):
+        train(work, stop=Stop('before_train_iter', 1))
+    kept = best.read_bytes(), best.stat()
+    train(work, resume=True, max_keep_ckpts=-1)
+    assert not best.exists()
+    best.write_bytes(kept[0])
+    if not copied:  # as a kill before its removal leaves it
+        os.utime(best, ns=(kept[1].st_atime_ns, kept[1].st_mtime_ns))
+    (work / 'last_checkpoint').write_text(str(work / 'epoch_2.pth'))
+    work = work.rename(tmp_path / 'moved')
+    (work / 'last_checkpoint').write_text(str(work / 'epoch_2.pth'))
+    train(work, resume=True)
+    assert (work / best.name).exists() == copied
 
 
 def test_the_last_two(tmp_path):

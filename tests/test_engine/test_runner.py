@@ -286,23 +286,28 @@ def test_no_whole_checkpoint(tmp_path):
         latest_checkpoint(tmp_path)
 
 
-@pytest.mark.parametrize('there', [True, False])
-def test_the_best_checkpoint_of_another_folder_is_not_deleted(resumed, tmp_path, there):
-    """CheckpointHook would remove it for a better one."""
+@pytest.mark.parametrize('moved', [True, False])
+@pytest.mark.parametrize('same_name', [True, False])
+def test_files_of_another_training_are_not_deleted(resumed, tmp_path, moved, same_name):
+    """CheckpointHook would remove its best one for a better one, and epochs that are here for later ones."""
     best = tmp_path / 'work/best_mR_epoch_1.pth'
     best.touch()
     path = tmp_path / 'work/epoch_2.pth'
     content = torch.load(path, weights_only=False)
-    content['message_hub']['runtime_info'] |= dict(best_ckpt=str(best), best_score=50.0)
-    content['message_hub']['resumed_keys'] |= dict(best_ckpt=True, best_score=True)
+    content['message_hub']['runtime_info'] |= dict(best_ckpt=str(best), best_score=50.0, keep_ckpt_ids=[1, 2])
+    content['message_hub']['resumed_keys'] |= dict(best_ckpt=True, best_score=True, keep_ckpt_ids=True)
     torch.save(content, path)
-    (tmp_path / 'other').mkdir()
-    if there:
-        (tmp_path / 'other/best_mR_epoch_1.pth').touch()
+    other = tmp_path / 'other'
+    other.mkdir()
+    if same_name:
+        (other / best.name).touch()
+    if moved:
+        path = path.rename(other / path.name)
     run, out = resumed('other', load_from=str(path), **options(train_cfg__max_epochs=3))
     info = run.message_hub.runtime_info
-    if there:
-        assert info['best_ckpt'] == str(tmp_path / 'other/best_mR_epoch_1.pth')
+    assert ('keep_ckpt_ids' in info) == moved
+    if moved and same_name:
+        assert info['best_ckpt'] == str(other / best.name)
         assert info['best_score'] == 50
     else:
         assert not {'best_ckpt', 'best_score'} & info.keys()

@@ -59,7 +59,7 @@ class ResumableCheckpointHook(CheckpointHook):
         """Add to what can be resumed from."""
         if 'optimizer' in checkpoint:
             done = runner.train_loop.epoch >= checkpoint['meta']['epoch']
-            replaced = [os.path.basename(path) for path in self._replaced_best()]
+            replaced = {path: identity(path) for path in self._replaced_best() if os.path.isfile(path)}
             checkpoint[KEY] = dict(states=self._states, validated=done, replaced=replaced)
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
@@ -74,7 +74,10 @@ class ResumableCheckpointHook(CheckpointHook):
         if self._resumed is None:
             return
         states, validated = self._resumed['states'], self._resumed['validated']
-        self._remove([self._path(name) for name in self._resumed.get('replaced', [])])  # killed before it did so
+        for path, file in self._resumed.get('replaced', {}).items():  # killed before it removed them
+            here = self._path(os.path.basename(path))  # which may have moved, and hold later ones
+            if os.path.isfile(here) and identity(here) == file:
+                self._remove([here])
         self._resumed = None
         if get_rank() < len(states):
             set_random_states(states[get_rank()])
@@ -150,6 +153,12 @@ class ResumableCheckpointHook(CheckpointHook):
                 self.file_backend.remove(path)
             elif self.file_backend.isdir(path):  # of deepspeed
                 self.file_backend.rmtree(path)
+
+
+def identity(path: str) -> list[int]:
+    """What tells a local file from a later one of its name."""
+    stat = os.stat(path)
+    return [stat.st_mtime_ns, stat.st_size]
 
 
 def random_states() -> dict[str, Any]:
