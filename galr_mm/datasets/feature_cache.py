@@ -8,6 +8,7 @@ as it is.
 from __future__ import annotations
 
 import json
+import zlib
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -17,8 +18,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from galr_mm.messages import reason
 from galr_mm.utils.io import read_json, write_npz, write_text
 
+SAMPLE = 4096  # bytes of an image file that tell it from another one
+KEYS = ('names', 'images', 'num_training', 'views', 'dtype', 'stage', 'image_steps', 'data_preprocessor')
 DTYPES = {'float16': torch.float16, 'bfloat16': torch.bfloat16, 'float32': torch.float32}
 
 
@@ -29,12 +33,13 @@ class FeatureCache:
         folder: as ``tools/cache_features.py`` wrote it.
 
     Attributes:
-        meta: ``names`` (the images, the first ``num_training`` of them with all ``views``), ``shape`` (C, H, W),
-            ``dtype``, ``image_shape`` (height, width before a view), and what the features were made with.
+        meta: ``names`` (the images, the first ``num_training`` of them with all ``views``), ``images`` (see
+            :func:`image_fingerprint`), ``shape`` (C, H, W), ``dtype``, ``image_shape`` (height, width before a view),
+            and what the features were made with.
 
     Raises:
         FileNotFoundError: when there is no cache.
-        ValueError: when it is not complete.
+        ValueError: when it is not complete, or damaged.
     """
 
     def __init__(self, folder: str | Path) -> None:
@@ -46,10 +51,42 @@ class FeatureCache:
                 'start it again with the same arguments and it goes on'
             )
         self._index = {name: index for index, name in enumerate(self.meta['names'])}
+        self._known: set[tuple[str, str]] = set()
+        path, rows = self.folder / 'features.npy', row_of(len(self._index), 0, self.meta)
+        try:
+            shape = np.load(path, mmap_mode='r').shape
+        except (OSError, ValueError) as error:
+            raise ValueError(f'{path} cannot be read ({reason(error)}); delete {folder}, and fill it again') from error
+        if shape != (rows, *self.meta['shape']):
+            raise ValueError(
+                f'{path} is {shape}, expected {(rows, *self.meta["shape"])}; delete {folder}, and fill it again'
+            )
 
     @cached_property
     def _features(self) -> np.ndarray:
         return np.load(self.folder / 'features.npy', mmap_mode='r')
+
+    def check(self, name: str, path: str | Path) -> None:
+        """Look, once, whether the image of a name is the one that the cache was filled from.
+
+        Raises:
+            KeyError: for an image that is not in the cache.
+            ValueError: when it is another one.
+        """
+        if (name, str(path)) in self._known:
+            return
+        expected, found = self.meta['images'][self._index_of(name)], image_fingerprint(path)
+        if None not in (expected, found) and expected != found:
+            raise ValueError(
+                f'{path} is another image than the {name} that {self.folder} was filled from ({found}, there '
+                f'{expected}); fill another folder'
+            )
+        self._known.add((name, str(path)))
+
+    def _index_of(self, name: str) -> int:
+        if name not in self._index:
+            raise KeyError(f'{self.folder} does not hold {name!r}; it was filled from another data set')
+        return self._index[name]
 
     def get(self, name: str, view: str = 'identity') -> Tensor:
         """Features (C, H, W) of a view of an image, in the type they are stored in.
@@ -57,9 +94,7 @@ class FeatureCache:
         Raises:
             KeyError: for an image or a view that is not in the cache.
         """
-        if name not in self._index:
-            raise KeyError(f'{self.folder} does not hold {name!r}; it was filled from another data set')
-        index = self._index[name]
+        index = self._index_of(name)
         views = self.meta['views'] if index < self.meta['num_training'] else self.meta['views'][:1]
         if view not in views:
             raise KeyError(f'{self.folder} does not hold the view {view!r} of {name!r}, only {views}')
@@ -74,6 +109,20 @@ class FeatureCache:
             ids, lengths, vectors = file['ids'], file['lengths'], torch.from_numpy(file['vectors'])
         keys = [tuple(row[:length]) for row, length in zip(ids.tolist(), lengths.tolist(), strict=True)]
         return dict(zip(keys, vectors, strict=True))
+
+
+def image_fingerprint(path: str | Path) -> str | None:
+    """Size and checksum of the middle of an image file; None where it is not on this disk.
+
+    Names do not tell images apart: those of several data sets are numbers, and a set may be re-encoded.
+    """
+    path = Path(path)
+    if not path.is_file():
+        return None
+    size = path.stat().st_size
+    with path.open('rb') as file:
+        file.seek(max(0, size - SAMPLE) // 2)
+        return f'{size} bytes, {zlib.crc32(file.read(SAMPLE)):08x}'
 
 
 def row_of(image: int, view: int, meta: Mapping[str, Any]) -> int:
@@ -93,8 +142,11 @@ def read_meta(folder: Path) -> dict[str, Any]:
     if not path.is_file():
         raise FileNotFoundError(f'no feature cache at {folder} (no meta.json); tools/cache_features.py makes one')
     meta = read_json(path)
-    if not isinstance(meta, dict) or 'names' not in meta or 'views' not in meta:
-        raise ValueError(f'{path} is not the meta.json of a feature cache')
+    if not isinstance(meta, dict) or not meta.keys() >= set(KEYS):
+        raise ValueError(
+            f'{path} is not the meta.json of a feature cache of this version, which has {", ".join(KEYS)}; delete '
+            f'{folder}, and fill it again'
+        )
     return meta
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import hashlib
 import json
@@ -24,6 +25,7 @@ from galr_mm.datasets.feature_cache import (
     DTYPES,
     FeatureCache,
     as_array,
+    image_fingerprint,
     read_meta,
     row_of,
     storage_type,
@@ -210,7 +212,8 @@ def cache_features(
         ``meta`` of the cache.
 
     Raises:
-        ValueError: when the model or a pipeline does not allow it, or a value does not fit ``dtype``.
+        ValueError: when the model or a pipeline does not allow it, a value does not fit ``dtype``, or what is there is
+            damaged.
         FileExistsError: when ``out`` holds a cache of another kind.
         BlockingIOError: when another run is filling it.
     """
@@ -243,6 +246,7 @@ def cache_features(
         weights=fingerprint(frozen_weights(model, stage)),
         captions=caption_fingerprint(model.text_encoder),
         names=[*found.training, *found.others],
+        images=[image_fingerprint(path) for path in [*found.training.values(), *found.others.values()]],
         num_training=len(found.training),
     )
     out = Path(out)
@@ -255,7 +259,11 @@ def cache_features(
                     f'{out} holds a cache with other {", ".join(different)}; choose another folder, or delete it'
                 )
             if started.get('complete'):
+                FeatureCache(out)  # which looks whether it is damaged
                 return started
+        else:
+            for left in ('features.npy', 'done.npy', 'captions.npz'):  # of which nothing is known
+                (out / left).unlink(missing_ok=True)
         fill_images(model, found, meta, out, batch_size, num_workers, device)
         if meta['captions'] is not None:
             fill_captions(model, found.captions, out)
@@ -366,8 +374,10 @@ def fill_images(
     meta['shape'] = list(features(sample[:1]).shape[1:])
     write_meta(out, meta)
     rows = len(found.training) * len(views) + len(found.others)
-    stored = open_array(out / 'features.npy', (rows, *meta['shape']), storage_type(dtype))
-    done = open_array(out / 'done.npy', (len(paths),), np.bool_)
+    stored, made = open_array(out / 'features.npy', (rows, *meta['shape']), storage_type(dtype))
+    done, _ = open_array(out / 'done.npy', (len(paths),), np.bool_)
+    if made:
+        done[:] = False
     with progress(total=len(paths), initial=int(done.sum()), unit='image') as bar:
         for part, some in ((range(len(found.training)), views), (range(len(found.training), len(paths)), views[:1])):
             todo = [image for image in part if not done[image]]
@@ -389,22 +399,23 @@ def fill_images(
     done.flush()
 
 
-def open_array(path: Path, shape: tuple[int, ...], dtype: type) -> np.memmap:
-    """An array on disk, new ones full of zeros.
+def open_array(path: Path, shape: tuple[int, ...], dtype: type) -> tuple[np.memmap, bool]:
+    """An array on disk, and whether it was made now, full of zeros: one that does not fit, or is damaged, is replaced.
 
     Raises:
         OSError: when it does not fit on the disk; names the file.
     """
     if path.is_file():
-        found = np.load(path, mmap_mode='r+')
-        if found.shape == shape and found.dtype == dtype:
-            return found
+        with contextlib.suppress(ValueError, EOFError):
+            found = np.load(path, mmap_mode='r')  # 'r+' would fill up a file that is too short
+            if found.shape == shape and found.dtype == dtype:
+                return np.load(path, mmap_mode='r+'), False
     with atomic_write(path) as part:
         np.lib.format.open_memmap(part, 'w+', dtype, shape)
         if hasattr(os, 'posix_fallocate'):  # on a full disk, writing to a mapped page would be the end of the process
             with part.open('r+b') as file:
                 os.posix_fallocate(file.fileno(), 0, part.stat().st_size)
-    return np.load(path, mmap_mode='r+')
+    return np.load(path, mmap_mode='r+'), True
 
 
 @torch.no_grad()

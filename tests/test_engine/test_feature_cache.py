@@ -1,10 +1,12 @@
 import json
+import os
 import re
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -239,10 +241,75 @@ def test_no_cache(config, tmp_path):
 def test_what_the_cache_does_not_hold(cache):
     transform = LoadCachedFeatures(str(cache), ['identity', 'vflip'])
     with pytest.raises(KeyError, match='filled from another data set'):
-        transform(dict(file_name='none.jpg'))
+        transform(dict(file_name='none.jpg', img_path='none.jpg'))
     test_image = FeatureCache(cache).meta['names'][-1]
     with pytest.raises(KeyError, match="does not hold the view 'vflip'"):
         FeatureCache(cache).get(test_image, 'vflip')
+
+
+def test_other_images_of_the_same_names(config, cache, mini, tmp_path):
+    """As data sets that number their images, or one that was encoded again."""
+    cfg = Config.fromfile(config)
+    use_feature_cache(cfg, cache)
+    other = shutil.copytree(mini, tmp_path / 'other')
+    for name in ('train', 'val', 'test'):
+        loader = cfg[f'{name}_dataloader']
+        loader.dataset.data_root = f'{other}/'
+        sample = DATASETS.build(loader.dataset)
+        assert sample[0]  # a copy is the same
+        path = Path(sample.get_data_info(0)['img_path'])
+        content = bytearray(path.read_bytes())
+        content[len(content) // 2] ^= 1  # of the same size
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match=f'{path.name} is another image than the {path.name} that .* was filled'):
+            DATASETS.build(loader.dataset)[0]
+    with pytest.raises(SystemExit, match='holds a cache with other images'):
+        cache_features_main(
+            [str(config), '--out', str(cache), '--dtype', 'float32', '--cfg-options']
+            + [f'{split}_dataloader.dataset.data_root={other}/' for split in ('train', 'val', 'test')]
+        )
+
+
+def test_a_cache_that_lost_its_description(config, cache, tmp_path):
+    """Nothing is known of the features then, so they are computed anew."""
+    folder = shutil.copytree(cache, tmp_path / 'copy')
+    (folder / 'meta.json').unlink()
+    features = np.load(folder / 'features.npy', mmap_mode='r+')
+    features[:] = 7
+    features.flush()
+    cache_features_main([str(config), '--out', str(folder), '--dtype', 'float32', '--batch-size', '7'])
+    np.testing.assert_allclose(np.load(folder / 'features.npy'), np.load(cache / 'features.npy'), atol=1e-5)
+
+
+@pytest.mark.parametrize('damage', ['cut', 'gone', 'other shape'])
+def test_damaged_features(config, cache, tmp_path, damage):
+    folder = shutil.copytree(cache, tmp_path / 'copy')
+    path = folder / 'features.npy'
+    if damage == 'cut':
+        os.truncate(path, path.stat().st_size // 2)
+    elif damage == 'gone':
+        path.unlink()
+    else:
+        np.save(path, np.load(path)[1:])
+    with pytest.raises(ValueError, match='features.npy .*; delete .*copy, and fill it again'):
+        FeatureCache(folder)
+    with pytest.raises(SystemExit, match='features.npy .*; delete .*copy, and fill it again'):
+        cache_features_main([str(config), '--out', str(folder), '--dtype', 'float32', '--batch-size', '7'])
+    meta = json.loads((folder / 'meta.json').read_text())
+    (folder / 'meta.json').write_text(json.dumps(meta | dict(complete=False)))
+    cache_features_main(
+        [str(config), '--out', str(folder), '--dtype', 'float32', '--batch-size', '7']
+    )  # as after an interruption
+    np.testing.assert_allclose(np.load(path), np.load(cache / 'features.npy'), atol=1e-5)
+
+
+def test_a_description_of_an_older_version(cache, tmp_path):
+    folder = shutil.copytree(cache, tmp_path / 'copy')
+    meta = json.loads((folder / 'meta.json').read_text())
+    del meta['images']
+    (folder / 'meta.json').write_text(json.dumps(meta))
+    with pytest.raises(ValueError, match=r'meta.json is not the meta.json of a feature cache of this version'):
+        FeatureCache(folder)
 
 
 def test_values_that_do_not_fit():

@@ -17,6 +17,7 @@ class LoadCachedFeatures(ViewTransform):
     Required Keys:
 
     - file_name
+    - img_path
     - detections (optional)
 
     Removed Keys:
@@ -45,7 +46,12 @@ class LoadCachedFeatures(ViewTransform):
             raise ValueError(f'{folder} lacks the views {absent}; it holds {self.cache.meta["views"]}')
 
     def transform(self, results: dict) -> dict:
-        """Take one image's features."""
+        """Take one image's features.
+
+        Raises:
+            KeyError, ValueError: for an image that is not in the cache, or is another one under its name.
+        """
+        self.cache.check(results['file_name'], results['img_path'])
         view = self.draw_view() if len(self.views) > 1 else self.views[0]
         results['img_shape'] = tuple(self.cache.meta['image_shape'])
         fit_proposals(results)
