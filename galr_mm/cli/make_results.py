@@ -114,17 +114,20 @@ def make_block(block: re.Match[str], args: argparse.Namespace) -> str:
     Raises:
         SystemExit: when the block or its runs are not what they should be.
     """
-    kind, *words = block['head'].split()
+    kind, *words = block['head'].split() or ['']
     options = dict(word.partition('=')[::2] for word in words)
     known = {'figure', *(['base'] if kind == 'ablation' else [])}
     if kind not in KINDS or options.keys() - known:
         kinds, names = ', '.join(KINDS), '=, '.join(sorted(known))
         raise SystemExit(f'table {block["head"]!r}: expected one of {kinds}, and {names}=')
     lines = [line.partition(':') for line in block['rows'].splitlines() if line.strip()]
+    labels = {name.strip(): label.strip() or name.strip() for name, _, label in lines}
     try:
-        rows = {name.strip(): load_row(args.runs / name.strip(), label.strip() or name) for name, _, label in lines}
-        if not rows:
+        if not labels:
             raise ValueError('it names no runs')
+        if len(labels) < len(lines) or len(set(labels.values())) < len(lines):
+            raise ValueError('it names a run, or gives a label, twice')
+        rows = {name: load_row(args.runs / name, label) for name, label in labels.items()}
         check_alike(rows)
         if kind == 'ablation' and options.get('base') not in rows:
             raise ValueError(f'base={options.get("base")} is not one of its runs')
@@ -149,6 +152,8 @@ def load_row(folder: Path, label: str) -> Row:
         other += ['splits'] if run.splits.keys() != runs[0].splits.keys() else []
         if other:
             raise ValueError(f'{folder}: seeds {runs[0].record["seed"]} and {run.record["seed"]} differ in {other}')
+    if len({run.record['config_sha256'] for run in runs if 'config_sha256' in run.record}) > 1:
+        raise ValueError(f'{folder}: the config, or one of its bases, was changed between seeds (config_sha256)')
     return Row(label, {run.record['seed']: run for run in runs})
 
 

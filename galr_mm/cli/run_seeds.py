@@ -41,7 +41,7 @@ from galr_mm.cli.test import parse_args as parse_test_args
 from galr_mm.datasets.feature_cache import FeatureCache
 from galr_mm.evaluation import RecallAtK, RetrievalEvaluator
 from galr_mm.evaluation.rerankers import build_rerankers
-from galr_mm.evaluation.runs import save_run
+from galr_mm.evaluation.runs import load_run, save_run
 from galr_mm.registry import DATASETS
 from galr_mm.structures import RetrievalResult
 from galr_mm.utils.config import AFTER_TRAINING, PACKAGE, READ_BY_RUNS
@@ -71,8 +71,12 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     args = parser.parse_args(argv)
     if len(set(args.seeds)) < len(args.seeds):
         parser.error(f'--seeds: {args.seeds} names a seed twice')
-    if not re.fullmatch(r'[\w.-]+', args.name):
-        parser.error(f'--name: {args.name!r} is not made of letters, digits, dots, hyphens and underscores')
+    if wrong := [seed for seed in args.seeds if not 0 <= seed < 1 << 32]:
+        parser.error(f'--seeds: {wrong} is outside of 0 to {(1 << 32) - 1}')
+    if not re.fullmatch(r'[\w-][\w.-]*', args.name):
+        parser.error(
+            f'--name: {args.name!r} is not made of letters, digits, dots, hyphens and underscores, the first no dot'
+        )
     return args
 
 
@@ -158,43 +162,64 @@ def run_seed(args: argparse.Namespace, seed: int) -> None:
         except (OSError, ValueError) as error:
             raise SystemExit(f'--feature-cache: {error}') from error
     splits = ['val'] if args.no_test else ['val', 'test']
-    settings = dict(config=_portable(args.config), options=[_portable(word) for word in args.cfg_options])
+    settings = dict(
+        config=_portable(args.config),
+        options=[_portable(word) for word in args.cfg_options],
+        config_sha256=training_hash(cfg),
+        feature_cache=args.feature_cache is not None,
+    )
     asked = {**settings, 'rerank': {name: repr(reranker) for name, reranker in rerankers.items()}}
-    if out.is_file() and not args.overwrite:
-        record = read_json(out)
-        if set(splits) <= record['metrics'].keys():
-            # Each look at the test split is a chance to choose by it, so a reported row has one: what is there stays.
-            if all(record[key] == value for key, value in asked.items()):
-                print(f'{out} is complete; --overwrite evaluates again', flush=True)
-                return
-            raise SystemExit(f'{out} was measured with other settings; take another --name, or --overwrite')
+    if out.is_file():
+        # Each look at the test split is a chance to choose by it, so a reported row has one: what is there stays.
+        try:
+            record = load_run(out).record
+        except ValueError as error:
+            if not args.overwrite:
+                raise SystemExit(f'{error}; --overwrite evaluates again') from error
+            record = dict(metrics={})
+        there = record['metrics'].keys()
+        if args.overwrite and not there <= set(splits):
+            raise SystemExit(f'--no-test --overwrite: {out} holds results on test, which would be lost')
+        if not args.overwrite and set(splits) <= there:
+            # records of before config_sha256 was in them say nothing of it
+            different = [key for key, value in asked.items() if record.get(key, value) != value]
+            if different:
+                raise SystemExit(
+                    f'{out} was measured with other settings ({", ".join(different)}); take another --name, or '
+                    '--overwrite'
+                )
+            print(f'{out} is complete; --overwrite evaluates again', flush=True)
+            return
     require_writable(out.parent, '--out')
     require_writable(work, '--work-dir')
     try:
         with file_lock(work / 'run'):
-            train(args, seed, cfg, work, settings)
+            train(args, seed, work, settings)
             evaluate(args, seed, work, out, splits, asked)
     except BlockingIOError as error:
         raise SystemExit(str(error)) from error
 
 
-def train(args: argparse.Namespace, seed: int, cfg: Config, work: Path, settings: Mapping[str, Any]) -> None:
+def training_hash(cfg: Config) -> str:
+    """Of what a training depends on, not the file's name: a file may change. Folders of a machine do not count."""
+    read = {key: value for key, value in cfg.to_dict().items() if key in READ_BY_RUNS - AFTER_TRAINING}
+    leaves = [(path, _portable(value) if isinstance(value, str) else value) for path, _, value in _paths(read)]
+    return hashlib.sha256(json.dumps(leaves, default=str).encode()).hexdigest()
+
+
+def train(args: argparse.Namespace, seed: int, work: Path, settings: Mapping[str, Any]) -> None:
     """Train one seed in a process of its own, from where it stopped; nothing where it is trained already.
 
     Raises:
         SystemExit: when the folder holds a training of other settings, or training fails.
     """
     started = work / 'started.json'
-    # what a training depends on, not the file's name: a file may change
-    read = {key: value for key, value in cfg.to_dict().items() if key in READ_BY_RUNS - AFTER_TRAINING}
-    content = hashlib.sha256(json.dumps(read, sort_keys=True, default=str).encode()).hexdigest()
-    now = dict(config_sha256=content, feature_cache=args.feature_cache is not None)
     if started.is_file():
         before = read_json(started)
-        if any(before[key] != value for key, value in now.items()):
+        if any(before[key] != settings[key] for key in ('config_sha256', 'feature_cache')):
             raise SystemExit(f'{work} holds a training of other settings; take another --name, or remove it')
     else:
-        write_text(started, json.dumps({**settings, **now, **git_state()}))
+        write_text(started, json.dumps({**settings, **git_state()}))
     if (work / 'trained').is_file():
         return
     words = [args.config, '--work-dir', str(work), '--resume']
@@ -291,7 +316,6 @@ def evaluate(
         'seed': seed,
         **asked,
         'init': starting_weights(cfg),
-        'feature_cache': started['feature_cache'],
         'best_epoch': epoch,
         'metrics': metrics,
         'curve': curve,
@@ -401,9 +425,10 @@ def _stop(*_: object) -> NoReturn:
 
 
 def _log_lines(work: Path) -> list[str]:
-    """What mmengine logged of all starts of a training, a json a line."""
+    """What mmengine logged of all starts of a training, a json a line; one that was killed may end in half a line."""
     files = sorted(work.glob('*/vis_data/scalars.json'))
-    return [line for path in files for line in path.read_text(encoding='utf-8').splitlines() if line]
+    whole = [path.read_text(encoding='utf-8').rpartition('\n')[0] for path in files]
+    return [line for text in whole for line in text.splitlines() if line]
 
 
 def _paths(node: Any, prefix: str = '') -> Iterator[tuple[str, str, Any]]:

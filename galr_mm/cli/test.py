@@ -87,13 +87,26 @@ def use_tta(cfg: Config) -> None:
 
     Without them in the config, the model is a :class:`galr_mm.RetrievalTTAModel`, and before its last step, which
     packs it, each sample becomes its views of :data:`galr_mm.datasets.transforms.symmetries.VIEWS`.
+
+    Raises:
+        SystemExit: when the config says something else.
     """
     views = [dict(type='galr_mm.RandomD4', views=[view]) for view in VIEWS]
+    own, model = cfg.get('tta_pipeline'), cfg.get('tta_model', dict(type='galr_mm.RetrievalTTAModel'))
+    parts = [step.get('transforms') or [[]] for step in own or [] if str(step['type']).endswith('TestTimeAug')]
+    if own is not None and (len(parts) != 1 or not all(parts[0])):
+        raise SystemExit(
+            '--tta: tta_pipeline needs one TestTimeAug, and in its transforms lists of at least one transform'
+        )
+    if not isinstance(model, dict):
+        raise SystemExit(f'--tta: tta_model is {model!r}, expected a dict with its type')
     for dataset in datasets_of(cfg.test_dataloader.dataset):
+        if not dataset.get('pipeline'):
+            raise SystemExit('--tta: a data set of test_dataloader has no pipeline to take views in')
         *steps, pack = dataset.pipeline
         each = dict(type='mmcv.TestTimeAug', transforms=[views, [pack]])
-        dataset.pipeline = copy.deepcopy(cfg.get('tta_pipeline') or [*steps, each])
-    cfg.model = dict(cfg.get('tta_model') or dict(type='galr_mm.RetrievalTTAModel'), module=cfg.model)
+        dataset.pipeline = copy.deepcopy([*steps, each] if own is None else own)
+    cfg.model = dict(model, module=cfg.model)
 
 
 def require_weights(model: nn.Module) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,10 +14,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from galr_mm.evaluation.metrics import RecallAtK
 from galr_mm.messages import reason
 from galr_mm.structures import RetrievalResult
 from galr_mm.utils.io import read_json, write_npz, write_text
 
+KEYS = (
+    'name', 'seed', 'config', 'options', 'rerank', 'init', 'feature_cache', 'best_epoch', 'metrics', 'curve', 'data',
+    'model', 'wall_minutes', 'machine', 'code', 'command',
+)  # fmt: skip
 Ranks = dict[str, Tensor]  # 'i2t' (I,) and 't2i' (T,)
 
 
@@ -71,12 +78,17 @@ def load_run(path: str | Path) -> Run:
     """Read what :func:`save_run` wrote.
 
     Raises:
-        ValueError: when a file is not of that form.
+        ValueError: when a file is not of that form, or the json's recalls are not those of the ranks.
     """
     path = Path(path)
     splits: dict[str, Split] = {}
+    recall = RecallAtK()
     try:
         record = read_json(path)
+        if lacking := [key for key in KEYS if key not in record]:
+            raise ValueError(f'the json has no {", ".join(lacking)}')
+        if path.name != f'seed_{record["seed"]}.json':
+            raise ValueError(f'it is of seed {record["seed"]}')
         with np.load(path.with_suffix('.npz')) as file:
             arrays = {name: file[name] for name in file.files}
         for name in record['metrics']:
@@ -90,7 +102,12 @@ def load_run(path: str | Path) -> Run:
             }
             owner = torch.from_numpy(arrays[f'{name}/owner'].astype(np.int64))
             splits[name] = Split(ranks, owner, arrays[f'{name}/images'].tobytes().decode().split('\n'))
-    except (KeyError, TypeError, ValueError, OSError) as error:
+            for prefix in ('', *record['rerank']):
+                told = record['metrics'][name][prefix or 'raw']
+                for key, value in recall(ranks[prefix]).items():
+                    if not math.isclose(told[key], value, abs_tol=1e-3):
+                        raise ValueError(f'{key} on {name} is {told[key]} in the json and {value} by the ranks')
+    except (KeyError, TypeError, ValueError, OSError, zipfile.BadZipFile) as error:
         raise ValueError(f'{path} and its .npz are not what run_seeds.py writes: {reason(error)}') from error
     return Run(record, splits)
 

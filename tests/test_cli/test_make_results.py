@@ -1,7 +1,9 @@
 """tools/analysis_tools/make_results.py on runs of made-up scores, written as run_seeds.py writes them."""
 
 import json
+import os
 import re
+import shutil
 
 import cv2
 import numpy as np
@@ -200,7 +202,17 @@ def test_results_of_this_project():
         ('hardest', 'plain: x\nbetter: y\n', 'expected one run'),
         ('headline', 'plain: x\nother: y\n', 'other was measured on another val split'),
         ('headline', 'mixed: x\n', "seeds 0 and 1 differ in ['options']"),
+        ('headline', 'changed: x\n', 'was changed between seeds (config_sha256)'),
         ('headline', 'broken: x\n', 'are not what run_seeds.py writes'),
+        ('headline', 'cut: x\n', 'are not what run_seeds.py writes: BadZipFile'),
+        ('headline', 'swapped: x\n', 'in the json and'),
+        ('headline', 'edited: x\n', 'mR on test is 99.0 in the json and'),
+        ('headline', 'copied: x\n', 'it is of seed 0'),
+        ('headline', 'text: x\n', 'the json has no name, seed'),
+        ('headline', 'short: x\n', 'the json has no init'),
+        ('headline', 'plain: x\nplain: y\n', 'names a run, or gives a label, twice'),
+        ('curves', 'plain: x\nbetter: x\n', 'names a run, or gives a label, twice'),
+        ('', 'plain: x\n', 'expected one of headline'),
     ],
 )
 def test_clear_errors(runs, tmp_path, head, rows, message, monkeypatch):
@@ -210,6 +222,25 @@ def test_clear_errors(runs, tmp_path, head, rows, message, monkeypatch):
     write(tmp_path, 'mixed', 1, 2.0, options=['x=1'])
     write(tmp_path, 'broken', 0, 2.0)
     (tmp_path / 'broken/seed_0.npz').write_bytes(b'nothing')
+    write(tmp_path, 'cut', 0, 2.0)
+    os.truncate(tmp_path / 'cut/seed_0.npz', 1000)
+    for seed in (0, 1, 2):  # the first of before the hash was kept
+        write(tmp_path, 'changed', seed, 2.0, **(dict(config_sha256=f'{seed}') if seed else {}))
+    for seed in (0, 1):
+        write(tmp_path, 'swapped', seed, 2.0)
+    shutil.copy(tmp_path / 'swapped/seed_0.npz', tmp_path / 'swapped/seed_1.npz')
+    for name in ('edited', 'copied', 'short'):
+        write(tmp_path, name, 0, 2.0)
+    path = tmp_path / 'edited/seed_0.json'
+    record = json.loads(path.read_text())
+    record['metrics']['test']['raw']['mR'] = 99.0
+    path.write_text(json.dumps(record))
+    for kind in ('json', 'npz'):
+        (tmp_path / f'copied/seed_0.{kind}').rename(tmp_path / f'copied/seed_7.{kind}')
+    path = tmp_path / 'short/seed_0.json'
+    path.write_text(json.dumps({k: v for k, v in json.loads(path.read_text()).items() if k != 'init'}))
+    (tmp_path / 'text').mkdir()
+    (tmp_path / 'text/seed_0.json').write_text('[]')
     monkeypatch.setattr(f'{__name__}.IMAGES', IMAGES[:30])
     write(tmp_path, 'other', 0, 2.0)
     with pytest.raises(SystemExit, match=re.escape(message)):

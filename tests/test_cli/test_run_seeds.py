@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -130,16 +131,22 @@ def test_tables_of_real_runs(runs, tmp_path):
 
 
 @pytest.mark.slow
-def test_what_is_complete_is_not_measured_again(copied, capsys):
+def test_what_is_complete_is_not_measured_again(copied, tmp_path, capsys):
     folder, words = copied
-    before = {path: path.stat().st_mtime_ns for path in folder.rglob('*') if path.is_file()}
+    before = {path: path.stat().st_mtime_ns for path in (folder / 'out').rglob('*') if path.is_file()}
     run(*words, '--seeds', 0, *OPTIONS)
     assert 'is complete' in capsys.readouterr().out
     with pytest.raises(SystemExit, match='measured with other settings'):
         run(*words, '--seeds', 0, '--rerank', 'rr')
     with pytest.raises(SystemExit, match='measured with other settings'):
         run(*words, '--seeds', 0, '--rerank', 'mr', '--cfg-options', 'rerank_cfg.mr.k=8')
-    assert before == {path: path.stat().st_mtime_ns for path in folder.rglob('*') if path.is_file()}
+    with pytest.raises(SystemExit, match='holds results on test, which would be lost'):
+        run(*words, '--seeds', 0, *OPTIONS[:2], '--no-test', '--overwrite', *OPTIONS[2:])
+    config = tmp_path / Path(words[0]).name  # another file of the same name
+    config.write_text(f"_base_ = '{words[0]}'\noptim_wrapper = dict(optimizer=dict(lr=5e-3))\n")
+    with pytest.raises(SystemExit, match=r'measured with other settings .config_sha256.; take another'):
+        run(config, *words[1:], '--seeds', 0, *OPTIONS)
+    assert before == {path: path.stat().st_mtime_ns for path in (folder / 'out').rglob('*') if path.is_file()}
 
 
 @pytest.mark.slow
@@ -260,8 +267,25 @@ def test_clear_errors(mini_config, tmp_path, words, message):
         run(*common, *words)
 
 
-@pytest.mark.parametrize('words', [['--seeds', '1', '1', '--name', 'x'], ['--seeds', '1', '--name', 'a/b']])
-def test_bad_command_lines(mini_config, words, capsys):
+@pytest.mark.parametrize(
+    ('words', 'flag'),
+    [
+        (['--seeds', '1', '1', '--name', 'x'], '--seeds'),
+        (['--seeds', '-1', '--name', 'x'], '--seeds'),
+        (['--seeds', '4294967296', '--name', 'x'], '--seeds'),
+        (['--seeds', '1', '--name', 'a/b'], '--name'),
+        (['--seeds', '1', '--name', '..'], '--name'),
+    ],
+)
+def test_bad_command_lines(mini_config, words, flag, capsys):
     with pytest.raises(SystemExit, match='2'):
         run(mini_config, *words)
-    assert words[0 if '1' in words[2] else 2] in capsys.readouterr().err
+    assert f'error: {flag}: ' in capsys.readouterr().err
+
+
+def test_half_a_line_of_a_log(tmp_path):
+    """A training that was killed while it wrote; the next start has a file of its own."""
+    path = tmp_path / '20260101_000000/vis_data/scalars.json'
+    path.parent.mkdir(parents=True)
+    path.write_text('{"mR": 1.5, "step": 1}\n{"mR": 2.5, "st')
+    assert learning_curve(tmp_path) == [dict(epoch=1, mR=1.5)]

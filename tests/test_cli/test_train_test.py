@@ -18,7 +18,7 @@ from galr_mm.cli.common import load_config, prepare_cpu_processes, read_config
 from galr_mm.cli.test import main as run_test
 from galr_mm.cli.test import merge_args as merge_test_args
 from galr_mm.cli.test import parse_args as parse_test_args
-from galr_mm.cli.test import require_weights
+from galr_mm.cli.test import require_weights, use_tta
 from galr_mm.cli.train import main as train
 from galr_mm.cli.train import merge_args as merge_train_args
 from galr_mm.cli.train import parse_args as parse_train_args
@@ -172,6 +172,24 @@ def test_test_time_augmentation(mini_config, checkpoint, tmp_path):
     eight = scores('eight', '', '--tta', '--cfg-options', 'rerank=qbnorm')  # its bank has views too
     assert eight.shape == mean.shape
     assert np.abs(eight - merged).max() > 1e-3
+
+
+@pytest.mark.parametrize(
+    ('changes', 'message'),
+    [
+        (dict(tta_pipeline=[]), 'tta_pipeline needs one TestTimeAug'),
+        (dict(tta_pipeline=[dict(type='mmengine.Resize', scale=8)]), 'tta_pipeline needs one TestTimeAug'),
+        (dict(tta_pipeline=[dict(type='mmcv.TestTimeAug', transforms=[])]), 'lists of at least one transform'),
+        (dict(tta_pipeline=[dict(type='TestTimeAug', transforms=[[], [dict(type='x')]])]), 'lists of at least one'),
+        (dict(tta_model='galr_mm.RetrievalTTAModel'), "tta_model is 'galr_mm.RetrievalTTAModel', expected a dict"),
+        (dict(test_dataloader=dict(dataset=dict(pipeline=[]))), 'has no pipeline to take views in'),
+        (dict(test_dataloader=dict(dataset=dict(type='x'))), 'has no pipeline to take views in'),
+    ],
+)
+def test_views_that_cannot_be(changes, message):
+    cfg = dict(model=dict(type='x'), test_dataloader=dict(dataset=dict(pipeline=[dict(type='pack')])))
+    with pytest.raises(SystemExit, match=message):
+        use_tta(Config(cfg | changes))
 
 
 def test_unknown_reranker_fails_before_the_first_batch(mini_config, checkpoint, tmp_path):

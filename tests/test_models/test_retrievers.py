@@ -1,4 +1,5 @@
 import copy
+import math
 import sys
 import weakref
 
@@ -118,7 +119,7 @@ def test_proposals_are_perturbed_in_training_only():
     moved = model.local.build_graph(images, samples)
     assert torch.equal(moved.mask, plain.mask)
     assert 0 < (moved.boxes - plain.boxes).abs().max() < 0.02  # of boxes of a sixth of the image at most
-    for wrong in (dict(proposal_dropout=1.0), dict(box_jitter=-0.1)):
+    for wrong in (dict(proposal_dropout=1.0), dict(box_jitter=-0.1), dict(box_jitter=math.nan)):
         with pytest.raises(ValueError, match=r'proposal_dropout is .*, box_jitter'):
             galr(local=LOCAL | wrong)
 

@@ -54,7 +54,8 @@ class LocalBranch(BaseModule):
 
     Raises:
         ValueError: when ``roi`` has no backbone to look at, or ``detector`` knows another number of classes than
-            ``drea``; for a ``proposal_dropout`` that is not below 1 or a negative ``box_jitter``.
+            ``drea``; for a ``proposal_dropout`` that is not from 0 to below 1 or a ``box_jitter``
+            that is not from 0 to 1.
     """
 
     def __init__(
@@ -72,9 +73,9 @@ class LocalBranch(BaseModule):
         super().__init__(init_cfg)
         if roi is not None and in_channels is None:
             raise ValueError('roi needs the maps of a backbone to look at, and there is none')
-        if not 0 <= proposal_dropout < 1 or box_jitter < 0:
+        if not (0 <= proposal_dropout < 1 and 0 <= box_jitter <= 1):
             raise ValueError(
-                f'proposal_dropout is {proposal_dropout}, box_jitter {box_jitter}; expected 0 <= p < 1, and >= 0'
+                f'proposal_dropout is {proposal_dropout}, box_jitter {box_jitter}; expected from 0 to below 1, and to 1'
             )
         self.proposal_dropout = proposal_dropout
         self.box_jitter = box_jitter
