@@ -49,8 +49,8 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument('--dynamic', action='store_true', default=None, help='the dynamic variant of qbnorm')
     parser.add_argument(
         '--bank', metavar='BANK.npz',
-        help='similarities of training queries to the galleries, i2t (P, T) and t2i (R, I), in place of bank/i2t and '
-        'bank/t2i of the file; for qbnorm, and dsl and csls use them where this is given',
+        help='similarities of training queries to the galleries, bank/i2t (P, T) and bank/t2i (R, I), or i2t and t2i '
+        'where it has no others, in place of those of the file; for qbnorm, and used by dsl and csls where it is given',
     )  # fmt: skip
     parser.add_argument('--filler', type=float, help='value of pairs that were not scored, e.g. -100')
     parser.add_argument('--out', help='.npz for the re-ranked i2t (I, T) and t2i (T, I) scores')
@@ -133,8 +133,10 @@ def load_scores(args: argparse.Namespace) -> RetrievalScores:
     t2i = prepare_scores(args.t2i or args.similarity, t2i)
     banks: dict[str, Tensor] = {}
     if args.bank or args.method == 'qbnorm':
-        file, names = (args.bank, ('i2t', 't2i')) if args.bank else (args.similarity, ('bank/i2t', 'bank/t2i'))
+        file = args.bank or args.similarity
         given = load_arrays(file, args.allow_pickle) if args.bank else arrays
+        own = ('bank/i2t', 'bank/t2i')  # beside the scores of a test, which are no bank
+        names = own if not args.bank or set(own) & given.keys() else ('i2t', 't2i')
         missing = [name for name in names if name not in given]
         if missing:
             raise SystemExit(

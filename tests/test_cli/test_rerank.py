@@ -248,11 +248,12 @@ def banked(matrix, tmp_path_factory):
         (['--method', 'qbnorm', '--bank', 'BANK'], querybank_rerank, {}, True),
         (['--method', 'csls', '--bank', 'BANK'], csls_rerank, {}, True),
         (['--method', 'dsl', '--bank', 'BANK'], dual_softmax_rerank, {}, True),
+        (['--method', 'dsl', '--bank', 'ONE'], dual_softmax_rerank, {}, True),  # not by its scores
     ],
 )
 def test_hub_corrections(rerank, banked, tmp_path, args, function, options, with_bank):
     folder, s, bank = banked
-    args = [folder / 'bank.npz' if a == 'BANK' else a for a in args]
+    args = [dict(BANK=folder / 'bank.npz', ONE=folder / 'one.npz').get(a, a) for a in args]
     assert rows_of(rerank(folder / 'one.npz', *args, '--out', tmp_path / 'o.npz'))
     with np.load(tmp_path / 'o.npz') as written:
         for name, own in (('i2t', s), ('t2i', s.T)):
