@@ -93,7 +93,7 @@ def use_tta(cfg: Config) -> None:
     """
     views = [dict(type='galr_mm.RandomD4', views=[view]) for view in VIEWS]
     own, model = cfg.get('tta_pipeline'), cfg.get('tta_model', dict(type='galr_mm.RetrievalTTAModel'))
-    parts = [step.get('transforms') or [[]] for step in own or [] if str(step['type']).endswith('TestTimeAug')]
+    parts = [step.get('transforms') or [[]] for step in own or [] if 'TestTimeAug' in str(step['type'])]
     if own is not None and (len(parts) != 1 or not all(parts[0])):
         raise SystemExit(
             '--tta: tta_pipeline needs one TestTimeAug, and in its transforms lists of at least one transform'

@@ -55,7 +55,7 @@ class FeatureCache:
         path, rows = self.folder / 'features.npy', row_of(len(self._index), 0, self.meta)
         try:
             shape = np.load(path, mmap_mode='r').shape
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, EOFError) as error:
             raise ValueError(f'{path} cannot be read ({reason(error)}); delete {folder}, and fill it again') from error
         if shape != (rows, *self.meta['shape']):
             raise ValueError(

@@ -130,14 +130,14 @@ def drop_foreign_files(checkpoint: Mapping[str, Any], filename: Path, folder: Pa
     there under its name; where the training goes on in another one, the best is chosen anew.
     """
     info = checkpoint['message_hub'].get('runtime_info', {})
-    moved = filename.resolve().parent == folder.resolve()
-    if not moved:
+    inside = filename.resolve().parent == folder.resolve()
+    if not inside:
         info.pop('keep_ckpt_ids', None)
     for key in [key for key in info if key.startswith('best_ckpt') and info[key]]:
         best = Path(info[key])
         if best.resolve().parent == folder.resolve():
             continue
-        if moved and (folder / best.name).is_file():
+        if inside and (folder / best.name).is_file():
             info[key] = str(folder / best.name)
             continue
         score = info.pop(key.replace('best_ckpt', 'best_score'), None)

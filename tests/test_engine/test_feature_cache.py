@@ -281,12 +281,14 @@ def test_a_cache_that_lost_its_description(config, cache, tmp_path):
     np.testing.assert_allclose(np.load(folder / 'features.npy'), np.load(cache / 'features.npy'), atol=1e-5)
 
 
-@pytest.mark.parametrize('damage', ['cut', 'gone', 'other shape'])
+@pytest.mark.parametrize('damage', ['cut', 'empty', 'gone', 'other shape'])
 def test_damaged_features(config, cache, tmp_path, damage):
     folder = shutil.copytree(cache, tmp_path / 'copy')
     path = folder / 'features.npy'
     if damage == 'cut':
         os.truncate(path, path.stat().st_size // 2)
+    elif damage == 'empty':
+        path.write_bytes(b'')
     elif damage == 'gone':
         path.unlink()
     else:
