@@ -8,7 +8,7 @@ import inspect
 import logging
 import re
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import ParamSpec
@@ -18,6 +18,8 @@ from mmengine.logging import MMLogger
 from galr_mm.messages import clip
 
 OF_INPUT = (OSError, ValueError, ImportError)  # what bad files, settings and places make; their messages name it
+# what an option that is annotated so may be
+PLAIN = {'int': (int,), 'float': (float, int), 'str': (str,), 'bool': (bool,), 'None': (type(None),)}
 LONGEST = 1900  # characters of a message
 
 P = ParamSpec('P')
@@ -49,7 +51,7 @@ def settings_of(config: str | Path) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        log, part = _log_traceback(), _part_of(error)
+        log, (part, options) = _log_traceback(), _part_of(error)
         name = None if part is None else part.__name__
         if isinstance(error, OF_INPUT) and part is None:
             raise
@@ -57,17 +59,17 @@ def settings_of(config: str | Path) -> Iterator[None]:
         where = f'{Path(frame.filename).name}, line {frame.lineno}{f"; more in {log}" if log else ""}'
         text = clip(error.args[0] if isinstance(error, KeyError) and error.args else error, LONGEST - 500)
         kind = '' if isinstance(error, OF_INPUT) else f'{type(error).__name__}: '
-        text += _accepted(error, part)
+        text += _accepted(error, part) or _mistyped(part, options)
         raise ValueError(f'{config}{f", {name}" if name else ""}: {kind}{text} ({where})') from error
 
 
-def _part_of(error: Exception) -> type | None:
-    """The class that a registry was building when it failed; None where none was."""
-    part = None
+def _part_of(error: Exception) -> tuple[type | None, dict[str, object]]:
+    """The class that a registry was building when it failed, and its options; None where none was."""
+    part, options = None, {}
     for frame, _ in traceback.walk_tb(error.__traceback__):
         if frame.f_code.co_name == 'build_from_cfg' and isinstance(frame.f_locals.get('obj_cls'), type):
-            part = frame.f_locals['obj_cls']
-    return part
+            part, options = frame.f_locals['obj_cls'], dict(frame.f_locals['args'])
+    return part, options
 
 
 def _accepted(error: Exception, part: type | None) -> str:
@@ -78,6 +80,17 @@ def _accepted(error: Exception, part: type | None) -> str:
     names = [name for name in inspect.signature(part).parameters if name not in ('args', 'kwargs', 'init_cfg')]
     close = difflib.get_close_matches(wrong[1], names, n=1)
     return f'; did you mean {close[0]!r}?' if close else f'; it takes {clip(", ".join(names), 300)}'
+
+
+def _mistyped(part: type | None, options: Mapping[str, object]) -> str:
+    """The options of a class that are not of the plain type it names; empty where there is none."""
+    wrong = []
+    for name, parameter in inspect.signature(part).parameters.items() if part else ():
+        kinds = str(parameter.annotation).split(' | ')
+        accepted = [accepted for kind in kinds for accepted in PLAIN.get(kind, ())]
+        if name in options and set(kinds) <= PLAIN.keys() and type(options[name]) not in accepted:
+            wrong.append(f'{name} is {options[name]!r}, expected {" or ".join(kinds)}')
+    return f'; {"; ".join(wrong)}' if wrong else ''
 
 
 def _log_traceback() -> str | None:

@@ -63,6 +63,33 @@ def test_the_part_of_a_config_is_named():
         MODELS.build(dict(type='galr_mm.No'))
 
 
+@pytest.mark.parametrize(
+    'options, named',
+    [
+        (dict(type='galr_mm.DREA', num_nodes='many'), r"; num_nodes is 'many', expected int "),
+        (
+            dict(type='galr_mm.DREA', num_nodes='2', score_thr='x'),
+            "num_nodes is '2', expected int; score_thr is 'x', expected float or None ",
+        ),
+        (dict(type='galr_mm.GCN', in_channels=8, num_nodes=2.5), r'; num_nodes is 2\.5, expected int '),
+        (
+            dict(type='galr_mm.ContrastiveLoss', temperature='warm', gather=True),
+            "; temperature is 'warm', expected float ",
+        ),
+    ],
+)
+def test_an_option_of_another_type_is_named(options, named):
+    with pytest.raises(ValueError, match=named), settings_of('c.py'):
+        MODELS.build(options)
+
+
+def test_options_of_the_right_type_are_not_blamed():
+    with pytest.raises(ValueError, match='c.py, DREA') as error, settings_of('c.py'):
+        MODELS.build(dict(type='galr_mm.DREA', sigma=-1, score_thr=None, num_nodes=3))
+    assert 'expected int' not in str(error.value)
+    assert 'expected float' not in str(error.value)
+
+
 def test_what_names_a_file_stays_as_it_is():
     with pytest.raises(FileNotFoundError, match=r'^no captions at a\.json$'), settings_of('c.py'):
         raise FileNotFoundError('no captions at a.json')
