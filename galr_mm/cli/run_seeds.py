@@ -8,22 +8,16 @@ from __future__ import annotations
 
 import argparse
 import gzip
-import hashlib
 import json
-import os
-import platform
 import re
 import shlex
 import signal
 import subprocess
 import sys
-import time
-import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-import torch
 from mmengine.config import Config
 
 from galr_mm.cli.common import (
@@ -39,15 +33,22 @@ from galr_mm.cli.get_flops import measure
 from galr_mm.cli.test import load_weights
 from galr_mm.cli.test import parse_args as parse_test_args
 from galr_mm.datasets.feature_cache import FeatureCache
+from galr_mm.engine.work_dir import best_checkpoint, learning_curve, log_lines, wall_minutes
 from galr_mm.evaluation import RecallAtK, RetrievalEvaluator
+from galr_mm.evaluation.provenance import (
+    describe_data,
+    describe_machine,
+    git_state,
+    portable,
+    starting_weights,
+    training_hash,
+)
 from galr_mm.evaluation.rerankers import build_rerankers
 from galr_mm.evaluation.runs import load_run, save_run
-from galr_mm.registry import DATASETS
 from galr_mm.structures import RetrievalResult
-from galr_mm.utils.config import AFTER_TRAINING, PACKAGE, READ_BY_RUNS
+from galr_mm.utils.config import leaves
 from galr_mm.utils.io import atomic_write, file_lock, read_json, write_text
 
-STARTS = ('pretrained', 'checkpoint', 'name_or_path', 'load_from')  # keys of a config that name ready weights
 HARDEST = 12
 
 
@@ -102,23 +103,9 @@ def check_protocol(cfg: Config, name: str) -> None:
         loader = cfg.get(f'{split}_dataloader')
         if loader is None:
             raise SystemExit(f'{name} has no {split}_dataloader')
-        found = {value for key, value in _leaves(loader.dataset) if key == 'split'}
+        found = {value for name, value in leaves(loader.dataset) if name.rpartition('.')[2] == 'split'}
         if found != {split}:
             raise SystemExit(f'{name}: {split}_dataloader reads the splits {sorted(found)}, expected {split!r} alone')
-
-
-def starting_weights(cfg: Config) -> list[str]:
-    """What the weights start from: ``key path: file or name`` for each of the config, nothing where all are random."""
-    found = []
-    for path, key, value in _paths(dict(model=cfg.model, load_from=cfg.get('load_from'))):
-        if key in STARTS and value is True:  # the part itself knows which
-            part: Any = cfg
-            for name in path.split('.')[:-1]:
-                part = part[int(name) if isinstance(part, list) else name]
-            value = ' '.join(str(part[name]) for name in ('type', 'variant', 'model_name') if name in part)
-        if key in STARTS and isinstance(value, str):
-            found.append(f'{path}: {_portable(value)}')
-    return found
 
 
 @one_line
@@ -163,8 +150,8 @@ def run_seed(args: argparse.Namespace, seed: int) -> None:
             raise SystemExit(f'--feature-cache: {error}') from error
     splits = ['val'] if args.no_test else ['val', 'test']
     settings = dict(
-        config=_portable(args.config),
-        options=[_portable(word) for word in args.cfg_options],
+        config=portable(args.config),
+        options=[portable(word) for word in args.cfg_options],
         config_sha256=training_hash(cfg),
         feature_cache=args.feature_cache is not None,
     )
@@ -200,13 +187,6 @@ def run_seed(args: argparse.Namespace, seed: int) -> None:
         raise SystemExit(str(error)) from error
 
 
-def training_hash(cfg: Config) -> str:
-    """Of what a training depends on, not the file's name: a file may change. Folders of a machine do not count."""
-    read = {key: value for key, value in cfg.to_dict().items() if key in READ_BY_RUNS - AFTER_TRAINING}
-    leaves = [(path, _portable(value) if isinstance(value, str) else value) for path, _, value in _paths(read)]
-    return hashlib.sha256(json.dumps(leaves, default=str).encode()).hexdigest()
-
-
 def train(args: argparse.Namespace, seed: int, work: Path, settings: Mapping[str, Any]) -> None:
     """Train one seed in a process of its own, from where it stopped; nothing where it is trained already.
 
@@ -231,50 +211,6 @@ def train(args: argparse.Namespace, seed: int, work: Path, settings: Mapping[str
     (work / 'trained').touch()
     for path in work.glob('epoch_*.pth'):  # what only resuming needs; the selected one stays
         path.unlink()
-
-
-def learning_curve(work: Path) -> list[dict[str, float]]:
-    """Val mR and mean training loss by epoch, from mmengine's logs; of an epoch that was repeated the last counts."""
-    losses: dict[int, dict[int, float]] = {}
-    recalls: dict[int, float] = {}
-    for line in _log_lines(work):
-        entry = json.loads(line)
-        if 'mR' in entry:
-            recalls[entry['step']] = entry['mR']
-        elif 'loss' in entry and 'epoch' in entry:
-            losses.setdefault(entry['epoch'], {})[entry['step']] = entry['loss']
-    means = {epoch: sum(steps.values()) / len(steps) for epoch, steps in losses.items()}
-    return [
-        {'epoch': epoch, 'mR': mR, **({'loss': means[epoch]} if epoch in means else {})}
-        for epoch, mR in sorted(recalls.items())
-    ]
-
-
-def best_checkpoint(work: Path, curve: Sequence[Mapping[str, float]]) -> tuple[int, Path]:
-    """Epoch and file of the highest mR on val, the first of equal ones: nothing else has a part in the selection.
-
-    A training that was stopped may have left two files; mmengine's own note of the best one is of before the stop.
-
-    Raises:
-        SystemExit: when none is there.
-    """
-    recalls = {int(point['epoch']): point['mR'] for point in curve}
-    whole = [path for path in work.glob('best_mR_*.pth') if zipfile.is_zipfile(path)]  # its directory is written last
-    files = {int(path.stem.rsplit('_', 1)[1]): path for path in whole}
-    known = sorted(recalls.keys() & files.keys())
-    if not known:
-        raise SystemExit(f'{work} has no whole best_mR_*.pth whose val mR is in its logs; remove it and train again')
-    epoch = max(known, key=lambda step: recalls[step])  # the first of equal ones
-    return epoch, files[epoch]
-
-
-def wall_minutes(work: Path) -> float:
-    """Minutes of training, over all its starts: from the name of each log's folder to the log's last line."""
-    total = 0.0
-    for log in work.glob('*/*.log'):
-        if re.fullmatch(r'\d{8}_\d{6}', log.stem):
-            total += log.stat().st_mtime - time.mktime(time.strptime(log.stem, '%Y%m%d_%H%M%S'))
-    return total / 60
 
 
 def evaluate(
@@ -324,12 +260,12 @@ def evaluate(
         'wall_minutes': round(wall_minutes(work), 2),
         'machine': describe_machine(),
         'code': dict(trained={key: started[key] for key in ('commit', 'dirty')}, evaluated=git_state()),
-        'command': shlex.join(['python', 'tools/analysis_tools/run_seeds.py', *map(_portable, command(args, seed))]),
+        'command': shlex.join(['python', 'tools/analysis_tools/run_seeds.py', *map(portable, command(args, seed))]),
     }
     if 'test' in results:
         record['hardest'] = hardest(results['test'])
     with atomic_write(out.with_suffix('.log.gz')) as part:
-        part.write_bytes(gzip.compress('\n'.join(_log_lines(work)).encode() + b'\n', mtime=0))  # equal for equal logs
+        part.write_bytes(gzip.compress('\n'.join(log_lines(work)).encode() + b'\n', mtime=0))  # equal for equal logs
     save_run(out, record, results)
     shown = '; '.join(f'{split} mR {metrics[split]["raw"]["mR"]:.2f}' for split in splits)
     print(f'seed {seed}: epoch {epoch}, {shown}; written to {out}', flush=True)
@@ -342,49 +278,6 @@ def command(args: argparse.Namespace, seed: int) -> list[str]:
     words += ['--rerank', *args.rerank] if args.rerank else []
     words += ['--no-test'] if args.no_test else []
     return words + (['--cfg-options', *args.cfg_options] if args.cfg_options else [])
-
-
-def describe_data(cfg: Config, results: Mapping[str, RetrievalResult]) -> dict[str, Any]:
-    """Annotation files with their sha256, and images and captions of each split."""
-    dataset = DATASETS.build(cfg.train_dataloader.dataset)
-    parts = getattr(dataset, 'datasets', [dataset])
-    counts = {
-        split: dict(images=len(result.image_ids), captions=len(result.text_ids)) for split, result in results.items()
-    }
-    files = sorted({Path(part.metainfo['ann_file']) for part in parts})
-    return dict(
-        files={
-            f'{path.parent.name}/{path.name}': hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(files)
-        },
-        train=dict(
-            images=sum(part.metainfo['num_images'] for part in parts),
-            captions=sum(part.metainfo['num_texts'] for part in parts),
-        ),
-        **counts,
-    )
-
-
-def describe_machine() -> dict[str, Any]:
-    """Cores, processor and torch."""
-    info = Path('/proc/cpuinfo')
-    names = re.findall(r'model name\s*: (.*)', info.read_text()) if info.is_file() else []
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
-    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
-    return dict(cores=cores, cpu=names[0] if names else platform.processor(), gpu=gpu, torch=torch.__version__)
-
-
-def git_state() -> dict[str, Any]:
-    """The commit of the code, and whether files that git knows differ from it; the results themselves do not count."""
-
-    def git(*words: str) -> str | None:
-        try:
-            done = subprocess.run(['git', '-C', PACKAGE.parent, *words], capture_output=True, text=True)
-        except FileNotFoundError:
-            return None
-        return done.stdout.strip() if done.returncode == 0 else None
-
-    changed = git('status', '--porcelain', '--untracked-files=no', '--', '.', ':!docs')
-    return dict(commit=git('rev-parse', '--short', 'HEAD'), dirty=None if changed is None else bool(changed))
 
 
 def hardest(result: RetrievalResult, topk: int = 5) -> list[dict[str, Any]]:
@@ -422,35 +315,3 @@ def _python(tool: str, *words: str) -> int:
 
 def _stop(*_: object) -> NoReturn:
     raise SystemExit(128 + signal.SIGTERM)
-
-
-def _log_lines(work: Path) -> list[str]:
-    """What mmengine logged of all starts of a training, a json a line; one that was killed may end in half a line."""
-    files = sorted(work.glob('*/vis_data/scalars.json'))
-    whole = [path.read_text(encoding='utf-8').rpartition('\n')[0] for path in files]
-    return [line for text in whole for line in text.splitlines() if line]
-
-
-def _paths(node: Any, prefix: str = '') -> Iterator[tuple[str, str, Any]]:
-    """Dotted path, last key and value of the leaves of a config."""
-    items = node.items() if isinstance(node, Mapping) else enumerate(node) if isinstance(node, (list, tuple)) else ()
-    for key, value in items:
-        path = f'{prefix}.{key}'.lstrip('.')
-        if isinstance(value, (Mapping, list, tuple)):
-            yield from _paths(value, path)
-        else:
-            yield path, str(key), value
-
-
-def _leaves(node: Any) -> Iterator[tuple[str, Any]]:
-    return ((key, value) for _, key, value in _paths(node))
-
-
-def _portable(word: str) -> str:
-    """A word of a command line without folders of this machine: a path in the checkout relative to it, else a name."""
-    key, sign, value = word.rpartition('=')
-    path = Path(value)
-    if not path.is_absolute():
-        return word
-    inside = path.is_relative_to(PACKAGE.parent)
-    return key + sign + (path.relative_to(PACKAGE.parent).as_posix() if inside else path.name)

@@ -14,7 +14,7 @@ from torch import nn
 
 from galr_mm.detection.saved_config import read_config_text
 from galr_mm.engine.checks import TrainingError
-from galr_mm.utils.config import AFTER_TRAINING, READ_BY_RUNS
+from galr_mm.utils.config import AFTER_TRAINING, READ_BY_RUNS, leaves
 from galr_mm.utils.wrappers import unwrapped
 
 # what may change between the parts of a training
@@ -100,9 +100,7 @@ def compare_configs(saved: str | None, cfg: Config, filename: str) -> Iterator[s
     if not old:
         yield f'{filename} holds no readable config, so what changed since is not known'
         return
-    before, now = (
-        dict(_leaves({k: v for k, v in c.items() if k in READ_BY_RUNS - IDLE})) for c in (old, cfg.to_dict())
-    )
+    before, now = (dict(leaves({k: v for k, v in c.items() if k in READ_BY_RUNS - IDLE})) for c in (old, cfg.to_dict()))
     names = [name for name in sorted(before.keys() | now.keys()) if before.get(name) != now.get(name)]
     names = [name for name in names if not name.startswith('default_hooks.logger')]
     changes = {name: f'{name}: {_short(before.get(name))} -> {_short(now.get(name))}' for name in names}
@@ -146,15 +144,6 @@ def drop_foreign_files(checkpoint: Mapping[str, Any], filename: Path, folder: Pa
             f'{filename} comes from another folder; its best checkpoint ({best.name}, {_short(score)}) stays there, '
             f'and {folder} gets one of the epochs from here on'
         )
-
-
-def _leaves(node: Any, prefix: str = '') -> Iterator[tuple[str, Any]]:
-    """Dotted names and values; tuples and lists are the same."""
-    if isinstance(node, (Mapping, list, tuple)) and node:
-        for key, value in node.items() if isinstance(node, Mapping) else enumerate(node):
-            yield from _leaves(value, f'{prefix}.{key}'.lstrip('.'))
-    else:
-        yield prefix, list(node) if isinstance(node, tuple) else node
 
 
 def _short(value: object) -> str:

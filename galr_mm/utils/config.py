@@ -12,7 +12,7 @@ import difflib
 import inspect
 import os
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -76,6 +76,15 @@ def datasets_of(config: Any) -> Iterator[Any]:
     else:
         for child in inner if isinstance(inner, (list, tuple)) else [inner]:
             yield from datasets_of(child)
+
+
+def leaves(node: Any, prefix: str = '') -> Iterator[tuple[str, Any]]:
+    """Dotted names and values of all that a config holds; tuples and lists are the same."""
+    if isinstance(node, (Mapping, list, tuple)) and node:
+        for key, value in node.items() if isinstance(node, Mapping) else enumerate(node):
+            yield from leaves(value, f'{prefix}.{key}'.lstrip('.'))
+    else:
+        yield prefix, list(node) if isinstance(node, tuple) else node
 
 
 def copied_variables(path: str | Path) -> set[str]:

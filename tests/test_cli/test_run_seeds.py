@@ -16,8 +16,10 @@ import torch
 from mmengine.config import Config
 
 from galr_mm.cli.make_results import main as make_results
-from galr_mm.cli.run_seeds import best_checkpoint, learning_curve, main, starting_weights, wall_minutes
+from galr_mm.cli.run_seeds import main
+from galr_mm.engine.work_dir import best_checkpoint, learning_curve, wall_minutes
 from galr_mm.evaluation import RecallAtK
+from galr_mm.evaluation.provenance import starting_weights
 from galr_mm.evaluation.runs import load_run
 from tests.helpers import ROOT, SMALL, environment, run_tool
 
