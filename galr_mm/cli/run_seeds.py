@@ -131,6 +131,7 @@ def run_seed(args: argparse.Namespace, seed: int) -> None:
     """Train (or resume), select and evaluate one seed.
 
     Raises:
+        FileNotFoundError: when the selected checkpoint was removed.
         SystemExit: when the config breaks the protocol, files of another setting are in the way, or training fails.
     """
     options = parse_options(args.cfg_options)

@@ -33,14 +33,16 @@ def best_checkpoint(work: Path, curve: Sequence[Mapping[str, float]]) -> tuple[i
     A training that was stopped may have left two files; mmengine's own note of the best one is of before the stop.
 
     Raises:
-        SystemExit: when none is there.
+        FileNotFoundError: when none is there.
     """
     recalls = {int(point['epoch']): point['mR'] for point in curve}
     whole = [path for path in work.glob('best_mR_*.pth') if zipfile.is_zipfile(path)]  # its directory is written last
     files = {int(path.stem.rsplit('_', 1)[1]): path for path in whole}
     known = sorted(recalls.keys() & files.keys())
     if not known:
-        raise SystemExit(f'{work} has no whole best_mR_*.pth whose val mR is in its logs; remove it and train again')
+        raise FileNotFoundError(
+            f'{work} has no whole best_mR_*.pth whose val mR is in its logs; remove it and train again'
+        )
     epoch = max(known, key=lambda step: recalls[step])  # the first of equal ones
     return epoch, files[epoch]
 

@@ -223,7 +223,7 @@ def test_selection_is_by_val_alone(tmp_path):
         torch.save({}, tmp_path / f'best_mR_epoch_{epoch}.pth')
     (tmp_path / 'best_mR_epoch_4.pth').write_bytes(b'PK half a file')
     assert best_checkpoint(tmp_path, curve) == (2, tmp_path / 'best_mR_epoch_2.pth')  # the first of equal ones
-    with pytest.raises(SystemExit, match='no whole best_mR'):
+    with pytest.raises(FileNotFoundError, match='no whole best_mR'):
         best_checkpoint(tmp_path, curve[3:])
 
 
