@@ -64,7 +64,7 @@ def settings_of(config: str | Path) -> Iterator[None]:
 
 
 def _part_of(error: Exception) -> tuple[type | None, dict[str, object]]:
-    """The class that a registry was building when it failed, and its options; None where none was."""
+    """The class that a registry was building when it failed, and its options; None where it was building none."""
     part, options = None, {}
     for frame, _ in traceback.walk_tb(error.__traceback__):
         if frame.f_code.co_name == 'build_from_cfg' and isinstance(frame.f_locals.get('obj_cls'), type):
@@ -85,8 +85,9 @@ def _accepted(error: Exception, part: type | None) -> str:
 def _mistyped(part: type | None, options: Mapping[str, object]) -> str:
     """The options of a class that are not of the plain type it names; empty where there is none."""
     wrong = []
-    for name, parameter in inspect.signature(part).parameters.items() if part else ():
-        kinds = str(parameter.annotation).split(' | ')
+    init = getattr(part, '__init__', None)  # a class of C has no signature to inspect, and no annotations
+    for name, annotation in getattr(init, '__annotations__', {}).items():
+        kinds = str(annotation).split(' | ')
         accepted = [accepted for kind in kinds for accepted in PLAIN.get(kind, ())]
         if name in options and set(kinds) <= PLAIN.keys() and type(options[name]) not in accepted:
             wrong.append(f'{name} is {options[name]!r}, expected {" or ".join(kinds)}')

@@ -53,9 +53,7 @@ def describe_data(cfg: Config, results: Mapping[str, RetrievalResult]) -> dict[s
     }
     files = sorted({Path(part.metainfo['ann_file']) for part in parts})
     return dict(
-        files={
-            f'{path.parent.name}/{path.name}': hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(files)
-        },
+        files={f'{path.parent.name}/{path.name}': hashlib.sha256(path.read_bytes()).hexdigest() for path in files},
         train=dict(
             images=sum(part.metainfo['num_images'] for part in parts),
             captions=sum(part.metainfo['num_texts'] for part in parts),

@@ -7,6 +7,7 @@ from collections import OrderedDict
 
 import pytest
 from mmengine.logging import MMLogger
+from mmengine.registry import Registry
 
 import galr_mm.cli
 from galr_mm.cli.errors import LONGEST, one_line, settings_of
@@ -81,6 +82,13 @@ def test_the_part_of_a_config_is_named():
 def test_an_option_of_another_type_is_named(options, named):
     with pytest.raises(ValueError, match=named), settings_of('c.py'):
         MODELS.build(options)
+
+
+def test_a_part_without_a_signature():
+    registry = Registry('of_c')
+    registry.register_module(name='Counts', module=range)  # cannot be inspected
+    with pytest.raises(ValueError, match=r'^c\.py, range: TypeError: '), settings_of('c.py'):
+        registry.build(dict(type='Counts', start=3))
 
 
 def test_options_of_the_right_type_are_not_blamed():
