@@ -58,9 +58,9 @@ def merge_args(cfg: Config, args: argparse.Namespace) -> Config:
             raise SystemExit('--auto-scale-lr needs auto_scale_lr=dict(base_batch_size=...) in the config')
         cfg.auto_scale_lr.enable = True
     if args.resume is not None:
-        cfg.resume = True
-        cfg.load_from = None if args.resume == 'auto' else args.resume
-        if cfg.load_from:
+        cfg.resume = 'auto' if args.resume == 'auto' else True
+        if args.resume != 'auto':
+            cfg.load_from = args.resume
             require_checkpoint(cfg.load_from)
     return cfg
 

@@ -27,7 +27,7 @@ class ToolRunner(Runner):
         TrainingError: names the setting to change.
     """
 
-    _resume: bool
+    _resume: bool | str
     _load_from: str | None
 
     def build_logger(self, log_level: int | str = 'INFO', log_file: str | None = None, **kwargs: Any) -> MMLogger:
@@ -71,12 +71,16 @@ class ToolRunner(Runner):
         return super().test()
 
     def load_or_resume(self) -> None:
-        """Load or resume, from where the latest checkpoint is now."""
-        if self._resume and self._load_from is None and not self._has_loaded:
+        """Load or resume; ``resume='auto'`` without a checkpoint in the work directory starts from ``load_from``."""
+        automatic = self._resume == 'auto' or (self._resume and self._load_from is None)
+        if automatic and not self._has_loaded:
             latest = latest_checkpoint(self.work_dir)
             if latest is None:
-                self.logger.info(f'nothing to resume in {self.work_dir} yet: the training starts')
-            self._resume, self._load_from = latest is not None, None if latest is None else str(latest)
+                start = '' if self._load_from is None else f' from the weights of {self._load_from}'
+                self.logger.info(f'nothing to resume in {self.work_dir} yet: the training starts{start}')
+            else:
+                self._load_from = str(latest)
+            self._resume = latest is not None
         super().load_or_resume()
 
     def resume(self, filename: str, *args: Any, **kwargs: Any) -> None:

@@ -590,6 +590,19 @@ def test_what_a_run_cannot_start_from(mini_config, tmp_path, name, message, kind
     assert len(str(error.value)) < 1000
 
 
+def test_resume_keeps_the_weights_to_start_from(mini_config, tmp_path):
+    """``--resume`` in an empty work directory starts from them; ``--resume CHECKPOINT`` takes their place."""
+    words = [str(mini_config), '--cfg-options', 'load_from=start.pth', '--resume']
+    args = parse_train_args(words)
+    cfg = merge_train_args(load_config(args, ('model',)), args)
+    assert (cfg.resume, cfg.load_from) == ('auto', 'start.pth')
+    checkpoint = tmp_path / 'epoch_1.pth'
+    torch.save(dict(state_dict={}), checkpoint)
+    args = parse_train_args([*words, str(checkpoint)])
+    cfg = merge_train_args(load_config(args, ('model',)), args)
+    assert (cfg.resume, cfg.load_from) == (True, str(checkpoint))
+
+
 def test_weights_alone_cannot_be_resumed(mini_config, tmp_path):
     save_file({'a': torch.zeros(1)}, tmp_path / 'a.safetensors')
     with pytest.raises(SystemExit, match=r'a\.safetensors holds weights only .*load_from='):

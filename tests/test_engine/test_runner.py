@@ -254,6 +254,22 @@ def test_nothing_to_resume(runner, capsys):
     assert 'nothing to resume in' in capsys.readouterr().out
 
 
+def test_nothing_to_resume_starts_from_given_weights(runner, tmp_path, capsys):
+    """And once there is a checkpoint, that one is resumed."""
+    path, model = tmp_path / 'weights.pth', Line()
+    torch.save(dict(state_dict=model.state_dict(), meta={}), path)
+    run = runner(resume='auto', load_from=str(path))
+    run.load_or_resume()
+    assert torch.equal(run.model.layer.weight, model.layer.weight)
+    assert f'the training starts from the weights of {path}' in capsys.readouterr().out
+    run.train()
+    assert run.iter == 8
+    again = runner(resume='auto', load_from=str(path), **options(train_cfg__max_epochs=3))
+    again.load_or_resume()
+    assert again.iter == 8
+    assert torch.equal(again.model.layer.weight, run.model.layer.weight)
+
+
 def test_a_work_dir_that_was_moved(resumed, tmp_path):
     """The old place is left alone, though the notes inside name it."""
     shutil.copytree(tmp_path / 'work', tmp_path / 'moved')
