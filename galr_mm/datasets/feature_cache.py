@@ -8,6 +8,7 @@ as it is.
 from __future__ import annotations
 
 import json
+import zipfile
 import zlib
 from collections.abc import Mapping, Sequence
 from functools import cached_property
@@ -18,11 +19,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from galr_mm.messages import reason
+from galr_mm.messages import first_of, reason
 from galr_mm.utils.io import read_json, write_npz, write_text
 
-SAMPLE = 4096  # bytes of an image file that tell it from another one
-KEYS = ('names', 'images', 'num_training', 'views', 'dtype', 'stage', 'image_steps', 'data_preprocessor')
+KEYS = (
+    'names', 'images', 'num_training', 'views', 'dtype', 'stage', 'image_steps', 'data_preprocessor', 'precision',
+    'weights', 'captions', 'image_shape', 'shape',
+)  # fmt: skip
 DTYPES = {'float16': torch.float16, 'bfloat16': torch.bfloat16, 'float32': torch.float32}
 
 
@@ -54,12 +57,14 @@ class FeatureCache:
         self._known: set[tuple[str, str]] = set()
         path, rows = self.folder / 'features.npy', row_of(len(self._index), 0, self.meta)
         try:
-            shape = np.load(path, mmap_mode='r').shape
+            found = np.lib.format.open_memmap(path, mode='r')
         except (OSError, ValueError, EOFError) as error:
             raise ValueError(f'{path} cannot be read ({reason(error)}); delete {folder}, and fill it again') from error
-        if shape != (rows, *self.meta['shape']):
+        expected = (rows, *self.meta['shape']), np.dtype(storage_type(self.meta['dtype']))
+        if (found.shape, found.dtype) != expected:
             raise ValueError(
-                f'{path} is {shape}, expected {(rows, *self.meta["shape"])}; delete {folder}, and fill it again'
+                f'{path} is {found.shape} of {found.dtype}, expected {expected[0]} of {expected[1]}; delete {folder}, '
+                'and fill it again'
             )
 
     @cached_property
@@ -83,6 +88,20 @@ class FeatureCache:
             )
         self._known.add((name, str(path)))
 
+    def require(self, names: Sequence[str], views: Sequence[str]) -> None:
+        """Look whether views of images are there.
+
+        Raises:
+            ValueError: when some are not; says how many, and the first.
+        """
+        end = len(self._index) if set(views) <= set(self.meta['views'][:1]) else self.meta['num_training']
+        lacking = [name for name in names if self._index.get(name, end) >= end]
+        if lacking:
+            raise ValueError(
+                f'{self.folder} does not hold {len(lacking)} of {len(names)} images in the views {list(views)} '
+                f'({first_of(lacking)}): it was filled from another data set; fill another folder'
+            )
+
     def _index_of(self, name: str) -> int:
         if name not in self._index:
             raise KeyError(f'{self.folder} does not hold {name!r}; it was filled from another data set')
@@ -101,28 +120,35 @@ class FeatureCache:
         return as_tensor(self._features[row_of(index, views.index(view), self.meta)], self.meta['dtype'])
 
     def captions(self) -> dict[tuple[int, ...], Tensor] | None:
-        """Vectors of captions by their token ids; None where the cache has none."""
-        path = self.folder / 'captions.npz'
-        if not path.is_file():
+        """Vectors of captions by their token ids; None where the cache has none.
+
+        Raises:
+            ValueError: when their file is damaged.
+        """
+        if self.meta['captions'] is None:
             return None
-        with np.load(path) as file:
-            ids, lengths, vectors = file['ids'], file['lengths'], torch.from_numpy(file['vectors'])
-        keys = [tuple(row[:length]) for row, length in zip(ids.tolist(), lengths.tolist(), strict=True)]
-        return dict(zip(keys, vectors, strict=True))
+        path = self.folder / 'captions.npz'
+        try:
+            with np.load(path) as file:
+                ids, lengths, vectors = file['ids'], file['lengths'], torch.from_numpy(file['vectors'])
+            keys = [tuple(row[:length]) for row, length in zip(ids.tolist(), lengths.tolist(), strict=True)]
+            return dict(zip(keys, vectors, strict=True))
+        except (OSError, ValueError, EOFError, KeyError, TypeError, zipfile.BadZipFile) as error:
+            raise ValueError(
+                f'{path} cannot be read ({reason(error)}); delete {self.folder}, and fill it again'
+            ) from error
 
 
 def image_fingerprint(path: str | Path) -> str | None:
-    """Size and checksum of the middle of an image file; None where it is not on this disk.
+    """Size and checksum of an image file; None where it is not on this disk.
 
     Names do not tell images apart: those of several data sets are numbers, and a set may be re-encoded.
     """
     path = Path(path)
     if not path.is_file():
         return None
-    size = path.stat().st_size
-    with path.open('rb') as file:
-        file.seek(max(0, size - SAMPLE) // 2)
-        return f'{size} bytes, {zlib.crc32(file.read(SAMPLE)):08x}'
+    content = path.read_bytes()
+    return f'{len(content)} bytes, {zlib.crc32(content):08x}'
 
 
 def row_of(image: int, view: int, meta: Mapping[str, Any]) -> int:
@@ -146,6 +172,11 @@ def read_meta(folder: Path) -> dict[str, Any]:
         raise ValueError(
             f'{path} is not the meta.json of a feature cache of this version, which has {", ".join(KEYS)}; delete '
             f'{folder}, and fill it again'
+        )
+    if meta['dtype'] not in DTYPES or len(meta['names']) != len(meta['images']):
+        raise ValueError(
+            f'{path} has {len(meta["names"])} names, {len(meta["images"])} images and the dtype {meta["dtype"]!r}, '
+            f'expected as many, and one of {", ".join(DTYPES)}; delete {folder}, and fill it again'
         )
     return meta
 

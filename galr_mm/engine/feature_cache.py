@@ -94,6 +94,7 @@ def use_feature_cache(cfg: Config, folder: str | Path) -> None:
             this config; names what differs.
     """
     cache = FeatureCache(folder)
+    cache.captions()  # damaged ones are an error now
     for split in SPLITS:
         loader = cfg.get(f'{split}_dataloader')
         if loader is None:
@@ -259,7 +260,7 @@ def cache_features(
                     f'{out} holds a cache with other {", ".join(different)}; choose another folder, or delete it'
                 )
             if started.get('complete'):
-                FeatureCache(out)  # which looks whether it is damaged
+                FeatureCache(out).captions()  # which look whether it is damaged
                 return started
         else:
             for left in ('features.npy', 'done.npy', 'captions.npz'):  # of which nothing is known

@@ -259,7 +259,7 @@ def test_other_images_of_the_same_names(config, cache, mini, tmp_path):
         assert sample[0]  # a copy is the same
         path = Path(sample.get_data_info(0)['img_path'])
         content = bytearray(path.read_bytes())
-        content[len(content) // 2] ^= 1  # of the same size
+        content[-100 if name == 'train' else len(content) // 2] ^= 1  # of the same size
         path.write_bytes(content)
         with pytest.raises(ValueError, match=f'{path.name} is another image than the {path.name} that .* was filled'):
             DATASETS.build(loader.dataset)[0]
@@ -279,6 +279,48 @@ def test_a_cache_that_lost_its_description(config, cache, tmp_path):
     features.flush()
     cache_features_main([str(config), '--out', str(folder), '--dtype', 'float32', '--batch-size', '7'])
     np.testing.assert_allclose(np.load(folder / 'features.npy'), np.load(cache / 'features.npy'), atol=1e-5)
+
+
+def test_images_that_the_cache_lacks_are_found_before_training(config, cache, mini, tmp_path):
+    """Of val too: it would fail after an epoch. And images of val have no views to train on."""
+    root = shutil.copytree(mini, tmp_path / 'mini')
+    content = json.loads((root / 'dataset_mini.json').read_text())
+    known = next(entry for entry in content['images'] if entry['split'] == 'val')
+    image = next(root.rglob(known['filename']))
+    shutil.copyfile(image, image.with_name('new.jpg'))
+    for split, name in (('val', 'new.jpg'), ('train', known['filename'])):
+        ann = root / f'{split}.json'
+        ann.write_text(json.dumps(dict(images=[*content['images'], dict(known, split=split, filename=name)])))
+        changes = [f'{split}_dataloader.dataset.{key}' for key in (f'data_root={root}/', f'ann_file={ann}')]
+        arguments = [config, '--work-dir', tmp_path / split, '--feature-cache', cache, '--cfg-options', *changes]
+        done = run_tool('tools/train.py', *arguments, check=False)
+        assert done.returncode
+        assert re.search(rf'does not hold 1 of \d+ images in the views .*{re.escape(name)}', done.stderr)
+        assert not list(tmp_path.glob('*/*/vis_data/scalars.json'))
+
+
+def test_a_cache_of_another_precision(config, cache, tmp_path):
+    arguments = [config, '--work-dir', tmp_path, '--feature-cache', cache]
+    done = run_tool('tools/train.py', *arguments, '--cfg-options', 'model.precision=amp_bf16', check=False)
+    assert done.returncode
+    assert "was filled in precision 'fp32', model.precision is 'amp_bf16'" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ('changes', 'message'),
+    [
+        (dict(dtype='bfloat16'), r'of float32, expected .* of int16'),
+        (dict(dtype='xx'), "the dtype 'xx', expected"),
+        (dict(images=[]), '0 images'),
+        (dict(captions='mean 64'), 'captions.npz cannot be read'),
+    ],
+)
+def test_a_description_of_other_features(config, cache, tmp_path, changes, message):
+    folder = shutil.copytree(cache, tmp_path / 'copy')
+    meta = json.loads((folder / 'meta.json').read_text())
+    (folder / 'meta.json').write_text(json.dumps({**meta, **changes}))
+    with pytest.raises(ValueError, match=message):
+        use_feature_cache(Config.fromfile(config), folder)
 
 
 @pytest.mark.parametrize('damage', ['cut', 'empty', 'gone', 'other shape'])
