@@ -39,12 +39,14 @@ from galr_mm.evaluation.provenance import (
     describe_data,
     describe_machine,
     git_state,
+    input_files,
     portable,
     starting_weights,
     training_hash,
 )
 from galr_mm.evaluation.rerankers import build_rerankers
 from galr_mm.evaluation.runs import load_run, save_run
+from galr_mm.messages import shorten
 from galr_mm.structures import RetrievalResult
 from galr_mm.utils.config import leaves
 from galr_mm.utils.io import atomic_write, file_lock, read_json, write_text
@@ -144,6 +146,8 @@ def run_seed(args: argparse.Namespace, seed: int) -> None:
     out, work = args.out / args.name / f'seed_{seed}.json', args.work_dir / args.name / f'seed_{seed}'
     if any(word.startswith('randomness') for word in args.cfg_options):
         raise SystemExit('--cfg-options randomness...: --seeds sets it')
+    if not args.rerank and (idle := [word for word in args.cfg_options if word.startswith('rerank_cfg')]):
+        raise SystemExit(f'--cfg-options {" ".join(idle)}: without --rerank nothing is re-ranked')
     if args.feature_cache:
         try:
             FeatureCache(args.feature_cache)
@@ -154,6 +158,7 @@ def run_seed(args: argparse.Namespace, seed: int) -> None:
         config=portable(args.config),
         options=[portable(word) for word in args.cfg_options],
         config_sha256=training_hash(cfg),
+        inputs=input_files(cfg),
         feature_cache=args.feature_cache is not None,
     )
     asked = {**settings, 'rerank': {name: repr(reranker) for name, reranker in rerankers.items()}}
@@ -192,16 +197,23 @@ def train(args: argparse.Namespace, seed: int, work: Path, settings: Mapping[str
     """Train one seed in a process of its own, from where it stopped; nothing where it is trained already.
 
     Raises:
-        SystemExit: when the folder holds a training of other settings, or training fails.
+        SystemExit: when the folder holds a training of other settings or files, or training fails.
     """
-    started = work / 'started.json'
+    started, trained = work / 'started.json', work / 'trained'
     if started.is_file():
         before = read_json(started)
-        if any(before[key] != settings[key] for key in ('config_sha256', 'feature_cache')):
-            raise SystemExit(f'{work} holds a training of other settings; take another --name, or remove it')
+        if not isinstance(before, dict):
+            raise SystemExit(f'{started} holds {shorten(before)}, expected the settings of a training; remove {work}')
+        different = [key for key in ('config_sha256', 'feature_cache', 'inputs') if before.get(key) != settings[key]]
+        if different:
+            raise SystemExit(
+                f'{work} holds a training of other settings ({", ".join(different)}); take another --name, or remove it'
+            )
+    elif trained.is_file() or any(work.glob('*.pth')):
+        raise SystemExit(f'{work} holds a training, and no started.json that says of which settings; remove it')
     else:
         write_text(started, json.dumps({**settings, **git_state()}))
-    if (work / 'trained').is_file():
+    if trained.is_file():
         return
     words = [args.config, '--work-dir', str(work), '--resume']
     words += ['--feature-cache', args.feature_cache] if args.feature_cache else []
@@ -209,7 +221,7 @@ def train(args: argparse.Namespace, seed: int, work: Path, settings: Mapping[str
     code = _python('train', *words, '--cfg-options', *options)
     if code:
         raise SystemExit(f'seed {seed}: training ended with exit code {code}; its files are in {work}')
-    (work / 'trained').touch()
+    trained.touch()
     for path in work.glob('epoch_*.pth'):  # what only resuming needs; the selected one stays
         path.unlink()
 
@@ -247,6 +259,8 @@ def evaluate(
             raise SystemExit(f'{args.config}: {split} was not re-ranked by {", ".join(missing)}')
         metrics[split] = {prefix or 'raw': recall(ranks) for prefix, ranks in evaluator.result.ranks.items()}
         metrics[split]['chance'] = recall.chance(evaluator.result.positives)
+        if split == 'val':
+            check_selected(metrics['val']['raw']['mR'], epoch, curve, len(evaluator.result.image_ids), checkpoint)
     started = read_json(work / 'started.json')
     record = {
         'name': args.name,
@@ -270,6 +284,24 @@ def evaluate(
     save_run(out, record, results)
     shown = '; '.join(f'{split} mR {metrics[split]["raw"]["mR"]:.2f}' for split in splits)
     print(f'seed {seed}: epoch {epoch}, {shown}; written to {out}', flush=True)
+
+
+def check_selected(
+    found: float, epoch: int, curve: Sequence[Mapping[str, float]], num_images: int, checkpoint: Path
+) -> None:
+    """Stop where a checkpoint does not reach on val what training had: then it, or the data, is not what was trained.
+
+    Rounding, and features from a cache, move a few ranks: two points, or two images' worth, are let pass.
+
+    Raises:
+        SystemExit: gives both numbers.
+    """
+    (expected,) = (point['mR'] for point in curve if point['epoch'] == epoch)
+    if not abs(found - expected) <= max(2.0, 200 / num_images):
+        raise SystemExit(
+            f'{checkpoint} reaches {found:.2f} mR on val, where its training had {expected:.2f}: the file, the feature '
+            'cache or the data is another one than in training'
+        )
 
 
 def command(args: argparse.Namespace, seed: int) -> list[str]:

@@ -28,9 +28,7 @@ def starting_weights(cfg: Config) -> list[str]:
     for path, value in leaves(dict(model=cfg.model, load_from=cfg.get('load_from'))):
         key = path.rpartition('.')[2]
         if key in STARTS and value is True:  # the part itself knows which
-            part: Any = cfg
-            for name in path.split('.')[:-1]:
-                part = part[int(name) if isinstance(part, list) else name]
+            part = _holder(cfg, path)
             value = ' '.join(str(part[name]) for name in ('type', 'variant', 'model_name') if name in part)
         if key in STARTS and isinstance(value, str):
             found.append(f'{path}: {portable(value)}')
@@ -39,9 +37,24 @@ def starting_weights(cfg: Config) -> list[str]:
 
 def training_hash(cfg: Config) -> str:
     """Of what a training depends on, not the file's name: a file may change. Folders of a machine do not count."""
-    read = {key: value for key, value in cfg.to_dict().items() if key in READ_BY_RUNS - AFTER_TRAINING}
-    values = [(path, portable(value) if isinstance(value, str) else value) for path, value in leaves(read)]
+    values = [(path, portable(value) if isinstance(value, str) else value) for path, value in leaves(_of_training(cfg))]
     return hashlib.sha256(json.dumps(values, default=str).encode()).hexdigest()
+
+
+def input_files(cfg: Config) -> dict[str, str]:
+    """SHA-256 of the files that a training reads besides images, by where the config names them.
+
+    Captions, proposals, vocabularies, weights to start from: a file of the same name may hold something else.
+    """
+    found = {}
+    for path, value in leaves(_of_training(cfg)):
+        if isinstance(value, str) and value:
+            holder = _holder(cfg, path)
+            root = (holder.get('data_root') if isinstance(holder, dict) else None) or ''
+            file = next((file for file in (Path(value), Path(root, value)) if file.is_file()), None)
+            if file is not None:
+                found[path] = hashlib.sha256(file.read_bytes()).hexdigest()
+    return found
 
 
 def describe_data(cfg: Config, results: Mapping[str, RetrievalResult]) -> dict[str, Any]:
@@ -83,6 +96,19 @@ def git_state() -> dict[str, Any]:
 
     changed = git('status', '--porcelain', '--untracked-files=no', '--', '.', ':!docs')
     return dict(commit=git('rev-parse', '--short', 'HEAD'), dirty=None if changed is None else bool(changed))
+
+
+def _of_training(cfg: Config) -> dict[str, Any]:
+    """The part of a config that a training depends on."""
+    return {key: value for key, value in cfg.to_dict().items() if key in READ_BY_RUNS - AFTER_TRAINING}
+
+
+def _holder(cfg: Config, path: str) -> Any:
+    """The dict or list in which the value of a dotted name stands."""
+    part: Any = cfg
+    for name in path.split('.')[:-1]:
+        part = part[int(name) if isinstance(part, (list, tuple)) else name]
+    return part
 
 
 def portable(word: str) -> str:

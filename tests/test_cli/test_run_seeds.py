@@ -19,7 +19,7 @@ from galr_mm.cli.make_results import main as make_results
 from galr_mm.cli.run_seeds import main
 from galr_mm.engine.work_dir import best_checkpoint, learning_curve, wall_minutes
 from galr_mm.evaluation import RecallAtK
-from galr_mm.evaluation.provenance import starting_weights
+from galr_mm.evaluation.provenance import input_files, starting_weights
 from galr_mm.evaluation.runs import load_run
 from tests.helpers import ROOT, SMALL, environment, run_tool
 
@@ -160,6 +160,47 @@ def test_a_training_of_other_settings_is_not_taken(copied):
 
 
 @pytest.mark.slow
+def test_a_training_of_nothing_known_is_not_taken(copied):
+    folder, words = copied
+    work = folder / 'work/mini/seed_0'
+    (folder / 'out/mini/seed_0.json').unlink()
+    (work / 'started.json').write_text('null')
+    with pytest.raises(SystemExit, match='started.json holds None, expected the settings'):
+        run(*words, '--seeds', 0)
+    (work / 'started.json').unlink()
+    with pytest.raises(SystemExit, match='no started.json that says of which settings'):
+        run(*words, '--seeds', 0, '--cfg-options', 'optim_wrapper.optimizer.lr=0.5')
+    assert not (work / 'started.json').exists()
+
+
+@pytest.mark.slow
+def test_captions_that_changed_since_the_training(copied, mini, tmp_path):
+    """Also under the same name in another folder; an equal file elsewhere is the same data."""
+    folder, words = copied
+    config = tmp_path / 'elsewhere' / words[0].name
+    root = shutil.copytree(mini, tmp_path / 'elsewhere' / mini.name)
+    config.write_text(words[0].read_text().replace(str(mini), str(root)))
+    words[0] = config
+    run(*words, '--seeds', 0, *OPTIONS)
+    (folder / 'out/mini/seed_0.json').unlink()
+    content = (root / 'dataset_mini.json').read_text()
+    (root / 'dataset_mini.json').write_text(content.replace('"split": "train"', '"split": "train" '))
+    with pytest.raises(SystemExit, match=r'holds a training of other settings \(inputs\)'):
+        run(*words, '--seeds', 0, *OPTIONS)
+
+
+@pytest.mark.slow
+def test_a_checkpoint_that_is_not_what_was_selected(copied):
+    folder, words = copied
+    (folder / 'out/mini/seed_0.json').unlink()
+    (scalars,) = (folder / 'work/mini/seed_0').glob('*/vis_data/scalars.json')
+    scalars.write_text(re.sub(r'"mR": ([\d.]+)', lambda found: f'"mR": {float(found[1]) + 90}', scalars.read_text()))
+    done = run_tool(TOOL, *words, '--seeds', 0, *OPTIONS, check=False)
+    assert re.search(r'reaches [\d.]+ mR on val, where its training had [\d.]+', done.stderr)
+    assert not (folder / 'out/mini/seed_0.json').exists()
+
+
+@pytest.mark.slow
 def test_val_first_and_test_later(copied):
     """The training is not repeated; re-rankers may be chosen in between."""
     folder, words = copied
@@ -253,10 +294,35 @@ def test_what_the_weights_start_from():
     ]
 
 
+def test_files_that_a_training_reads(tmp_path):
+    """By content, wherever they are."""
+    for folder, content in (('a', 'x'), ('b', 'x'), ('c', 'y')):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / 'captions.json').write_text(content)
+        (tmp_path / folder / 'best.pth').write_text(content)
+
+    def config(folder):
+        dataset = dict(data_root=str(tmp_path / folder), ann_file='captions.json', split='train')
+        return Config(
+            dict(
+                model=dict(),
+                train_dataloader=dict(dataset=dict(datasets=[dataset])),
+                test_dataloader=dict(dataset=dataset),
+                load_from=str(tmp_path / folder / 'best.pth'),
+            )
+        )
+
+    one, two, other = (input_files(config(folder)) for folder in 'abc')
+    assert one == two
+    assert one.keys() == other.keys() == {'train_dataloader.dataset.datasets.0.ann_file', 'load_from'}
+    assert not one.items() & other.items()
+
+
 @pytest.mark.parametrize(
     ('words', 'message'),
     [
         (['--rerank', 'nowhere'], '--rerank: '),
+        (['--cfg-options', 'rerank_cfg.mr.k=3'], 'without --rerank nothing is re-ranked'),
         (['--cfg-options', 'randomness.seed=3'], '--seeds sets it'),
         (['--cfg-options', 'val_dataloader.dataset.split=test'], r"val_dataloader reads the splits ['test'], expected"),
         (['--cfg-options', 'default_hooks.checkpoint.save_best=loss'], "needs save_best='mR'"),

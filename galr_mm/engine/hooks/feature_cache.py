@@ -49,7 +49,7 @@ class FeatureCacheHook(Hook):
         meta = self.cache.meta
         if model.precision != meta['precision']:
             raise ValueError(
-                f"{self.cache.folder} was filled in precision {meta['precision']!r}, model.precision is "
+                f'{self.cache.folder} was filled in precision {meta["precision"]!r}, model.precision is '
                 f'{model.precision!r}; fill a new one with tools/cache_features.py'
             )
         if fingerprint(frozen_weights(model, meta['stage'])) != meta['weights']:
