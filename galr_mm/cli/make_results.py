@@ -93,7 +93,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     for page in args.pages:
         if not page.is_file():
             raise SystemExit(f'no page at {page}')
-        old = page.read_text(encoding='utf-8')
+        try:
+            old = page.read_text(encoding='utf-8')
+        except UnicodeDecodeError as error:
+            raise SystemExit(f'{page} is not UTF-8 ({error})') from error
         new = BLOCK.sub(lambda block: f'{block[1]}\n{make_block(block, args)}\n{block[5]}', old)
         if old.count('<!-- table:') != len(BLOCK.findall(old)):
             raise SystemExit(f'{page}: a "<!-- table:" has no "-->" or no "<!-- end -->"')
@@ -152,8 +155,14 @@ def load_row(folder: Path, label: str) -> Row:
         other += ['splits'] if run.splits.keys() != runs[0].splits.keys() else []
         if other:
             raise ValueError(f'{folder}: seeds {runs[0].record["seed"]} and {run.record["seed"]} differ in {other}')
-    if len({run.record['config_sha256'] for run in runs if 'config_sha256' in run.record}) > 1:
-        raise ValueError(f'{folder}: the config, or one of its bases, was changed between seeds (config_sha256)')
+    for key, what in (('config_sha256', 'the config, or one of its bases,'), ('inputs', 'a file that it reads')):
+        if len({str(run.record[key]) for run in runs if key in run.record}) > 1:
+            raise ValueError(f'{folder}: {what} was changed between seeds ({key})')
+    for number, run in enumerate(runs):
+        if same := [one.record['seed'] for one in runs[:number] if one.record['curve'] == run.record['curve']]:
+            raise ValueError(
+                f'{folder}: seeds {same[0]} and {run.record["seed"]} are one training: their curves are equal'
+            )
     return Row(label, {run.record['seed']: run for run in runs})
 
 

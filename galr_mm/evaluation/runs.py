@@ -15,14 +15,18 @@ import torch
 from torch import Tensor
 
 from galr_mm.evaluation.metrics import RecallAtK
-from galr_mm.messages import reason
+from galr_mm.messages import first_of, reason, shorten
 from galr_mm.structures import RetrievalResult
 from galr_mm.utils.io import read_json, write_npz, write_text
 
-KEYS = (
-    'name', 'seed', 'config', 'options', 'rerank', 'init', 'feature_cache', 'best_epoch', 'metrics', 'curve', 'data',
-    'model', 'wall_minutes', 'machine', 'code', 'command',
-)  # fmt: skip
+KEYS: dict[str, tuple[type, ...]] = {
+    **dict.fromkeys(('name', 'config', 'command'), (str,)),
+    **dict.fromkeys(('seed', 'best_epoch'), (int,)),
+    **dict.fromkeys(('options', 'init', 'curve'), (list,)),
+    **dict.fromkeys(('rerank', 'metrics', 'data', 'model', 'machine', 'code'), (dict,)),
+    'feature_cache': (bool,),
+    'wall_minutes': (int, float),
+}
 Ranks = dict[str, Tensor]  # 'i2t' (I,) and 't2i' (T,)
 
 
@@ -85,31 +89,64 @@ def load_run(path: str | Path) -> Run:
     recall = RecallAtK()
     try:
         record = read_json(path)
-        if lacking := [key for key in KEYS if key not in record]:
-            raise ValueError(f'the json has no {", ".join(lacking)}')
+        check_record(record)
         if path.name != f'seed_{record["seed"]}.json':
             raise ValueError(f'it is of seed {record["seed"]}')
         with np.load(path.with_suffix('.npz')) as file:
             arrays = {name: file[name] for name in file.files}
         for name in record['metrics']:
+            images = arrays[f'{name}/images'].tobytes().decode().split('\n')
+            owner = _indices(arrays, f'{name}/owner', len(arrays[f'{name}/owner']), len(images))
+            sides = dict(i2t=(len(images), len(owner)), t2i=(len(owner), len(images)))
             ranks = {
                 '' if prefix == 'raw' else prefix: {
-                    direction: torch.from_numpy(arrays[f'{name}/{prefix}/{direction}'].astype(np.int64))
-                    for direction in ('i2t', 't2i')
+                    direction: _indices(arrays, f'{name}/{prefix}/{direction}', *sizes)
+                    for direction, sizes in sides.items()
                 }
                 for prefix in record['metrics'][name]
                 if prefix != 'chance'
             }
-            owner = torch.from_numpy(arrays[f'{name}/owner'].astype(np.int64))
-            splits[name] = Split(ranks, owner, arrays[f'{name}/images'].tobytes().decode().split('\n'))
+            splits[name] = Split(ranks, owner, images)
             for prefix in ('', *record['rerank']):
                 told = record['metrics'][name][prefix or 'raw']
                 for key, value in recall(ranks[prefix]).items():
                     if not math.isclose(told[key], value, abs_tol=1e-3):
                         raise ValueError(f'{key} on {name} is {told[key]} in the json and {value} by the ranks')
-    except (KeyError, TypeError, ValueError, OSError, zipfile.BadZipFile) as error:
+    except (AttributeError, KeyError, TypeError, ValueError, EOFError, OSError, zipfile.BadZipFile) as error:
         raise ValueError(f'{path} and its .npz are not what run_seeds.py writes: {reason(error)}') from error
     return Run(record, splits)
+
+
+def check_record(record: Mapping[str, Any]) -> None:
+    """Look at what a table takes from a json as it is.
+
+    Raises:
+        ValueError: names what is missing, of another type or not a number.
+    """
+    if lacking := [key for key in KEYS if key not in record]:
+        raise ValueError(f'the json has no {", ".join(lacking)}')
+    for key, types in KEYS.items():
+        if type(record[key]) not in types:
+            raise ValueError(f'{key} is {shorten(record[key])}, expected {" or ".join(t.__name__ for t in types)}')
+    numbers = {'wall_minutes': record['wall_minutes']}
+    numbers |= {f'curve.{i}.{key}': value for i, point in enumerate(record['curve']) for key, value in point.items()}
+    numbers |= {
+        f'metrics.{split}.chance.{key}': value
+        for split, found in record['metrics'].items()
+        for key, value in found['chance'].items()
+    }
+    if wrong := [f'{key} is {value!r}' for key, value in numbers.items() if not math.isfinite(value)]:
+        raise ValueError(f'{first_of(wrong)}, expected finite numbers')
+    if record['best_epoch'] not in [point['epoch'] for point in record['curve']]:
+        raise ValueError(f'best_epoch is {record["best_epoch"]}, which the curve does not have')
+
+
+def _indices(arrays: Mapping[str, np.ndarray], name: str, length: int, size: int) -> Tensor:
+    """An array of ``length`` indices below ``size``; -1 where there is none."""
+    values = arrays[name]
+    if values.dtype.kind != 'i' or values.shape != (length,) or values.min() < -1 or values.max() >= size:
+        raise ValueError(f'{name} is not {length} whole numbers from -1 to {size - 1}')
+    return torch.from_numpy(values.astype(np.int64))
 
 
 def _smallest(values: Tensor) -> np.ndarray:

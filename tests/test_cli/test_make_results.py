@@ -208,7 +208,7 @@ def test_results_of_this_project():
         ('headline', 'swapped: x\n', 'in the json and'),
         ('headline', 'edited: x\n', 'mR on test is 99.0 in the json and'),
         ('headline', 'copied: x\n', 'it is of seed 0'),
-        ('headline', 'text: x\n', 'the json has no name, seed'),
+        ('headline', 'text: x\n', 'the json has no name, config'),
         ('headline', 'short: x\n', 'the json has no init'),
         ('headline', 'plain: x\nplain: y\n', 'names a run, or gives a label, twice'),
         ('curves', 'plain: x\nbetter: x\n', 'names a run, or gives a label, twice'),
@@ -247,8 +247,52 @@ def test_clear_errors(runs, tmp_path, head, rows, message, monkeypatch):
         main([str(page_of(tmp_path, head, rows)), '--runs', str(tmp_path)])
 
 
+@pytest.mark.parametrize(
+    ('changes', 'message'),
+    [
+        (dict(command=7), 'command is 7, expected str'),
+        (dict(machine=None), 'machine is None, expected dict'),
+        (dict(wall_minutes=float('nan')), 'wall_minutes is nan, expected finite'),
+        (dict(curve=[]), 'best_epoch is 2, which the curve does not have'),
+        (dict(curve=[dict(epoch=2, mR=float('nan'))]), 'curve.0.mR is nan, expected finite'),
+        (dict(curve='x'), "curve is 'x', expected list"),
+        (dict(best_epoch=999), 'best_epoch is 999'),
+    ],
+)
+def test_a_json_that_was_changed(tmp_path, changes, message):
+    write(tmp_path, 'a', 0, 2.0, **changes)
+    with pytest.raises(ValueError, match=re.escape(message)):
+        load_run(tmp_path / 'a/seed_0.json')
+
+
+@pytest.mark.parametrize('change', [lambda v: v + 0.4, lambda v: v + 100, lambda v: v[1:], lambda v: v - 2])
+def test_ranks_that_were_changed(tmp_path, change):
+    write(tmp_path, 'a', 0, 2.0)
+    path = tmp_path / 'a/seed_0.npz'
+    arrays = dict(np.load(path))
+    arrays['test/mr/i2t'] = change(arrays['test/mr/i2t'])
+    np.savez(path, **arrays)
+    with pytest.raises(ValueError, match='test/mr/i2t is not 42 whole numbers from -1 to 83'):
+        load_run(tmp_path / 'a/seed_0.json')
+    path.write_bytes(b'')
+    with pytest.raises(ValueError, match='EOFError'):
+        load_run(tmp_path / 'a/seed_0.json')
+
+
+def test_a_training_is_not_counted_twice(tmp_path):
+    write(tmp_path, 'a', 0, 2.0)
+    record = json.loads((tmp_path / 'a/seed_0.json').read_text())
+    (tmp_path / 'a/seed_9.json').write_text(json.dumps({**record, 'seed': 9}))
+    shutil.copy(tmp_path / 'a/seed_0.npz', tmp_path / 'a/seed_9.npz')
+    with pytest.raises(ValueError, match='seeds 0 and 9 are one training'):
+        load_row(tmp_path / 'a', 'a')
+
+
 def test_a_block_without_an_end(runs, tmp_path):
     page = tmp_path / 'results.md'
     page.write_text('<!-- table: headline\nplain: plain\n-->\n')
     with pytest.raises(SystemExit, match='has no "-->" or no "<!-- end -->"'):
+        main([str(page), '--runs', str(runs)])
+    page.write_bytes(b'\xff')
+    with pytest.raises(SystemExit, match=r'results\.md is not UTF-8'):
         main([str(page), '--runs', str(runs)])
