@@ -228,6 +228,24 @@ def test_pairs_that_were_not_scored(correction, filler, tiles):  # noqa: F811
         torch.testing.assert_close(out[scored], (s * prior)[scored])
 
 
+@pytest.mark.parametrize('correction', [c for c, _ in METHODS], ids=repr)
+@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.parametrize('bank_dtype', [torch.bfloat16, torch.float32, torch.float64])
+def test_a_filler_as_each_matrix_holds_it(correction, dtype, bank_dtype):
+    s, bank = matrix('random', (5, 8)).bfloat16(), matrix('random', (6, 8), seed=1).bfloat16()
+    unscored = torch.rand(6, 8, generator=torch.Generator().manual_seed(2)) < 0.4
+
+    def filled(filler, first, second):
+        return s.to(first).masked_fill(unscored[:5], filler), bank.to(second).masked_fill(unscored, filler)
+
+    own, other = filled(-0.1, dtype, bank_dtype)  # -0.1 is not a number of any of the types, -1 is one of all
+    expected, same = filled(-1.0, torch.float64, torch.float64)
+    out, expected = correct_hubs(own, correction, other, -0.1), correct_hubs(expected, correction, same, -1.0)
+    torch.testing.assert_close(out[~unscored[:5]], expected[~unscored[:5]])
+    with pytest.raises(ValueError, match=r'filler is -0\.1\d*, but a pair that was scored has -0\.5 in bank'):
+        correct_hubs(own, correction, other.masked_fill(~unscored, -0.5), -0.1)
+
+
 @pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.int64])
 def test_kinds_of_numbers(dtype):
     s = (matrix('random', (6, 9)) * (5 if dtype == torch.int64 else 1)).to(dtype)

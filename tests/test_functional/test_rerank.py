@@ -325,7 +325,11 @@ def test_bad_input(function):
         (dict(weights=None), 'weights is None'),
         (dict(weights=(1e39, 0, 0)), 'weights is'),
         (dict(filler=float('nan')), 'filler is nan'),
-        (dict(filler=1.0), 'filler is 1.0, but a pair that was scored'),
+        (dict(filler=1.0), 'filler is 1.0, but a pair that was scored has .* in similarity'),
+        (
+            dict(filler=-1.0, reverse_similarity=torch.full((3, 2), -2.0)),
+            'filler is -1.0, but a pair that was scored has -2.0 in reverse_similarity',
+        ),
         (dict(reverse_similarity=torch.rand(3, 2) + 1j), 'complex64'),
         (dict(decay=float('inf')), 'decay is inf'),
         (dict(decay=-0.1), 'decay is -0.1'),

@@ -18,7 +18,7 @@ from galr_mm.functional.arrays import Array, check_labels
 from galr_mm.functional.rerank.checks import check_filler, check_whole, prepare, prepare_reverse
 from galr_mm.functional.rerank.column_statistics import column_statistic
 from galr_mm.functional.rerank.reverse_ranks import ReverseCounter
-from galr_mm.functional.rerank.tiles import MatrixTiles, require_finite
+from galr_mm.functional.rerank.tiles import MatrixTiles
 from galr_mm.functional.rerank.top_k import RunningTopK
 
 
@@ -101,16 +101,17 @@ def find_candidates(
         check_labels(similarity, reverse_similarity, transposed=True, names='similarity and reverse_similarity')
     k, similarity = int(k), prepare(similarity)
     reverse_similarity = prepare_reverse(reverse_similarity, similarity)
-    if filler is not None:  # as it is written in this matrix
-        filler = torch.tensor(filler, dtype=similarity.dtype).item()
-    tiles = MatrixTiles(similarity)
+    tiles = MatrixTiles(similarity, filler)
+    if reverse_similarity is None:
+        lists = MatrixTiles(similarity.t())
+    else:
+        lists = MatrixTiles(reverse_similarity, filler, 'reverse_similarity')
+    filler = tiles.filler
     size, gallery = similarity.shape
     best = RunningTopK(size, gallery, k + 1, tiles.dtype, tiles.device)  # one more: the best of what stays below
     statistic = column_statistic(gallery, tiles.device, significance, filler)
     for rows, columns, tile in tiles:
-        require_finite(tile, similarity)
-        if filler is not None and tile.min() < filler:
-            raise ValueError(f'filler is {filler}, but a pair that was scored has {tile.min().item()}, which is lower')
+        tiles.check(tile)
         best.update(rows, columns, tile)
         statistic.update(rows, columns, tile)
     index, value = best.index[:, :k], best.value[:, :k]
@@ -119,11 +120,10 @@ def find_candidates(
     if filler is not None and (value == filler).any():
         valid = value != filler
         below = torch.where(valid.all(1), below, filler)
-    lists = MatrixTiles(similarity.t() if reverse_similarity is None else reverse_similarity)
     own = value if reverse_similarity is None else reverse_similarity.t().gather(1, index).to(lists.dtype)
     counter = ReverseCounter(index, own, gallery, valid)
     for columns, rows, tile in lists:
         if reverse_similarity is not None:
-            require_finite(tile, reverse_similarity)
+            lists.check(tile)
         counter.update(rows, columns, tile.t())
     return Candidates(index, value, statistic.significance(value, index), counter.positions(), valid), below

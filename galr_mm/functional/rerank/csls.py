@@ -78,10 +78,10 @@ class CSLS(HubCorrection):
     def scores(self, tile: Tensor, columns: slice, statistic: Statistic, value: Tensor, index: Tensor) -> Tensor:
         """Scores of a tile."""
         assert isinstance(statistic, NearestQueries)  # its own
-        return 2 * tile.double() - _mean(value, statistic.filler)[:, None] - statistic.of(columns)
+        return 2 * tile.double() - _mean(value)[:, None] - statistic.of(columns)
 
 
-def _mean(value: Tensor, filler: float | None) -> Tensor:
+def _mean(value: Tensor, filler: float | None = None) -> Tensor:
     """Mean of each row (n, k) without fillers, float64 (n,); 0 where nothing was scored."""
     counted = value.isfinite() if filler is None else value != filler
     return value.double().masked_fill(~counted, 0).sum(1) / counted.sum(1).clamp(min=1)

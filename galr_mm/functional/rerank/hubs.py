@@ -29,7 +29,7 @@ from galr_mm.functional.arrays import Array, as_tensor
 from galr_mm.functional.recall import check_finite
 from galr_mm.functional.rerank.checks import check_filler, check_whole, prepare, prepare_features
 from galr_mm.functional.rerank.from_features import Ranking
-from galr_mm.functional.rerank.tiles import FeatureTiles, MatrixTiles, require_finite
+from galr_mm.functional.rerank.tiles import FeatureTiles, MatrixTiles
 from galr_mm.functional.rerank.top_k import RunningTopK
 
 EXPONENT = 700.0  # within these bounds exp() of float64 is neither zero nor infinite
@@ -77,7 +77,8 @@ class HubCorrection(ABC):
 
         Shapes:
             - tile: (b, w), the columns ``columns`` of the gallery
-            - value, index: (b, nearest), similarities and indices of each query's nearest gallery items
+            - value, index: (b, nearest), similarities and indices of each query's nearest gallery items, -inf for pairs
+              that were not scored
             - output: float64 (b, w)
         """
 
@@ -93,19 +94,17 @@ def bounded_exp(exponent: Tensor) -> Tensor:
     return exponent.clamp(-EXPONENT, EXPONENT).exp() * beyond
 
 
-def learn(
-    correction: HubCorrection, tiles: Tiles, bank: Tiles | None, filler: float | None = None
-) -> tuple[Statistic, RunningTopK]:
+def learn(correction: HubCorrection, tiles: Tiles, bank: Tiles | None) -> tuple[Statistic, RunningTopK]:
     """The statistic of the gallery, filled from the bank or from the queries themselves, and the queries' nearest.
 
     Raises:
         ValueError: for similarities that are not finite, or a missing bank.
     """
     if bank is not None:
-        return statistic_of(correction, bank, filler), nearest_of(correction, tiles)
+        return statistic_of(correction, bank), nearest_of(correction, tiles)
     if correction.needs_bank:
         raise ValueError(f'{correction!r} needs a bank of queries')
-    statistic, nearest = correction.statistic(tiles, filler), _empty(correction, tiles)
+    statistic, nearest = correction.statistic(tiles, tiles.filler), _empty(correction, tiles)
     for view in _finite(tiles):  # one pass for both
         statistic.update(*view)
         if nearest.k:
@@ -113,9 +112,9 @@ def learn(
     return statistic, nearest
 
 
-def statistic_of(correction: HubCorrection, bank: Tiles, filler: float | None = None) -> Statistic:
+def statistic_of(correction: HubCorrection, bank: Tiles) -> Statistic:
     """The statistic of the gallery that a bank of queries gives."""
-    statistic = correction.statistic(bank, filler)
+    statistic = correction.statistic(bank, bank.filler)
     for view in _finite(bank):
         statistic.update(*view)
     return statistic
@@ -160,7 +159,7 @@ def _empty(correction: HubCorrection, tiles: Tiles) -> RunningTopK:
 
 def _finite(tiles: Tiles) -> Iterator[Tile]:
     for rows, columns, tile in tiles:
-        require_finite(tile, tiles.matrix if isinstance(tiles, MatrixTiles) else None)
+        tiles.check(tile)
         yield rows, columns, tile
 
 
@@ -194,9 +193,7 @@ def correct_hubs(
     """
     check_filler(filler)
     similarity = prepare(similarity)
-    if filler is not None:  # as it is written in this matrix
-        filler = torch.tensor(filler, dtype=similarity.dtype).item()
-    tiles, seen = MatrixTiles(similarity), None
+    tiles, seen = MatrixTiles(similarity, filler), None
     if bank is not None:
         bank = prepare(bank, 'bank').to(similarity.device)
         if bank.shape[1] != similarity.shape[1]:
@@ -204,17 +201,15 @@ def correct_hubs(
                 f'expected a bank (P, {similarity.shape[1]}) beside similarity {tuple(similarity.shape)}, got '
                 f'{tuple(bank.shape)}'
             )
-        seen = MatrixTiles(bank)
-    statistic, nearest = learn(correction, tiles, seen, filler)
+        seen = MatrixTiles(bank, filler, 'bank')
+    statistic, nearest = learn(correction, tiles, seen)
+    if tiles.filler is not None:
+        nearest.value[nearest.value == tiles.filler] = -torch.inf
     out = torch.empty(similarity.shape, dtype=torch.float64, device=similarity.device)
     for rows, _, tile, scores in score(correction, statistic, nearest, tiles):
-        if filler is not None:
-            if tile.min() < filler:
-                raise ValueError(
-                    f'filler is {filler}, but a pair that was scored has {tile.min().item()}, which is lower'
-                )
+        if tiles.filler is not None:
             lowest = scores.amin(dim=1, keepdim=True)
-            scores = torch.where(tile == filler, lowest - lowest.abs() - 1, scores)
+            scores = torch.where(tile == tiles.filler, lowest - lowest.abs() - 1, scores)
         out[rows] = scores
     return out
 

@@ -25,10 +25,20 @@ class MatrixTiles:
 
     Iterating gives slices of rows and of columns and the tile: contiguous or, of a transposed matrix, the transpose of
     a contiguous one.
+
+    Args:
+        matrix: (Q, N).
+        filler: value of pairs that were not scored.
+        name: of the matrix, for a message.
+
+    Attributes:
+        filler: as it is written in this matrix.
     """
 
-    def __init__(self, matrix: Tensor) -> None:
+    def __init__(self, matrix: Tensor, filler: float | None = None, name: str = 'similarity') -> None:
         self.matrix = matrix
+        self.filler = None if filler is None else torch.tensor(filler, dtype=matrix.dtype).item()
+        self.name = name
         self.shape = (len(matrix), matrix.shape[1])
         self.dtype = torch.promote_types(matrix.dtype, torch.float32)
         self.device = matrix.device
@@ -39,6 +49,19 @@ class MatrixTiles:
             tile = self.matrix[rows].to(self.dtype)
             yield rows, slice(0, columns), tile.t().contiguous().t() if tile.stride(0) == 1 else tile.contiguous()
 
+    def check(self, tile: Tensor) -> None:
+        """Refuse a tile with NaN, infinity or a value below the filler.
+
+        Raises:
+            ValueError: names the first.
+        """
+        require_finite(tile, self.matrix)
+        if self.filler is not None and tile.min() < self.filler:
+            raise ValueError(
+                f'filler is {self.filler}, but a pair that was scored has {tile.min().item()} in {self.name}, which is '
+                'lower'
+            )
+
 
 class FeatureTiles:
     """Products of features (Q, D) and (N, D), made anew in each pass; two passes give the same values.
@@ -46,8 +69,11 @@ class FeatureTiles:
     Iterating gives slices of rows and of columns, rows outermost, and the tile.
 
     Attributes:
+        filler: None, since all pairs are scored.
         surely_finite: the features are too small for a product that overflows.
     """
+
+    filler = None
 
     def __init__(self, queries: Tensor, gallery: Tensor) -> None:
         self.queries, self.gallery = queries, gallery
@@ -59,6 +85,14 @@ class FeatureTiles:
         # no sum of D products can be larger
         largest = [max(map(abs, torch.stack(feats.aminmax()).tolist())) for feats in (queries, gallery)]
         self.surely_finite = queries.shape[1] * largest[0] * largest[1] < torch.finfo(self.dtype).max / 2
+
+    def check(self, tile: Tensor) -> None:
+        """Refuse a tile with NaN or infinity.
+
+        Raises:
+            ValueError: says how many and where the first is.
+        """
+        require_finite(tile)
 
     def __len__(self) -> int:
         return -(-len(self.queries) // self.height) * -(-len(self.gallery) // self.width)
