@@ -119,7 +119,7 @@ class ColumnSoftmax:
         self.highest = torch.full((columns,), -torch.inf, dtype=torch.float64, device=device)
         self.sum = torch.zeros_like(self.highest)  # of exponentials of what is below the highest by so much
         self.filler = filler
-        self.scale = scale
+        self.scale = float(scale)  # torch takes no int of more than 64 bits
 
     def update(self, rows: slice, columns: slice, tile: Tensor) -> None:
         """Take a tile in."""

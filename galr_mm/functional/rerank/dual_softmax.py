@@ -52,9 +52,9 @@ class DualSoftmax(HubCorrection):
         return ColumnSoftmax(tiles.shape[1], tiles.device, filler, self.scale)
 
     def scores(self, tile: Tensor, columns: slice, statistic: Statistic, value: Tensor, index: Tensor) -> Tensor:
-        """Scores of a tile; in logarithms, so that none becomes zero and the order is exact at any scale."""
+        """Scores of a tile; in logarithms, so that none becomes zero and the order is kept at any scale."""
         tile = tile.double()
-        return tile.sign() * bounded_exp(tile.abs().log() + self.scale * tile - statistic.of(columns))
+        return tile.sign() * bounded_exp(tile.abs().log() + (float(self.scale) * tile - statistic.of(columns)))
 
 
 def dual_softmax_rerank(
@@ -65,8 +65,8 @@ def dual_softmax_rerank(
 ) -> Tensor:
     """Similarity times its softmax over the queries (DSL), float64 (Q, N), whose order in each row is the new order.
 
-    The formula is at the top of its module. Where a score is below e^-700 it is continued by a function that keeps the
-    order, so a large scale makes no ties.
+    The formula is at the top of its module. Beyond e^-700 and e^700 scores are continued by a function that keeps the
+    order, so a large scale ties only what differs by less than 1e-12 of scale times similarity in the exponent.
 
     Args:
         similarity: (Q, N), rows are queries.

@@ -86,11 +86,13 @@ class HubCorrection(ABC):
 def bounded_exp(exponent: Tensor) -> Tensor:
     """The exponential within +-700, continued beyond so that it rises on and is neither zero nor infinite; 0 for -inf.
 
-    >>> bounded_exp(torch.tensor([-torch.inf, -2e4, -1e4, 0.0, 1e4, 2e4], dtype=torch.float64)).diff() > 0
+    Exponents beyond that differ by 1e-12 of their size give other results.
+
+    >>> bounded_exp(torch.tensor([-torch.inf, -2e30, -1e30, 0.0, 1e30, 2e30], dtype=torch.float64)).diff() > 0
     tensor([True, True, True, True, True])
     """
-    beyond = EXPONENT / exponent.abs().clamp(min=EXPONENT)  # 1 at the bounds, falls towards 0
-    beyond = torch.where(exponent > EXPONENT, 2 - beyond, beyond)
+    beyond = 1 + (exponent.abs().clamp(min=EXPONENT) / EXPONENT).log()  # 1 at the bounds, at most 704
+    beyond = torch.where(exponent > EXPONENT, beyond, 1 / beyond)
     return exponent.clamp(-EXPONENT, EXPONENT).exp() * beyond
 
 

@@ -83,7 +83,7 @@ class QueryBankNorm(HubCorrection):
     def scores(self, tile: Tensor, columns: slice, statistic: Statistic, value: Tensor, index: Tensor) -> Tensor:
         """Scores of a tile."""
         tile = tile.double()
-        scores = bounded_exp(self.scale * tile - statistic.of(columns))
+        scores = bounded_exp(float(self.scale) * tile - statistic.of(columns))
         if isinstance(statistic, ActivatedSoftmax):
             scores = torch.where(statistic.holds(index), scores, tile)
         return scores
@@ -99,7 +99,7 @@ def querybank_rerank(
     """Inverted softmax over a bank of queries (QB-Norm), float64 (Q, N), whose order in each row is the new order.
 
     The formula is at the top of its module. Beyond e^-700 and e^700 scores are continued by a function that keeps the
-    order, so no scale makes ties or infinities.
+    order, so a large scale ties only what differs by less than 1e-12 of scale times similarity in the exponent.
 
     Args:
         similarity: (Q, N), rows are queries.
