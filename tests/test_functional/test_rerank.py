@@ -303,6 +303,15 @@ def test_product():
     torch.testing.assert_close(out, s * mr * forward)
 
 
+@pytest.mark.parametrize(('dtype', 'large'), [(torch.float32, 3e38), (torch.float64, 1.7e308)])
+def test_product_of_numbers_near_the_largest(dtype, large):
+    s = torch.tensor([[large, 1.0, 2.0], [1.0, 2.0, 3.0]], dtype=dtype)
+    assert product_rerank(s).isfinite().all()
+    s[0, 1] = -large
+    with pytest.raises(ValueError, match=r'similarities are as large as .*, expected .* numbers of torch.float'):
+        product_rerank(s)
+
+
 @pytest.mark.parametrize('function', [multivariate_rerank, reverse_rank_rerank, product_rerank])
 def test_bad_input(function):
     s = torch.rand(4, 5)

@@ -18,6 +18,9 @@ from galr_mm.functional.rerank.rescored import rescore
 def product_scores(candidates: Candidates, decay: float = 0.05, reverse: str = 'ordinal') -> Tensor:
     """Similarity times forward and reverse term for the candidates, float64 (Q, k).
 
+    Raises:
+        ValueError: for similarities so large that a score is beyond their type.
+
     Example:
         >>> from galr_mm.functional import find_candidates
         >>> candidates, _ = find_candidates(torch.tensor([[0.5, 0.75, 0.25], [0.25, 1.0, 0.5]]), k=2)
@@ -35,7 +38,14 @@ def product_scores(candidates: Candidates, decay: float = 0.05, reverse: str = '
     spread = similarity.amax(dim=1, keepdim=True) - lowest
     above = torch.where(spread > 0, 1e-6 * spread, 1.0)  # just above zero, on the scale of this query
     positive = similarity + torch.where(lowest > 0, 0.0, above - lowest)
-    return positive * (-decay * (forward + reverse_order(candidates, reverse) + 1).double()).exp()
+    scores = positive * (-decay * (forward + reverse_order(candidates, reverse) + 1).double()).exp()
+    if not scores.amax().to(candidates.similarity.dtype) < torch.inf:  # NaN neither
+        largest = candidates.similarity.abs().amax().item()
+        raise ValueError(
+            f'similarities are as large as {largest}, expected ones whose differences are numbers of '
+            f'{candidates.similarity.dtype}'
+        )
+    return scores
 
 
 def product_rerank(
@@ -51,7 +61,7 @@ def product_rerank(
 
     A product of mixed signs has no order: where a query has a candidate at or below zero, all its candidates are moved
     up first, the lowest to just above zero. Arguments, result and errors as for
-    :func:`~galr_mm.functional.multivariate_rerank`.
+    :func:`~galr_mm.functional.multivariate_rerank`, and a ValueError for similarities so large that a score overflows.
 
     Example:
         >>> similarity = torch.tensor([[0.73, 0.75, 0.25], [0.25, 1.0, 0.5]])
