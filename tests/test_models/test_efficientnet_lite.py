@@ -69,7 +69,12 @@ def test_running_statistics_follow_where_asked():
         (dict(out_indices=(9,)), 'between 0 and 8'),
         (dict(out_indices=(5, 2)), 'rising'),
         (dict(out_indices=()), 'rising'),
+        (dict(out_indices=(False, True)), 'rising'),
         (dict(frozen_stages=9), '-1 .none. to 8'),
+        (dict(frozen_stages=True), 'frozen_stages is True, expected -1 .none. to 8 .all.'),
+        (dict(frozen_stages=2.5), 'frozen_stages is 2.5'),
+        (dict(frozen_stages='all'), "frozen_stages is 'all'"),
+        (dict(frozen_stages=None), 'frozen_stages is None'),
         (dict(pretrained=True, init_cfg=dict(type='Pretrained', checkpoint='x.pth')), 'give one'),
     ],
 )

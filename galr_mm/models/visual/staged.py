@@ -7,6 +7,8 @@ from mmengine.model import BaseModule
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from galr_mm.messages import shorten
+
 
 class StagedBackbone(BaseModule):
     """A backbone in stages, which can start from the map after any of them.
@@ -21,7 +23,7 @@ class StagedBackbone(BaseModule):
         norm_eval: keep the running statistics of all BatchNorm layers, also of those that are trained.
 
     Raises:
-        ValueError: for a stage that there is not.
+        ValueError: for a stage that there is not, or one that is not a whole number.
     """
 
     def __init__(
@@ -34,10 +36,11 @@ class StagedBackbone(BaseModule):
     ) -> None:
         super().__init__(init_cfg)
         last = num_stages - 1
-        if not out_indices or list(out_indices) != sorted({i for i in out_indices if 0 <= i <= last}):
+        whole = [i for i in out_indices if type(i) is int and 0 <= i <= last]
+        if not whole or list(out_indices) != sorted(set(whole)):
             raise ValueError(f'out_indices is {out_indices}, expected rising stages between 0 and {last}')
-        if not -1 <= frozen_stages <= last:
-            raise ValueError(f'frozen_stages is {frozen_stages}, expected -1 (none) to {last} (all)')
+        if type(frozen_stages) is not int or not -1 <= frozen_stages <= last:  # True is 1, which few would mean
+            raise ValueError(f'frozen_stages is {shorten(frozen_stages)}, expected -1 (none) to {last} (all)')
         self.num_stages = num_stages
         self.out_indices = tuple(out_indices)
         self.frozen_stages = frozen_stages
