@@ -170,6 +170,23 @@ def test_captions_need_their_images():
             loss(image[:5], text, torch.arange(5), torch.arange(6))
 
 
+@pytest.mark.parametrize(
+    ('loss', 'option', 'expected'),
+    [
+        (ContrastiveLoss, 'temperature', 'a finite number above 0'),
+        (ContrastiveLoss, 'max_scale', '1 or more'),
+        (TripletLoss, 'margin', 'a finite number of 0 or more'),
+    ],
+)
+@pytest.mark.parametrize('value', [0, -0.1, math.nan, math.inf])
+def test_numbers_that_give_no_loss(loss, option, expected, value):
+    if (option, value) in {('margin', 0), ('max_scale', math.inf)}:  # they do
+        loss(**{option: value})
+        return
+    with pytest.raises(ValueError, match=f'{option} is {value}, expected {expected}'):
+        loss(**{option: value})
+
+
 def test_wrong_negatives():
     with pytest.raises(ValueError, match="'some'"):
         TripletLoss(negatives='some')

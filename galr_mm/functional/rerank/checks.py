@@ -107,14 +107,14 @@ def check_whole(name: str, value: float) -> None:
         raise ValueError(f'{name} is {shorten(value)}, expected a whole number of 1 or more')
 
 
-def check_scale(scale: float) -> None:
-    """Refuse a factor of an exponent that is not a finite number above 0.
+def check_positive(name: str, value: float) -> None:
+    """Refuse what is not a finite number above 0.
 
     Raises:
-        ValueError: names the value.
+        ValueError: names the option and the value.
     """
-    if not _finite(scale) or scale <= 0:
-        raise ValueError(f'scale is {shorten(scale)}, expected a finite number above 0')
+    if not _finite(value) or value <= 0:
+        raise ValueError(f'{name} is {shorten(value)}, expected a finite number above 0')
 
 
 def _finite(value: object) -> bool:

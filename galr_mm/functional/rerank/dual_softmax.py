@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from galr_mm.functional.arrays import Array
-from galr_mm.functional.rerank.checks import check_scale
+from galr_mm.functional.rerank.checks import check_positive
 from galr_mm.functional.rerank.column_statistics import ColumnSoftmax
 from galr_mm.functional.rerank.hubs import HubCorrection, Statistic, Tiles, bounded_exp, correct_hubs
 
@@ -45,7 +45,7 @@ class DualSoftmax(HubCorrection):
     scale: float = 20.0
 
     def __post_init__(self) -> None:
-        check_scale(self.scale)
+        check_positive('scale', self.scale)
 
     def statistic(self, tiles: Tiles, filler: float | None) -> Statistic:
         """Logarithm of the sum of exponentials."""

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from galr_mm.functional.arrays import Array
-from galr_mm.functional.rerank.checks import check_scale
+from galr_mm.functional.rerank.checks import check_positive
 from galr_mm.functional.rerank.column_statistics import ColumnSoftmax
 from galr_mm.functional.rerank.hubs import HubCorrection, Statistic, Tiles, bounded_exp, correct_hubs
 from galr_mm.functional.rerank.top_k import RunningTopK
@@ -65,7 +65,7 @@ class QueryBankNorm(HubCorrection):
     needs_bank: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        check_scale(self.scale)
+        check_positive('scale', self.scale)
         if not isinstance(self.dynamic, bool):
             raise ValueError(f'dynamic is {self.dynamic!r}, expected True or False')
 

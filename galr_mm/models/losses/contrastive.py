@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from galr_mm.functional.rerank.checks import check_positive
 from galr_mm.models.losses.pairs import PairScores
 from galr_mm.registry import MODELS
 
@@ -76,7 +77,8 @@ class ContrastiveLoss(nn.Module):
         - output: dict of scalars ``loss_contrastive`` and ``temperature``
 
     Raises:
-        ValueError: when T is not B and there is no ``owner``.
+        ValueError: for a temperature that is not a finite number above 0, a bound below 1, or when T is
+            not B and there is no ``owner``.
 
     Example:
         >>> import torch
@@ -89,6 +91,9 @@ class ContrastiveLoss(nn.Module):
         self, temperature: float = 0.07, max_scale: float = 100.0, mask_duplicates: bool = True, gather: bool = False
     ) -> None:
         super().__init__()
+        check_positive('temperature', temperature)
+        if not max_scale >= 1:
+            raise ValueError(f'max_scale is {max_scale}, expected 1 or more')
         self.log_scale = nn.Parameter(torch.tensor(math.log(1 / temperature)))
         self.max_scale = max_scale
         self.mask_duplicates = mask_duplicates

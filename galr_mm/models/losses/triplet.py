@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import math
+
 from torch import Tensor, nn
 
 from galr_mm.models.losses.pairs import PairScores
@@ -74,7 +76,8 @@ class TripletLoss(nn.Module):
         - output: dict of the scalar ``loss_triplet``
 
     Raises:
-        ValueError: for unknown ``negatives``, or when T is not B and there is no ``owner``.
+        ValueError: for a margin that is negative or not finite, unknown ``negatives``, or when T is not B and
+            there is no ``owner``.
 
     Example:
         >>> import torch
@@ -89,6 +92,8 @@ class TripletLoss(nn.Module):
         super().__init__()
         if negatives not in NEGATIVES:
             raise ValueError(f'negatives is {negatives!r}, expected one of {NEGATIVES}')
+        if not 0 <= margin < math.inf:
+            raise ValueError(f'margin is {margin}, expected a finite number of 0 or more')
         self.margin = margin
         self.negatives = negatives
         self.mask_duplicates = mask_duplicates
