@@ -13,6 +13,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 from tqdm import tqdm
 
+from galr_mm.functional.rerank.checks import check_whole
 from galr_mm.imagery import list_images
 from galr_mm.imagery.pillow import read_deep
 from galr_mm.messages import shorten
@@ -62,11 +63,11 @@ def encode_images(
         ValueError: when there is no image, one is an array of another kind, or a PIL image that was changed and comes
             from a file of more than 8 bit (an unchanged one is read as its file is), or the model has no pipeline or no
             data preprocessor; says what to pass.
-        TypeError: when an image is something else, or ``images`` is a mapping or a table.
+        TypeError: when an image is something else, or ``images`` is a mapping, a table or no list.
         OSError: when a file cannot be read; names it.
     """
     given = _listed(images)
-    _check_batch_size(batch_size)
+    check_whole('batch_size', batch_size)
     model = unwrapped(model)
     steps = _pipeline_of(model, pipeline)
     detector = getattr(getattr(model, 'local', None), 'detector', None)
@@ -103,16 +104,16 @@ def encode_texts(model: BaseModel, texts: Iterable[str], batch_size: int = 256, 
         progress: show a bar; None shows one where standard error is a terminal.
 
     Raises:
-        TypeError: when ``texts`` is a single string, a mapping or a table, or a caption is no string.
+        TypeError: when ``texts`` is a single string, a mapping, a table or no list, or a caption is no string.
         ValueError: when there is no caption, or one is blank, for a word-level encoder without any word; names it.
     """
     if isinstance(texts, str):
         raise TypeError(f'expected a list of captions, got one string: {shorten(texts)}')
-    _refuse_tables(texts, 'captions')
+    _refuse_others(texts, 'captions')
     given = list(texts)
     if not given:
         raise ValueError('no captions to encode')
-    _check_batch_size(batch_size)
+    check_whole('batch_size', batch_size)
     model = unwrapped(model)
     encoder = getattr(model, 'text_encoder', None)
     check_texts(given)
@@ -125,8 +126,10 @@ def encode_texts(model: BaseModel, texts: Iterable[str], batch_size: int = 256, 
         return torch.cat([model.encode_text(part) for part in _batches(given, batch_size, progress, 'caption')])
 
 
-def _refuse_tables(given: object, what: str) -> None:
-    """Mappings and data frames, of which a loop sees the keys or the names of the columns."""
+def _refuse_others(given: object, what: str) -> None:
+    """What is no list; and mappings and data frames, of which a loop sees the keys or the names of the columns."""
+    if not isinstance(given, Iterable) and not hasattr(given, '__getitem__'):
+        raise TypeError(f'expected a list of {what}, got {shorten(given)}')
     if isinstance(given, Mapping) or hasattr(type(given), 'columns'):
         raise TypeError(f'expected a list of {what}, got a {type(given).__name__}; pass its values or one column')
 
@@ -136,8 +139,9 @@ def _listed(images: ImageLike | Iterable[ImageLike]) -> list[ImageLike]:
     if isinstance(images, (str, Path)) and Path(images).is_dir():
         folder, names = list_images(images)
         return [folder / name for name in names]
-    _refuse_tables(images, 'images')
     one = isinstance(images, (str, Path, Image.Image)) or (isinstance(images, np.ndarray) and images.ndim == 3)
+    if not one:
+        _refuse_others(images, 'images')
     given: list[Any] = [images] if one else list(images)  # type: ignore[arg-type]  # one is no iterable of images
     if not given:
         raise ValueError('no images to encode')
@@ -191,12 +195,7 @@ def _pipeline_of(model: BaseModel, pipeline: Pipeline | None) -> Callable[[dict[
 def _batches(items: list[Any], size: int, progress: bool | None, unit: str) -> Iterator[list[Any]]:
     """Parts of a list, with a bar."""
     with tqdm(total=len(items), unit=unit, disable=None if progress is None else not progress) as bar:
-        for start in range(0, len(items), size):
-            part = items[start : start + size]
+        for start in range(0, len(items), int(size)):
+            part = items[start : start + int(size)]
             yield part
             bar.update(len(part))
-
-
-def _check_batch_size(batch_size: int) -> None:
-    if batch_size < 1:
-        raise ValueError(f'batch_size is {batch_size}, expected 1 or more')

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from mmpretrain.apis.model import ModelHub
 from modelindex.load_model_index import load
 
 from galr_mm.apis.model import init_model, require_config
+from galr_mm.messages import shorten
 
 MIM = Path(__file__).resolve().parents[1] / '.mim'
 WEIGHTS = MIM.with_name('weights')  # <name>.safetensors of models that come with the package
@@ -72,7 +74,7 @@ def get_model(
         **overrides: merged into ``config.model``, such as ``fusion=dict(mode='sum')``.
 
     Raises:
-        TypeError: when ``model`` is neither a name, a path nor a config.
+        TypeError: when ``model`` is neither a name, a path nor a config, or ``pretrained`` neither a bool nor a path.
         ValueError: for an unknown name, a config without a model, weights that are not finite, and for
             ``pretrained=True`` where no weights are published.
         FileNotFoundError: when a config, a checkpoint or a vocabulary is missing.
@@ -88,6 +90,8 @@ def get_model(
             raise ValueError(f'galr_mm has no model {model!r}{hint} galr_mm.apis.list_models() gives all names')
         metainfo = ModelHub.get(model)
         config = metainfo.config
+    if pretrained is not None and not isinstance(pretrained, (bool, str, os.PathLike)):
+        raise TypeError(f'pretrained is {shorten(pretrained)}, expected True, False or a checkpoint')
     checkpoint = None if isinstance(pretrained, bool) else pretrained
     if pretrained is True:
         checkpoint = (_shipped(metainfo.name) or metainfo.weights) if metainfo else _load_from(config)

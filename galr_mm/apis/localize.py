@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from galr_mm.apis.encode import encode_images, encode_texts
 from galr_mm.functional import WindowMean
+from galr_mm.functional.rerank.checks import check_whole
 from galr_mm.imagery import SCALES, Scene, SceneReading, Window, multiscale_windows, open_scene
 from galr_mm.structures import LocalizationMap, Place, SceneEmbeddings
 
@@ -49,12 +50,11 @@ class SceneLocalizer:
         batch_size: int = 32,
         scenes: SceneReading | Mapping[str, Any] | None = None,
     ) -> None:
-        if batch_size < 1:
-            raise ValueError(f'batch_size is {batch_size}, expected 1 or more')
+        check_whole('batch_size', batch_size)
         multiscale_windows(1, 1, scales)  # which checks them
         self.model = model
         self.scales = tuple(scales)
-        self.batch_size = batch_size
+        self.batch_size = int(batch_size)
         self.scenes = scenes if isinstance(scenes, SceneReading) else SceneReading(**(scenes or {}))
 
     @overload

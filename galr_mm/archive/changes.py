@@ -23,6 +23,7 @@ from galr_mm.archive.cutting import Cut, Piece, Source
 from galr_mm.archive.records import Box, Description, Entry, FileState, Tile, digest_of
 from galr_mm.archive.sidecars import PATTERN, Sidecars, compiled
 from galr_mm.archive.store import ArchiveWriter
+from galr_mm.functional.rerank.checks import check_whole
 from galr_mm.imagery import list_images
 from galr_mm.messages import printable, shorten
 
@@ -108,8 +109,7 @@ def update_archive(
         ValueError: when it holds no image, or ``prune`` would delete more than half of the files. They are hidden then.
         OSError: when the index cannot be written.
     """
-    if batch_size < 1:
-        raise ValueError(f'batch_size is {batch_size}, expected 1 or more')
+    check_whole('batch_size', batch_size)
     pattern = compiled(writer.meta.get(PATTERN, '') if name_pattern is None else name_pattern)
     start, update = time.monotonic(), _Update(writer, Path(archive), encode, cut, batch_size)
     update.run(prune, show_progress)

@@ -143,6 +143,8 @@ def test_clear_errors(data):
         get_model('resnet18_8xb32_in1k')
     with pytest.raises(ValueError, match='no weights are published for galr_ucm'):
         get_model('galr_ucm', pretrained=True)
+    with pytest.raises(TypeError, match='pretrained is 1, expected True, False or a checkpoint'):
+        get_model('galr_ucm', pretrained=1)
     with pytest.raises(FileNotFoundError, match=r'nowhere\.pth'):
         get_model('galr_ucm', pretrained='nowhere.pth')
     with pytest.raises(FileNotFoundError, match=r'no config at nowhere\.py'):

@@ -200,6 +200,20 @@ def test_keys_and_columns_are_not_what_is_meant(model, encode, given):
         encode(model, given)
 
 
+@pytest.mark.parametrize('given', [None, 5])
+@pytest.mark.parametrize('encode', [encode_texts, encode_images])
+def test_what_is_no_list(model, encode, given):
+    with pytest.raises(TypeError, match=f'expected a list of (captions|images), got {given}'):
+        encode(model, given)
+
+
+@pytest.mark.parametrize('size', ['x', None, 2.5, True])
+@pytest.mark.parametrize('encode', [encode_texts, encode_images])
+def test_batch_sizes(model, encode, size):
+    with pytest.raises(ValueError, match=f'batch_size is {size!r}, expected a whole number of 1 or more'):
+        encode(model, ['a river'] if encode is encode_texts else [np.zeros((4, 4, 3), np.uint8)], batch_size=size)
+
+
 @pytest.mark.parametrize('blank', ['', ' ', '!!!'])
 def test_blank_captions_are_named(model, blank):
     with pytest.raises(ValueError, match=f"caption 1 is '{blank}', expected words"):

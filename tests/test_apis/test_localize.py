@@ -152,5 +152,7 @@ def test_bad_input(model, scene, tmp_path):
         locate(scene, [])
     with pytest.raises(ValueError, match='batch_size is 0'):
         SceneLocalizer(model, batch_size=0)
+    with pytest.raises(ValueError, match="batch_size is 'x', expected a whole number"):
+        SceneLocalizer(model, batch_size='x')
     with pytest.raises(ValueError, match=r'scales are \[0\]'):
         SceneLocalizer(model, scales=[0])
