@@ -205,7 +205,7 @@ def load(
     if model is None:
         if not pretrained_models():
             raise ValueError('no model comes with this installation; name one, by a config and a checkpoint')
-        model = pretrained_models()[0]
+        model = pretrained_models()[0]  # the one that needs no other package
     if pretrained is not True:
         return get_model(model, pretrained, device)
     try:

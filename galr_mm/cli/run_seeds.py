@@ -157,6 +157,7 @@ def run_seed(args: argparse.Namespace, seed: int) -> None:
     settings = dict(
         config=portable(args.config),
         options=[portable(word) for word in args.cfg_options],
+        init=starting_weights(cfg),
         config_sha256=training_hash(cfg),
         inputs=input_files(cfg),
         feature_cache=args.feature_cache is not None,
@@ -266,7 +267,6 @@ def evaluate(
         'name': args.name,
         'seed': seed,
         **asked,
-        'init': starting_weights(cfg),
         'best_epoch': epoch,
         'metrics': metrics,
         'curve': curve,

@@ -1,6 +1,7 @@
 """tools/analysis_tools/run_seeds.py: the protocol, from training to the files that tables are made of."""
 
 import gzip
+import hashlib
 import json
 import re
 import shutil
@@ -171,6 +172,26 @@ def test_a_training_of_nothing_known_is_not_taken(copied):
     with pytest.raises(SystemExit, match='no started.json that says of which settings'):
         run(*words, '--seeds', 0, '--cfg-options', 'optim_wrapper.optimizer.lr=0.5')
     assert not (work / 'started.json').exists()
+
+
+@pytest.mark.slow
+def test_weights_to_start_from_are_loaded_and_noted(copied, tmp_path):
+    """As the training leaves them where it does not learn."""
+    folder, words = copied
+    (start,) = (folder / 'work/mini/seed_0').glob('best_mR_*.pth')
+    start = start.rename(tmp_path / 'start.pth')
+    (folder / 'out/mini/seed_1.json').unlink()
+    shutil.rmtree(folder / 'work/mini/seed_1')
+    options = [f'load_from={start}', 'optim_wrapper.optimizer.lr=0.0', 'optim_wrapper.optimizer.weight_decay=0.0']
+    run_tool(TOOL, *words, '--seeds', 1, '--cfg-options', *options, 'train_cfg.max_epochs=1')
+    record = record_of(folder, 1)
+    assert record['init'] == ['load_from: start.pth']
+    assert record['inputs']['load_from'] == hashlib.sha256(start.read_bytes()).hexdigest()
+    (trained,) = (folder / 'work/mini/seed_1').glob('best_mR_*.pth')
+    before, after = (torch.load(path, weights_only=False)['state_dict'] for path in (start, trained))
+    learned = [name for name in before if name.endswith('weight')]
+    assert learned
+    assert all(torch.equal(before[name], after[name]) for name in learned)
 
 
 @pytest.mark.slow
