@@ -16,6 +16,7 @@ import torch
 from mmengine.config import Config
 from mmengine.dataset import BaseDataset, Compose
 from mmengine.registry import init_default_scope
+from mmengine.runner import load_checkpoint
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torch.utils.data import DataLoader, Dataset
@@ -199,7 +200,7 @@ def cache_features(
     goes on after the last finished images when it is started again.
 
     Args:
-        cfg: a training config with a :class:`galr_mm.DualEncoder` or GaLR.
+        cfg: a training config with a :class:`galr_mm.DualEncoder` or GaLR; ``load_from`` is loaded.
         out: folder to fill.
         stage: the stage after which to cut, or 'pooled'. By default the last frozen one, and 'pooled' where all are
             frozen and nothing else needs the maps.
@@ -234,6 +235,8 @@ def cache_features(
     stage = default_stage(model) if stage is None else stage
     check_cached(model, stage)
     model.init_weights()
+    if cfg.get('load_from'):  # as the training will
+        load_checkpoint(model, cfg.load_from, map_location='cpu')
     model.eval().to(device)
     found = contents(cfg)
     views = found.views if views is None else check_views(views)

@@ -225,6 +225,20 @@ def test_a_cache_of_other_weights(config, cache, tmp_path):
     assert not list(tmp_path.glob('epoch_*.pth'))
 
 
+def test_a_cache_of_the_weights_that_a_training_starts_from(config, cache, tmp_path):
+    """``load_from`` is a whole model, whose frozen stages are not those of ``init_cfg``."""
+    torch.manual_seed(1)
+    model = MODELS.build(Config.fromfile(config).model)
+    torch.save(dict(state_dict=model.state_dict()), tmp_path / 'start.pth')
+    start = ['--cfg-options', f'load_from={tmp_path}/start.pth']
+    cache_features_main([str(config), '--out', str(tmp_path / 'cache'), *start])
+    assert FeatureCache(tmp_path / 'cache').meta['weights'] != FeatureCache(cache).meta['weights']
+    arguments = [config, '--work-dir', tmp_path, *start, 'train_cfg.max_epochs=1', '--feature-cache']
+    run_tool('tools/train.py', *arguments, tmp_path / 'cache')
+    done = run_tool('tools/train.py', *arguments, cache, check=False)
+    assert 'filled by a backbone of other weights' in done.stderr
+
+
 def test_a_folder_of_another_cache(config, cache):
     with pytest.raises(SystemExit, match='holds a cache with other dtype'):
         cache_features_main([str(config), '--out', str(cache)])
