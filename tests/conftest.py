@@ -44,6 +44,16 @@ def keep_process_state():
     os.environ.update(variables)
 
 
+@pytest.fixture(autouse=True)
+def no_checkpoints_left(request):
+    """Those of all tests are 14 GB, and nobody looks at them after their test."""
+    yield
+    folder = getattr(request.node, 'funcargs', {}).get('tmp_path')
+    for path in folder.rglob('*.pth') if folder is not None else ():
+        if path.is_file():
+            path.unlink()
+
+
 @pytest.fixture(scope='session')
 def mini(tmp_path_factory):
     """A small copy of the generated data set."""

@@ -7,6 +7,7 @@ run goes on when it is started again.
 from __future__ import annotations
 
 import argparse
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -50,8 +51,10 @@ def run(args: argparse.Namespace) -> None:
     if args.device == 'cpu':
         keep_freed_memory()
     meta = cache_features(cfg, args.out, stage, args.views, args.dtype, args.batch_size, args.num_workers, args.device)
+    options = ' '.join(shlex.quote(f'{name}={value}') for name, value in (args.cfg_options or {}).items())
     print(
         f'{args.out}: {meta["num_training"]} training images in {len(meta["views"])} views, '
         f'{len(meta["names"]) - meta["num_training"]} others, {meta["shape"]} each in {meta["dtype"]}; '
-        f'tools/train.py {args.config} --feature-cache {args.out} trains from it'
+        f'tools/train.py {args.config} --feature-cache {args.out}{" --cfg-options " if options else ""}{options} '
+        'trains from it'
     )

@@ -291,13 +291,14 @@ def check_selected(
 ) -> None:
     """Stop where a checkpoint does not reach on val what training had: then it, or the data, is not what was trained.
 
-    Rounding, and features from a cache, move a few ranks: two points, or two images' worth, are let pass.
+    Rounding, and features from a cache in float16, move a few ranks, by 0.02 points in our runs: a quarter of a point,
+    or one image's worth, is let pass.
 
     Raises:
         SystemExit: gives both numbers.
     """
     (expected,) = (point['mR'] for point in curve if point['epoch'] == epoch)
-    if not abs(found - expected) <= max(2.0, 200 / num_images):
+    if not abs(found - expected) <= max(0.25, 100 / num_images):
         raise SystemExit(
             f'{checkpoint} reaches {found:.2f} mR on val, where its training had {expected:.2f}: the file, the feature '
             'cache or the data is another one than in training'

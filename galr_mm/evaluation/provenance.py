@@ -48,12 +48,16 @@ def input_files(cfg: Config) -> dict[str, str]:
     """
     found = {}
     for path, value in leaves(_of_training(cfg)):
-        if isinstance(value, str) and value:
-            holder = _holder(cfg, path)
-            root = (holder.get('data_root') if isinstance(holder, dict) else None) or ''
-            file = next((file for file in (Path(value), Path(root, value)) if file.is_file()), None)
-            if file is not None:
-                found[path] = hashlib.sha256(file.read_bytes()).hexdigest()
+        if not isinstance(value, str) or not value:
+            continue
+        holder = _holder(cfg, path)
+        root = (holder.get('data_root') if isinstance(holder, dict) else None) or ''
+        candidates = {path: [Path(value), Path(root, value)]}
+        if path.endswith('.ann_file') and cfg.model.get('local') and holder.get('proposal_file', 'auto') == 'auto':
+            candidates[path.replace('ann_file', 'proposal_file')] = [Path(root, 'proposals.json')]
+        for name, files in candidates.items():
+            if file := next((file for file in files if file.is_file()), None):
+                found[name] = hashlib.sha256(file.read_bytes()).hexdigest()
     return found
 
 

@@ -335,8 +335,14 @@ def test_files_that_a_training_reads(tmp_path):
 
     one, two, other = (input_files(config(folder)) for folder in 'abc')
     assert one == two
-    assert one.keys() == other.keys() == {'train_dataloader.dataset.datasets.0.ann_file', 'load_from'}
+    place = 'train_dataloader.dataset.datasets.0'
+    assert one.keys() == other.keys() == {f'{place}.ann_file', 'load_from'}
     assert not one.items() & other.items()
+    (tmp_path / 'a/proposals.json').write_text('[]')  # taken where it is, by a model with objects
+    cfg = config('a')
+    assert input_files(cfg) == one
+    cfg.model.local = dict(type='galr_mm.LocalBranch')
+    assert input_files(cfg).keys() - one.keys() == {f'{place}.proposal_file'}
 
 
 @pytest.mark.parametrize(

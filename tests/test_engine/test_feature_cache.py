@@ -389,6 +389,24 @@ def test_where_it_cuts_by_default(config, changes, stage):
     assert default_stage(MODELS.build(cfg.model)) == stage
 
 
+@pytest.mark.parametrize(
+    'changes, reader',
+    [
+        ({'model.fusion.mode': 'tokens'}, 'fusion'),
+        ({'model.local.roi': dict(type='galr_mm.RoINodes', level=0)}, 'local.roi'),
+    ],
+)
+def test_one_vector_an_image_is_no_map(config, changes, reader):
+    """Attention over map positions trained on one position would be tested on all."""
+    frozen = {'model.backbone.frozen_stages': 8, 'model.backbone.out_indices': (8,), **changes}
+    cfg = Config.fromfile(config)
+    cfg.merge_from_dict(frozen)
+    assert default_stage(MODELS.build(cfg.model)) == 8
+    cfg.model.cached = 'pooled'
+    with pytest.raises(ValueError, match=f"cached='pooled' gives one vector an image, but {reader} of this model"):
+        MODELS.build(cfg.model)
+
+
 def test_nothing_is_frozen(config):
     cfg = Config.fromfile(config)
     cfg.merge_from_dict({'model.backbone.frozen_stages': -1})

@@ -113,6 +113,15 @@ def test_ranked_hits_of_a_part_of_the_data(build, tmp_path, monkeypatch):
                 np.testing.assert_allclose(hit.boxes * [width, height, width, height], sure, rtol=1e-5)
 
 
+def test_a_model_without_a_local_branch_has_seen_no_objects(build, tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr('galr_mm.visualization.draw_ranked_hits', lambda rows, path, title: drawn.extend(rows))
+    hook = dict(type='galr_mm.RankedHitsHook', out_dir=str(tmp_path / 'show'), num_queries=2)
+    build(custom_hooks=[hook], **{'model.local': None}).test()
+    assert drawn
+    assert all(hit.boxes is None or not len(hit.boxes) for _, hits in drawn for hit in hits)
+
+
 def test_a_positive_that_is_not_among_those_shown():
     """Caption 0 has its image in place 3 of 4, caption 1 in the first; a caption without a positive gets no more."""
     t2i = torch.tensor([[0.1, 0.9, 0.8, 0.0], [0.2, 0.9, 0.1, 0.0], [0.4, 0.3, 0.2, 0.1]])

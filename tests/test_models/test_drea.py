@@ -224,6 +224,8 @@ def test_labels_out_of_range(label):
         (dict(enhancement=True), 'True'),
         (dict(num_nodes=0), 'num_nodes'),
         (dict(similarity='x'), "'x'"),
+        (dict(iou_thr=1.6), 'iou_thr is 1.6, tau is 0.95, expected 0 to 1'),
+        (dict(tau=95), 'tau is 95, expected 0 to 1 and -1 to 1'),
         (dict(score_thr=30), 'score_thr is 30, expected 0 <= score_thr < 1'),
     ],
 )

@@ -12,6 +12,7 @@ from mmengine.runner import Runner
 
 from galr_mm.registry import HOOKS
 from galr_mm.structures import Detections, RetrievalResult
+from galr_mm.utils.wrappers import unwrapped
 
 if TYPE_CHECKING:  # matplotlib is loaded where something is drawn
     from galr_mm.visualization import Hit
@@ -44,7 +45,8 @@ class RankedHitsHook(Hook):
             print_log('no ranked hits are drawn: the samples of the test have no img_path', 'current', logging.WARNING)
             return
         queries = np.linspace(0, len(result.texts) - 1, min(self.num_queries, len(result.texts))).round().astype(int)
-        found = proposals_of(dataset)
+        # a model without a local branch has not seen them
+        found = proposals_of(dataset) if getattr(unwrapped(runner.model), 'local', None) is not None else {}
         for prefix in result.scores:
             rows = [(str(result.texts[query]), self._hits(result, query, prefix, found)) for query in queries.tolist()]
             path = self.out_dir / f'{prefix or "raw"}_hits.png'

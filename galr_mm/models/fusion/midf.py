@@ -74,6 +74,7 @@ class MIDF(BaseModule):
             hint = f'; {INSTEAD[mode]}' if mode in INSTEAD else ''
             raise ValueError(f'mode is {mode!r}, expected one of {MODES}{hint}')
         self.mode = mode
+        self.reads_tokens = mode == 'tokens'
         if mode == 'sum':
             return
 

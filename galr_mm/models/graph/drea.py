@@ -301,6 +301,10 @@ class DREA(BaseModule):
                 f'num_classes, num_nodes, max_objects and sigma must be positive, got {num_classes}, {num_nodes}, '
                 f'{max_objects} and {sigma}'
             )
+        if not 0 <= iou_thr <= 1 or not -1 <= tau <= 1:
+            raise ValueError(
+                f'iou_thr is {iou_thr}, tau is {tau}, expected 0 to 1 and -1 to 1; at 1 nothing is over them'
+            )
         if score_thr is not None and not 0 <= score_thr < 1:
             raise ValueError(f'score_thr is {score_thr}, expected 0 <= score_thr < 1, or None for all proposals')
         self.num_classes = num_classes

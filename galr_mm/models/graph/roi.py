@@ -28,7 +28,7 @@ class RoINodes(BaseModule):
         - output: the graph with x (B, N, F + out_channels), zero rows for padding
 
     Raises:
-        ValueError: when the graph has no boxes.
+        ValueError: when the backbone gives no such map, or the graph has no boxes.
     """
 
     def __init__(
@@ -40,6 +40,8 @@ class RoINodes(BaseModule):
         init_cfg: dict | None = None,
     ) -> None:
         super().__init__(init_cfg)
+        if not -len(in_channels) <= level < len(in_channels):
+            raise ValueError(f'level is {level}, but the backbone gives {len(in_channels)} maps (its out_indices)')
         self.level = level
         self.roi_size = roi_size
         self.out_channels = out_channels

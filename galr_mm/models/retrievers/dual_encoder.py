@@ -112,6 +112,11 @@ class DualEncoder(BaseModel):
         self.loss_module = build(loss)
         self.cached = check_cached(self, cached)
 
+    def map_readers(self) -> list[str]:
+        """Names of the parts that read the backbone's maps, for which one vector an image is not enough."""
+        reads = dict(neck=self.neck is not None, visual=not isinstance(self.visual, GlobalPool))
+        return [name for name, does in reads.items() if does]
+
     def forward(
         self, images: Tensor | None = None, data_samples: list[DataSample] | None = None, mode: str = 'tensor'
     ) -> dict[str, Tensor] | list[DataSample]:
@@ -330,10 +335,10 @@ def check_cached(model: DualEncoder, cached: int | str | None) -> int | str | No
     if model.backbone is None:
         raise ValueError(f'cached is {cached!r}, but the model has no backbone whose features could be cached')
     if cached == 'pooled':
-        if model.neck is not None or not isinstance(model.visual, GlobalPool):
+        if readers := model.map_readers():
             raise ValueError(
-                "cached='pooled' gives one vector an image: it needs visual=dict(type='galr_mm.GlobalPool') and no "
-                'neck; cache the maps of a stage for others'
+                f"cached='pooled' gives one vector an image, but {', '.join(readers)} of this model would read maps; "
+                "cache those of a stage (visual=dict(type='galr_mm.GlobalPool') reads one vector)"
             )
         if any(weight.requires_grad for weight in model.backbone.parameters()):
             raise ValueError("cached='pooled' needs a backbone that is not trained; freeze it (frozen_stages)")

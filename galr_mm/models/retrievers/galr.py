@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from galr_mm.models.graph.local_branch import LocalBranch
-from galr_mm.models.retrievers.dual_encoder import DualEncoder, build
+from galr_mm.models.retrievers.dual_encoder import DualEncoder, build, check_cached
 from galr_mm.registry import MODELS
 from galr_mm.structures import ObjectGraph
 
@@ -83,6 +83,16 @@ class GaLR(DualEncoder):
                 local_channels=self.local.token_channels,
             )
         self.register_load_state_dict_pre_hook(_rename_local_keys)
+        check_cached(self, cached)  # again, with all parts
+
+    def map_readers(self) -> list[str]:
+        """Names of the parts that read the backbone's maps, for which one vector an image is not enough."""
+        local, fusion = getattr(self, 'local', None), getattr(self, 'fusion', None)  # not there yet in the first check
+        reads = {
+            'local.roi': getattr(local, 'roi', None) is not None,
+            'fusion': getattr(fusion, 'reads_tokens', False),
+        }
+        return super().map_readers() + [name for name, does in reads.items() if does]
 
     def encode_image(self, images: Tensor, graph: ObjectGraph | None = None) -> Tensor:
         """L2-normalized features (B, D) of normalized images (B, 3, H, W) and their object graphs.
