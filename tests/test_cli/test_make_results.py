@@ -51,7 +51,7 @@ def write(folder, name, seed, quality, **changes):
         feature_cache=False,
         best_epoch=2,
         metrics=metrics,
-        curve=[dict(epoch=e, mR=10.0 * e + seed) for e in range(1, 15)],
+        curve=[dict(epoch=e, mR=metrics['val']['raw']['mR'] if e == 2 else 10.0 * e + seed) for e in range(1, 15)],
         data=dict(files={'ucm/dataset_ucm.json': 'abcdef0123'}, train=counts, val=counts, test=counts),
         model=dict(parameters=dict(total=dict(all=12_345_678, trained=9)), flops=dict(image=3.64e9, text=2e7), words=8),
         wall_minutes=3.0 + seed,
@@ -129,7 +129,8 @@ def test_rerankers(runs, tmp_path):
 def test_curves(runs, tmp_path):
     header, _, plain, _ = make(tmp_path, runs, 'curves figure=c', '--figures', tmp_path)
     assert header == ['val mR by epoch', '2', '4', '6', '8', '10', '12', '14']
-    assert plain == ['plain', '21.0', '41.0', '61.0', '81.0', '101.0', '121.0', '141.0']
+    best = np.mean(recalls(runs, 'plain', 'val', 'mR'))
+    assert plain == ['plain', f'{best:.1f}', '41.0', '61.0', '81.0', '101.0', '121.0', '141.0']
     assert cv2.imread(str(tmp_path / 'c.png')).std() > 5
 
 
@@ -257,6 +258,7 @@ def test_clear_errors(runs, tmp_path, head, rows, message, monkeypatch):
         (dict(curve=[dict(epoch=2, mR=float('nan'))]), 'curve.0.mR is nan, expected finite'),
         (dict(curve='x'), "curve is 'x', expected list"),
         (dict(best_epoch=999), 'best_epoch is 999'),
+        (dict(best_epoch=1), 'mR on val, where its training had 10.00'),
     ],
 )
 def test_a_json_that_was_changed(tmp_path, changes, message):

@@ -9,6 +9,6 @@ model = dict(
         drea=dict(type='galr_mm.DREA', num_classes=10, num_nodes=20, iou_thr=0.5, tau=0.95, enhancement='area'),
         gcn=dict(type='galr_mm.GCN', channels=(20, 10, 20)),
     ),
-    # 'paper' and 'tokens' were behind the plain dual encoder here, see docs/results.md
+    # 'paper' was behind the plain dual encoder here, see docs/results.md
     fusion=dict(type='galr_mm.MIDF', mode='sum'),
 )
