@@ -56,7 +56,8 @@ def input_files(cfg: Config) -> dict[str, str]:
         if path.endswith('.ann_file') and cfg.model.get('local') and holder.get('proposal_file', 'auto') == 'auto':
             candidates[path.replace('ann_file', 'proposal_file')] = [Path(root, 'proposals.json')]
         for name, files in candidates.items():
-            if file := next((file for file in files if file.is_file()), None):
+            # os.path's answer to a text that is too long for a name is no, Path's an error
+            if file := next((file for file in files if os.path.isfile(file)), None):
                 found[name] = hashlib.sha256(file.read_bytes()).hexdigest()
     return found
 

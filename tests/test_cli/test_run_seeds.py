@@ -326,7 +326,7 @@ def test_files_that_a_training_reads(tmp_path):
         dataset = dict(data_root=str(tmp_path / folder), ann_file='captions.json', split='train')
         return Config(
             dict(
-                model=dict(),
+                model=dict(prompt='a long text ' * 100),
                 train_dataloader=dict(dataset=dict(datasets=[dataset])),
                 test_dataloader=dict(dataset=dataset),
                 load_from=str(tmp_path / folder / 'best.pth'),
