@@ -86,7 +86,7 @@ class GaLR(DualEncoder):
         check_cached(self, cached)  # again, with all parts
 
     def map_readers(self) -> list[str]:
-        """Names of the parts that read the backbone's maps, for which one vector an image is not enough."""
+        """As of the dual encoder, and of the branches; a fusion of another kind says so by ``reads_tokens``."""
         local, fusion = getattr(self, 'local', None), getattr(self, 'fusion', None)  # not there yet in the first check
         reads = {
             'local.roi': getattr(local, 'roi', None) is not None,
