@@ -138,6 +138,31 @@ def test_every_public_module_has_a_page(hooks):
     assert sorted(flat(hooks.reference_nav(hooks.module_files()))) == sorted(pages)
 
 
+@pytest.mark.parametrize(
+    'page', sorted(ROOT.glob('*.md')) + sorted(ROOT.glob('[bdp]*/**/*.md')), ids=lambda p: str(p.relative_to(ROOT))
+)
+def test_links_lead_somewhere_without_the_site(page):
+    text = re.sub(r'^```.*?^```', '', page.read_text(), flags=re.DOTALL | re.MULTILINE)
+    lost = []
+    for target in re.findall(r'\]\(([^)\s]+)\)', text):
+        path, _, anchor = target.partition('#')
+        if '://' in path or path.startswith('mailto:'):
+            continue
+        file = page.parent / path if path else page
+        if not file.exists() or (anchor and file.suffix == '.md' and anchor not in anchors(file)):
+            lost.append(target)
+    assert lost == []
+
+
+def anchors(page):
+    """Anchors of the headings of a page, as GitHub and mkdocs name them."""
+    heads = re.findall(r'^#+ +(.+?)(?: *\{[^}]*\})?$', page.read_text(), re.MULTILINE)
+    return {
+        re.sub(r'\s+', '-', re.sub(r'[^\w\s-]', '', re.sub(r'\[(.*?)\]\(.*?\)', r'\1', head)).strip().lower())
+        for head in heads
+    }
+
+
 def test_links_that_leave_the_docs(hooks):
     origin, page = Path('docs/rerank.md'), 'rerank.md'
 
@@ -146,6 +171,8 @@ def test_links_that_leave_the_docs(hooks):
 
     assert rewritten('[b](../benchmarks/README.md#why)') == '[b](benchmarks.md#why)'
     assert rewritten('[m](../galr_mm/models/fusion/midf.py)') == '[m](reference/galr_mm/models/fusion/midf.md)'
+    assert rewritten('[p](../galr_mm/models/__init__.py)') == '[p](reference/galr_mm/models/index.md)'
+    assert rewritten('[t](../galr_mm/registry.py)') == '[t](reference/types.md)'
     assert rewritten('[a license](../LICENSE)') == '`a license`'
     assert rewritten('[x](https://example.org) [y](results.md) [z](#cost)') == (
         '[x](https://example.org) [y](results.md) [z](#cost)'

@@ -34,6 +34,7 @@ TAKEN_IN = {
     'CONTRIBUTING.md': 'contributing.md',
     'SECURITY.md': 'security.md',
 }
+TYPES = 'reference/types.md'  # what the site shows for a link to the registries
 STANDS_IN = {
     'HOOKS': 'In `custom_hooks`.',
     'DATASETS': 'In `train_dataloader.dataset`, `val_dataloader.dataset` and `test_dataloader.dataset`.',
@@ -220,6 +221,8 @@ def rewrite_links(markdown: str, origin: Path, page: str) -> str:
             place = TAKEN_IN[wanted]
         elif f'{wanted}/README.md' in TAKEN_IN:
             place = TAKEN_IN[f'{wanted}/README.md']
+        elif wanted == f'{PACKAGE}/registry.py':
+            place = TYPES
         elif wanted.startswith(f'{PACKAGE}/') and wanted.endswith('.py'):
             place = page_of(Path(wanted))
         elif wanted.startswith('docs/'):
@@ -249,7 +252,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add what does not lie in ``docs/``."""
     for module in module_files():
         files.append(File.generated(config, page_of(module), content=module_page(module)))
-    files.append(File.generated(config, 'reference/types.md', content=types_page()))
+    files.append(File.generated(config, TYPES, content=types_page()))
     for origin, page in TAKEN_IN.items():
         files.append(File.generated(config, page, abs_src_path=str(ROOT / origin)))
     return files
