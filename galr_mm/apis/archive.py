@@ -34,7 +34,7 @@ from galr_mm.archive.places import MERGES, kept_of
 from galr_mm.archive.search import QUERIES
 from galr_mm.archive.sidecars import compiled
 from galr_mm.archive.store import Snapshot
-from galr_mm.functional.rerank.checks import check_whole
+from galr_mm.functional.checks import check_whole
 from galr_mm.imagery import SceneReading
 from galr_mm.messages import shorten
 

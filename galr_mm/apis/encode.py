@@ -13,7 +13,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 from tqdm import tqdm
 
-from galr_mm.functional.rerank.checks import check_whole
+from galr_mm.functional.checks import check_whole
 from galr_mm.imagery import list_images
 from galr_mm.imagery.pillow import read_deep
 from galr_mm.messages import shorten

@@ -12,7 +12,7 @@ from mmengine.model import BaseModel
 from galr_mm.apis.archive import SHEET, words_of
 from galr_mm.apis.archive_model import ArchiveModel, Query, as_image
 from galr_mm.archive import Hit, export_hits
-from galr_mm.functional.rerank.checks import check_whole
+from galr_mm.functional.checks import check_whole
 from galr_mm.imagery import Window, list_images, open_scene
 
 

@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from galr_mm.apis.encode import encode_images, encode_texts
 from galr_mm.functional import WindowMean
-from galr_mm.functional.rerank.checks import check_whole
+from galr_mm.functional.checks import check_whole
 from galr_mm.imagery import SCALES, Scene, SceneReading, Window, multiscale_windows, open_scene
 from galr_mm.structures import LocalizationMap, Place, SceneEmbeddings
 

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from galr_mm.functional import CSLS, BankReranker, DualSoftmax, QueryBankNorm, rerank_candidates
-from galr_mm.functional.rerank.checks import check_whole
+from galr_mm.functional.checks import check_whole
 from galr_mm.utils.io import write_npz
 
 NAME = 'bank.npz'

@@ -23,7 +23,7 @@ from galr_mm.archive.cutting import Cut, Piece, Source
 from galr_mm.archive.records import Box, Description, Entry, FileState, Tile, digest_of
 from galr_mm.archive.sidecars import PATTERN, Sidecars, compiled
 from galr_mm.archive.store import ArchiveWriter
-from galr_mm.functional.rerank.checks import check_whole
+from galr_mm.functional.checks import check_whole
 from galr_mm.imagery import list_images
 from galr_mm.messages import printable, shorten
 

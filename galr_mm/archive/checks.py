@@ -9,7 +9,7 @@ import numpy as np
 
 from galr_mm.archive.search import BLOCK, nearest
 from galr_mm.archive.store import ArchiveIndex, Snapshot
-from galr_mm.functional.rerank.checks import check_whole
+from galr_mm.functional.checks import check_whole
 
 TOLERANCE = 1e-3  # of a length
 AGREE = 1e-5  # of scores

@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from galr_mm.archive.search import QUERIES, SPARE, Found, best_of, nearest, prepared
 from galr_mm.archive.store import ArchiveIndex, ArchiveWriter, Snapshot
-from galr_mm.functional.rerank.checks import check_whole
+from galr_mm.functional.checks import check_whole
 from galr_mm.integrations.milvus import EF, PAGE, VALUES, EngineError, MilvusCollection
 from galr_mm.messages import shorten
 

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from galr_mm.archive.store import Snapshot
 from galr_mm.functional.arrays import as_tensor
-from galr_mm.functional.rerank.checks import check_whole, prepare_features
+from galr_mm.functional.checks import check_whole
+from galr_mm.functional.rerank.checks import prepare_features
 from galr_mm.functional.rerank.top_k import RunningTopK
 
 BLOCK = 1 << 14  # rows compared at a time: 32 MiB of 512 values

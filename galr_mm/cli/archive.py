@@ -37,7 +37,7 @@ from galr_mm.archive.places import MERGES
 from galr_mm.cli import archive_engine, archive_locate, errors
 from galr_mm.cli.common import require_writable
 from galr_mm.datasets.captions import clean_split, load_karpathy
-from galr_mm.functional.rerank.checks import check_whole
+from galr_mm.functional.checks import check_whole
 from galr_mm.imagery import SceneReading
 from galr_mm.imagery.files import ImageFolder, listed_names
 from galr_mm.integrations.installation import require_module

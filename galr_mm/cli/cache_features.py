@@ -16,7 +16,7 @@ from mmengine.device import get_device
 from galr_mm.cli.common import ConfigOptions, read_config
 from galr_mm.cli.errors import one_line, settings_of
 from galr_mm.datasets.feature_cache import DTYPES
-from galr_mm.engine.feature_cache import cache_features
+from galr_mm.engine.fill_feature_cache import cache_features
 from galr_mm.utils.allocator import keep_freed_memory
 
 

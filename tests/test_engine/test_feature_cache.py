@@ -17,7 +17,8 @@ from galr_mm.cli.cache_features import main as cache_features_main
 from galr_mm.datasets.feature_cache import FeatureCache, as_array
 from galr_mm.datasets.transforms import LoadCachedFeatures, RandomD4
 from galr_mm.datasets.transforms.symmetries import VIEWS, view_boxes, view_image
-from galr_mm.engine.feature_cache import cache_features, default_stage, use_feature_cache
+from galr_mm.engine.feature_cache import use_feature_cache
+from galr_mm.engine.fill_feature_cache import cache_features, default_stage
 from galr_mm.models import EfficientNetLite
 from galr_mm.registry import DATASETS, MODELS
 from tests.helpers import ROOT, environment, run_tool

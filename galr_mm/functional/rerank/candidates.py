@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from galr_mm.functional.arrays import Array, check_labels
-from galr_mm.functional.rerank.checks import check_filler, check_whole, prepare, prepare_reverse
+from galr_mm.functional.checks import check_whole
+from galr_mm.functional.rerank.checks import check_filler, prepare, prepare_reverse
 from galr_mm.functional.rerank.column_statistics import column_statistic
 from galr_mm.functional.rerank.reverse_ranks import ReverseCounter
 from galr_mm.functional.rerank.tiles import MatrixTiles

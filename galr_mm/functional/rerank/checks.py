@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Sequence
-from numbers import Real
 
 import torch
 from torch import Tensor
 
 from galr_mm.functional.arrays import Array, as_tensor
+from galr_mm.functional.checks import check_whole, is_finite
 from galr_mm.functional.recall import check_finite
 from galr_mm.messages import shorten
 
@@ -24,7 +23,7 @@ def check_filler(filler: float | None) -> None:
     Raises:
         ValueError: for what is not a finite number.
     """
-    if filler is not None and not _finite(filler):
+    if filler is not None and not is_finite(filler):
         raise ValueError(f'filler is {shorten(filler)}, expected None or a finite number')
 
 
@@ -86,44 +85,15 @@ def check_options(
         if value not in values:
             raise ValueError(f'{name} is {shorten(value)}, expected one of {values}')
     check_whole('k', k)
-    if not _finite(decay) or decay < 0:
+    if not is_finite(decay) or decay < 0:
         raise ValueError(f'decay is {shorten(decay)}, expected a finite number of 0 or more')
     given = tuple(weights) if isinstance(weights, Iterable) else ()
-    if len(given) != 3 or not all(_finite(weight) and abs(weight) < 1e30 for weight in given):
+    if len(given) != 3 or not all(is_finite(weight) and abs(weight) < 1e30 for weight in given):
         raise ValueError(
             f'weights is {shorten(weights)}, expected three values below 1e30: significance, forward, reverse'
         )
-    if reverse_top is not None and (not _finite(reverse_top) or reverse_top < 0):
+    if reverse_top is not None and (not is_finite(reverse_top) or reverse_top < 0):
         raise ValueError(f'reverse_top is {shorten(reverse_top)}, expected None or a number of 0 or more')
-
-
-def check_whole(name: str, value: float) -> None:
-    """Refuse what is not a whole number of 1 or more.
-
-    Raises:
-        ValueError: names the option and the value.
-    """
-    if not _finite(value) or int(value) != value or value < 1:
-        raise ValueError(f'{name} is {shorten(value)}, expected a whole number of 1 or more')
-
-
-def check_positive(name: str, value: float) -> None:
-    """Refuse what is not a finite number above 0.
-
-    Raises:
-        ValueError: names the option and the value.
-    """
-    if not _finite(value) or value <= 0:
-        raise ValueError(f'{name} is {shorten(value)}, expected a finite number above 0')
-
-
-def _finite(value: object) -> bool:
-    if not isinstance(value, Real) or isinstance(value, bool):
-        return False
-    try:
-        return math.isfinite(value)
-    except OverflowError:  # an int beyond the largest float
-        return False
 
 
 def prepare_features(**feats: Array) -> list[Tensor]:

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from galr_mm.functional.arrays import Array
-from galr_mm.functional.rerank.checks import check_whole
+from galr_mm.functional.checks import check_whole
 from galr_mm.functional.rerank.hubs import HubCorrection, Statistic, Tiles, correct_hubs
 from galr_mm.functional.rerank.top_k import RunningTopK
 

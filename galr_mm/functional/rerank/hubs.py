@@ -26,8 +26,9 @@ import torch
 from torch import Tensor
 
 from galr_mm.functional.arrays import Array, as_tensor
+from galr_mm.functional.checks import check_whole
 from galr_mm.functional.recall import check_finite
-from galr_mm.functional.rerank.checks import check_filler, check_whole, prepare, prepare_features
+from galr_mm.functional.rerank.checks import check_filler, prepare, prepare_features
 from galr_mm.functional.rerank.from_features import Ranking
 from galr_mm.functional.rerank.tiles import FeatureTiles, MatrixTiles
 from galr_mm.functional.rerank.top_k import RunningTopK

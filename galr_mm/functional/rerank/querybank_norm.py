@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from galr_mm.functional.arrays import Array
-from galr_mm.functional.rerank.checks import check_positive
+from galr_mm.functional.checks import check_positive
 from galr_mm.functional.rerank.column_statistics import ColumnSoftmax
 from galr_mm.functional.rerank.hubs import HubCorrection, Statistic, Tiles, bounded_exp, correct_hubs
 from galr_mm.functional.rerank.top_k import RunningTopK

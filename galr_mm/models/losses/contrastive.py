@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from galr_mm.functional.rerank.checks import check_positive
+from galr_mm.functional.checks import check_positive
 from galr_mm.models.losses.pairs import PairScores
 from galr_mm.registry import MODELS
 
