@@ -23,7 +23,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -107,6 +107,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         elif old != new:
             write_text(page, new)
             print(f'{page} written')
+        else:
+            print(f'{page}: {len(BLOCK.findall(old))} tables are as the runs give them')
     if different:
         raise SystemExit('tables differ from the runs; `python tools/analysis_tools/make_results.py` makes them anew')
 
@@ -278,7 +280,7 @@ def runs(rows: Sequence[Row], extras: Extras) -> str:
         files = ', '.join(f'{Path(name).name} {digest[:8]}' for name, digest in data['files'].items())
         machines = {f'{r["machine"]["cores"]} cores, torch {r["machine"]["torch"]}' for r in records}
         machines |= {r['machine']['gpu'] for r in records if r['machine']['gpu']}
-        commits = {f'{r["code"]["trained"]["commit"]}{"+" if r["code"]["trained"]["dirty"] else ""}' for r in records}
+        commits = {_commits(r['code']) for r in records}
         one = f'--seeds {record["seed"]} '
         command = record['command'].replace(one, f'--seeds {" ".join(map(str, row.runs))} ', 1)
         minutes, _ = mean_and_sd([r['wall_minutes'] for r in records])
@@ -295,6 +297,12 @@ def runs(rows: Sequence[Row], extras: Extras) -> str:
             ]
         )
     return table(header, cells)
+
+
+def _commits(code: Mapping[str, Mapping[str, Any]]) -> str:
+    """Commit of a training, and that of its test where it is another; + where files were changed."""
+    trained, tested = (f'{at["commit"]}{"+" if at["dirty"] else ""}' for at in (code['trained'], code['evaluated']))
+    return trained if tested == trained else f'{trained} (tested at {tested})'
 
 
 def hardest(rows: Sequence[Row], extras: Extras) -> str:

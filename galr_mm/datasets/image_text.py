@@ -145,8 +145,8 @@ class ImageTextDataset(BaseDataset):
                 f'{path} knows none of the {len(absent)} {self.split} images, such as {shorten(file_names[0])}'
             )
         print_log(
-            f'{self.split}: proposals from {path}; {len(absent)} of {len(file_names)} images are not in it'
-            + (f' and come without objects: {first_of(absent)}' if absent else ''),
+            f'{self.split}: proposals of {len(file_names) - len(absent)} of {len(file_names)} images from {path}'
+            + (f'; {len(absent)} are not in it and come without objects: {first_of(absent)}' if absent else ''),
             'current',
             logging.WARNING if absent else logging.INFO,
         )

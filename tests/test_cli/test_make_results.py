@@ -145,6 +145,13 @@ def test_where_rows_come_from(runs, tmp_path):
     assert row['data'] == '42 / 42 / 42 images; dataset_ucm.json abcdef01'
 
 
+def test_a_test_at_another_commit_is_said(tmp_path):
+    code = dict(trained=dict(commit='abc1234', dirty=True), evaluated=dict(commit='def5678', dirty=False))
+    write(tmp_path / 'runs', 'plain', 0, 2.0, code=code)
+    header, _, plain = make(tmp_path, tmp_path / 'runs', 'runs', rows='plain: plain\n')
+    assert plain[header.index('commit')] == 'abc1234+ (tested at def5678)'
+
+
 def test_hardest(runs, tmp_path):
     for name in IMAGES:
         cv2.imwrite(str(tmp_path / name), np.random.default_rng(0).integers(0, 255, (8, 8, 3), np.uint8))
@@ -190,6 +197,7 @@ def test_results_of_this_project():
     """What the docs say is what the runs give."""
     done = run_tool('tools/analysis_tools/make_results.py', '--check', check=False)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    assert 'tables are as the runs give them' in done.stdout
 
 
 @pytest.mark.parametrize(

@@ -76,13 +76,17 @@ def test_absent_images_of_a_split_are_a_warning(mini, tmp_path, monkeypatch):
         ann_file=str(mini / 'dataset_mini.json'), split='train', data_prefix=dict(img_path=str(mini / 'images'))
     )
     data = ImageTextDataset(**settings, proposal_file=str(write(tmp_path / 'p.json', names)))
-    assert logged[-1][1] == logging.INFO
     used = sorted({sample['file_name'] for sample in map(data.get_data_info, range(len(data)))})
+    assert logged[-1] == (
+        f'train: proposals of {len(used)} of {len(used)} images from {tmp_path / "p.json"}',
+        logging.INFO,
+    )
     other = [name.replace('.jpg', '.tif').replace('.png', '.tif') for name in names if name not in used[:2]]
     data = ImageTextDataset(**settings, proposal_file=str(write(tmp_path / 'p.json', other)))
     text, level = logged[-1]
     assert level == logging.WARNING
-    assert f'2 of {len(used)} images are not in it and come without objects: ' in text
+    assert f'proposals of {len(used) - 2} of {len(used)} images from ' in text
+    assert '; 2 are not in it and come without objects: ' in text
     assert all(name in text for name in used[:2])
     counts = {s['file_name']: len(s['detections']) for s in map(data.get_data_info, range(len(data)))}
     assert (np.array([counts[name] for name in used]) > 0).tolist() == [False, False, *[True] * (len(used) - 2)]
