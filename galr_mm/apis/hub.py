@@ -98,7 +98,8 @@ def get_model(
         if not checkpoint:
             raise ValueError(
                 f'no weights are published for {metainfo.name if metainfo else "this config"}; train it and give the '
-                'checkpoint as pretrained=PATH'
+                'checkpoint as pretrained=PATH, or take one that comes with the package: '
+                f'{", ".join(pretrained_models())}'
             )
     built = init_model(config, checkpoint, device or 'cpu', cfg_options, **overrides)
     built._metainfo = metainfo  # by which mmpretrain.inference_model finds the inferencer

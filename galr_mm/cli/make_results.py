@@ -10,7 +10,8 @@ A table stands in a block of the page; what is outside of blocks is written by h
     <!-- end -->
 
 The first line names the kind of table and its options, each other line a run (the name given to run_seeds.py) and its
-label. Kinds: headline, ablation (base=RUN), rerankers, curves, runs (where each row comes from), hardest (of one run),
+label. Kinds: headline, ablation (base=RUN), rerankers, sweeps (of their parameters, from the ``sweep_METHOD.json`` of
+``tools/rerank.py --sweep`` in the folder of the run), curves, runs (where each row comes from), hardest (of one run),
 classes (of UCM-captions). ``figure=NAME`` draws ablation, curves, hardest and classes to NAME.png under --figures.
 """
 
@@ -32,7 +33,7 @@ from galr_mm.datasets.ucm import CLASSES, class_of
 from galr_mm.evaluation import RecallAtK
 from galr_mm.evaluation.runs import Ranks, Run, load_run
 from galr_mm.functional import Interval, bootstrap_over_seeds, mean_and_sd
-from galr_mm.utils.io import write_text
+from galr_mm.utils.io import read_json, write_text
 from galr_mm.visualization import Hit, draw_classes, draw_curves, draw_differences, draw_ranked_hits
 
 BLOCK = re.compile(r'(<!-- table: (?P<head>[^\n]*)\n(?P<rows>.*?)-->\n)(?P<table>.*?)(<!-- end -->)', re.DOTALL)
@@ -46,6 +47,7 @@ class Row:
 
     label: str
     runs: Mapping[int, Run]
+    folder: Path
 
     @property
     def first(self) -> Run:
@@ -165,7 +167,7 @@ def load_row(folder: Path, label: str) -> Row:
             raise ValueError(
                 f'{folder}: seeds {same[0]} and {run.record["seed"]} are one training: their curves are equal'
             )
-    return Row(label, {run.record['seed']: run for run in runs})
+    return Row(label, {run.record['seed']: run for run in runs}, folder)
 
 
 def check_alike(rows: Mapping[str, Row]) -> None:
@@ -189,13 +191,11 @@ def headline(rows: Sequence[Row], extras: Extras) -> str:
     header += ['test t2i R@1 / 5 / 10', 'test mR', *(f'test mR, {name}' for name in names)]
     cells = []
     for row in rows:
-        model = row.first.record['model']
         cells.append(
             [
                 row.label,
                 str(len(row.runs)),
-                f'{model["parameters"]["total"]["all"] / 1e6:.1f} M',
-                ' / '.join(f'{model["flops"][tower] / 1e9:.2g}' for tower in ('image', 'text')),
+                *_size(row),
                 plus_minus(row.values('val')),
                 *(_recalls(row, direction) for direction in DIRECTIONS),
                 _of(row, 'test'),
@@ -214,12 +214,21 @@ def headline(rows: Sequence[Row], extras: Extras) -> str:
 
 def ablation(rows: Sequence[Row], extras: Extras) -> str:
     """Differences of mR to a base row, with intervals over images and seeds."""
-    header = ['variant', 'seeds', 'val mR', 'val: difference', 'test mR', 'test: difference']
+    header = [
+        'variant',
+        'seeds',
+        'weights',
+        'GFLOPs image / caption',
+        'val mR',
+        'val: difference',
+        'test mR',
+        'test: difference',
+    ]
     base = extras.base or rows[0]
     cells: list[list[str]] = []
     shown: dict[str, dict[str, Interval]] = {}
     for row in rows:
-        line = [row.label, str(len(row.runs))]
+        line = [row.label, str(len(row.runs)), *_size(row)]
         for split in ('val', 'test'):
             change = ''
             if row is not base and split in row.first.splits and split in base.first.splits:
@@ -249,6 +258,22 @@ def rerankers(rows: Sequence[Row], extras: Extras) -> str:
                 line += [_of(row, split, name), signed(gain)]
             cells.append(line)
     return table(header, cells)
+
+
+def sweeps(rows: Sequence[Row], extras: Extras) -> str:
+    """The best parameters of each re-ranker on val, beside its defaults."""
+    cells = []
+    for row in rows:
+        paths = sorted(row.folder.glob('sweep_*.json'))
+        if not paths:
+            raise ValueError(f'{row.folder} has no sweep_*.json')
+        found = sorted(map(read_json, paths), key=lambda sweep: -max(point['mR'] for point in sweep['points']))
+        for sweep in found:
+            best = max(sweep['points'], key=lambda point: point['mR'])
+            setting = ', '.join(f'{name} = {value}' for name, value in best.items() if name != 'mR')
+            gains = [f'{value - sweep["raw"]:+.2f}' for value in (sweep['default'], best['mR'])]
+            cells.append([row.label, f'`{sweep["method"]}`', str(len(sweep['points'])), gains[0], setting, gains[1]])
+    return table(['model', 're-ranker', 'settings', 'gain of its defaults', 'best setting', 'gain'], cells)
 
 
 def curves(rows: Sequence[Row], extras: Extras) -> str:
@@ -355,6 +380,7 @@ KINDS: dict[str, Callable[[Sequence[Row], Extras], str]] = {
     'headline': headline,
     'ablation': ablation,
     'rerankers': rerankers,
+    'sweeps': sweeps,
     'curves': curves,
     'runs': runs,
     'hardest': hardest,
@@ -393,6 +419,13 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     filled = [[*row, *[''] * (len(header) - len(row))] for row in rows]
     lines = [header, ['---'] * len(header), *filled]
     return ''.join('| ' + ' | '.join(cell.replace('|', r'\|') for cell in line) + ' |\n' for line in lines)
+
+
+def _size(row: Row) -> list[str]:
+    """Weights of the model, and its FLOPs an image and a caption."""
+    model = row.first.record['model']
+    flops = ' / '.join(f'{model["flops"][tower] / 1e9:.2g}' for tower in ('image', 'text'))
+    return [f'{model["parameters"]["total"]["all"] / 1e6:.1f} M', flops]
 
 
 def _of(row: Row, split: str, prefix: str = 'raw') -> str:

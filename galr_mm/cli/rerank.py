@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import pickle
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,7 +21,7 @@ from galr_mm.evaluation.sweep import GRIDS, sweep_multivariate, sweep_reranker
 from galr_mm.functional.rerank.checks import prepare
 from galr_mm.messages import clip, reason, shorten
 from galr_mm.structures import RerankedScores, RetrievalScores
-from galr_mm.utils.io import atomic_write, instead_of, read_json
+from galr_mm.utils.io import atomic_write, instead_of, read_json, write_text
 from galr_mm.visualization import draw_sweep
 
 OPTIONS = ('k', 'weights', 'decay', 'reverse', 'reverse_top', 'significance', 'tail', 'scale', 'dynamic')
@@ -59,8 +60,8 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument('--seed', type=int, default=0, help='of the bootstrap')
     parser.add_argument(
         '--sweep', nargs='?', const='rerank_sweep.png', metavar='IMAGE.png',
-        help='search the parameters of mr, dsl, qbnorm or csls on a VALIDATION matrix; draws them (default '
-        'rerank_sweep.png)',
+        help='search the parameters of a method on a VALIDATION matrix; draws them (default rerank_sweep.png), and '
+        'writes all settings with their mR to a .json beside it',
     )  # fmt: skip
     parser.add_argument('--allow-pickle', action='store_true', help='read pickled files; they can run any code')
     return parser.parse_args(argv)
@@ -236,8 +237,6 @@ def report(
 
 def sweep(scores: RetrievalScores, args: argparse.Namespace, options: dict[str, Any]) -> None:
     """Search a grid of parameters, draw it and print the best setting."""
-    if args.method != 'mr' and args.method not in GRIDS:
-        raise SystemExit(f'--sweep searches parameters of mr, {", ".join(GRIDS)}; {args.method} has no grid')
     searched = ['k', 'weights', 'tail'] if args.method == 'mr' else list(GRIDS[args.method])
     if args.out or set(searched) & options.keys():
         flags = ', '.join(f'--{name}' for name in searched)
@@ -246,9 +245,15 @@ def sweep(scores: RetrievalScores, args: argparse.Namespace, options: dict[str, 
         raw, points = sweep_multivariate(scores, topk=args.topk, **options)
     else:
         raw, points = sweep_reranker(scores, args.method, topk=args.topk, **options)
+    _, (default,) = sweep_reranker(scores, args.method, {}, args.topk, **options)
     draw_sweep(raw, points, args.sweep)
+    record = dict(method=args.method, fixed=options, raw=raw, default=default.mean_recall)
+    record['points'] = [dict(point.options, mR=point.mean_recall) for point in points]
+    write_text(Path(args.sweep).with_suffix('.json'), json.dumps(record, indent=1) + '\n')
     ranked = sorted(points, key=lambda point: -point.mean_recall)
-    print(f'{len(points)} settings; mR of the raw scores {raw:.2f}; the best:')
+    print(
+        f'{len(points)} settings; mR of the raw scores {raw:.2f}, of the defaults {default.mean_recall:.2f}; the best:'
+    )
     for point in ranked[:5]:
         setting = ' '.join(f'{name}={value}' for name, value in point.options.items())
         print(f'  mR {point.mean_recall:6.2f} ({point.mean_recall - raw:+.2f})  {setting}')

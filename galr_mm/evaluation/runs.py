@@ -140,6 +140,9 @@ def check_record(record: Mapping[str, Any]) -> None:
     trained = {point['epoch']: point['mR'] for point in record['curve']}
     if record['best_epoch'] not in trained:
         raise ValueError(f'best_epoch is {record["best_epoch"]}, which the curve does not have')
+    best = max(trained, key=lambda epoch: (trained[epoch], -epoch))
+    if record['best_epoch'] != best:
+        raise ValueError(f'best_epoch is {record["best_epoch"]}, and the curve has its highest mR at epoch {best}')
     if 'val' in record['metrics']:
         check_selected(
             record['metrics']['val']['raw']['mR'], trained[record['best_epoch']], record['data']['val']['images']

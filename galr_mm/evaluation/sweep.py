@@ -15,8 +15,10 @@ KS = (5, 10, 20, 30, 50, 100)
 SIGNIFICANCE_WEIGHTS = (0.0, 0.1, 0.3, 1.0, 3.0, 10.0)
 REVERSE_WEIGHTS = (0.0, 0.1, 0.25, 0.5, 0.75, 1.0, 1.1, 1.5, 2.0, 4.0)
 SCALES = (1.0, 2.0, 5.0, 10.0, 15.0, 20.0, 30.0, 50.0, 100.0, 200.0)
-# parameters of the re-rankers that correct hubs, by preset; the multivariate rerank has a sweep of its own
+# parameters by preset; the multivariate rerank has a sweep of its own
 GRIDS: dict[str, dict[str, Sequence[Any]]] = dict(
+    rr=dict(k=KS),
+    product=dict(k=KS),
     dsl=dict(scale=SCALES),
     qbnorm=dict(scale=SCALES, dynamic=(False, True)),
     csls=dict(k=(1, 2, 3, 5, 7, 10, 15, 20, 30, 50, 100)),

@@ -11,9 +11,11 @@ import pytest
 import torch
 
 from galr_mm.cli.make_results import load_row, main, plus_minus
+from galr_mm.cli.rerank import main as rerank
 from galr_mm.cli.run_seeds import hardest
 from galr_mm.evaluation import RecallAtK, build_rerankers
 from galr_mm.evaluation.runs import load_run, save_run
+from galr_mm.evaluation.sweep import GRIDS
 from galr_mm.functional import bootstrap_over_seeds
 from galr_mm.structures import RetrievalResult, RetrievalScores
 from tests.helpers import run_tool
@@ -51,7 +53,7 @@ def write(folder, name, seed, quality, **changes):
         feature_cache=False,
         best_epoch=2,
         metrics=metrics,
-        curve=[dict(epoch=e, mR=metrics['val']['raw']['mR'] if e == 2 else 10.0 * e + seed) for e in range(1, 15)],
+        curve=[dict(epoch=e, mR=metrics['val']['raw']['mR'] if e == 2 else 0.5 * e + seed) for e in range(1, 15)],
         data=dict(files={'ucm/dataset_ucm.json': 'abcdef0123'}, train=counts, val=counts, test=counts),
         model=dict(parameters=dict(total=dict(all=12_345_678, trained=9)), flops=dict(image=3.64e9, text=2e7), words=8),
         wall_minutes=3.0 + seed,
@@ -108,12 +110,12 @@ def test_headline(runs, tmp_path):
 def test_ablation(runs, tmp_path):
     figures = tmp_path / 'figures'
     header, _, plain, better = make(tmp_path, runs, 'ablation base=plain figure=differences', '--figures', figures)
-    assert plain[0] == 'plain'
-    assert plain[3] == ''
+    assert plain[:4] == ['plain', '3', '12.3 M', '3.6 / 0.02']
+    assert plain[5] == ''
     rows = [load_row(runs / name, name) for name in ('plain', 'better')]
     positives = result_of(2.0, 0).positives
     interval = bootstrap_over_seeds(*(row.ranks('test') for row in rows), positives)['mR']
-    assert better[5] == f'{interval.difference:+.2f} ({interval.low:+.2f} to {interval.high:+.2f})'
+    assert better[7] == f'{interval.difference:+.2f} ({interval.low:+.2f} to {interval.high:+.2f})'
     assert interval.low > 0
     assert cv2.imread(str(figures / 'differences.png')).std() > 5
 
@@ -126,11 +128,37 @@ def test_rerankers(runs, tmp_path):
     assert mr[3].startswith(f'{change:+.2f} (')
 
 
+def test_sweeps(tmp_path):
+    folder = tmp_path / 'runs'
+    for seed in (0, 1):
+        write(folder, 'plain', seed, 2.0)
+    sims = result_of(2.0, 0).raw.i2t
+    np.save(tmp_path / 'val.npy', sims.numpy())
+    for method in ('dsl', 'rr'):
+        words = ['--captions-per-image', '2', '--sweep', str(folder / f'plain/sweep_{method}.png')]
+        rerank([str(tmp_path / 'val.npy'), '--method', method, *words])
+    header, _, *found = make(tmp_path, folder, 'sweeps', rows='plain: plain\n')
+    rows = {row[1]: dict(zip(header, row, strict=True)) for row in found}
+    assert rows.keys() == {'`dsl`', '`rr`'}
+    raw = RetrievalScores.from_matrix(sims, captions_per_image=2)
+    before = RecallAtK()(raw.ranks)['mR']
+    for method, name, default in (('dsl', 'scale', 20.0), ('rr', 'k', 30)):
+        gains = {}
+        for value in GRIDS[method][name]:
+            new = build_rerankers(method, {method: {name: value}})[method](raw)
+            gains[value] = RecallAtK()(new.ranks)['mR'] - before
+        best = max(gains, key=gains.get)
+        row = rows[f'`{method}`']
+        assert row['settings'] == str(len(gains))
+        assert (row['best setting'], row['gain']) == (f'{name} = {best}', f'{gains[best]:+.2f}')
+        assert row['gain of its defaults'] == f'{gains[default]:+.2f}'
+
+
 def test_curves(runs, tmp_path):
     header, _, plain, _ = make(tmp_path, runs, 'curves figure=c', '--figures', tmp_path)
     assert header == ['val mR by epoch', '2', '4', '6', '8', '10', '12', '14']
     best = np.mean(recalls(runs, 'plain', 'val', 'mR'))
-    assert plain == ['plain', f'{best:.1f}', '41.0', '61.0', '81.0', '101.0', '121.0', '141.0']
+    assert plain == ['plain', f'{best:.1f}', '3.0', '4.0', '5.0', '6.0', '7.0', '8.0']
     assert cv2.imread(str(tmp_path / 'c.png')).std() > 5
 
 
@@ -266,7 +294,8 @@ def test_clear_errors(runs, tmp_path, head, rows, message, monkeypatch):
         (dict(curve=[dict(epoch=2, mR=float('nan'))]), 'curve.0.mR is nan, expected finite'),
         (dict(curve='x'), "curve is 'x', expected list"),
         (dict(best_epoch=999), 'best_epoch is 999'),
-        (dict(best_epoch=1), 'mR on val, where its training had 10.00'),
+        (dict(best_epoch=1), 'best_epoch is 1, and the curve has its highest mR at epoch 2'),
+        (dict(curve=[dict(epoch=2, mR=10.0)]), 'mR on val, where its training had 10.00'),
     ],
 )
 def test_a_json_that_was_changed(tmp_path, changes, message):

@@ -158,7 +158,6 @@ def test_every_point_of_a_sweep_is_what_the_re_ranked_matrix_gives(filler):
         (['--sweep', 's.png', '--k', 3], 'leave'),
         (['--sweep', 's.png', '--out', 'o.npz'], 'leave'),
         (['--sweep', 's.png', '--method', 'dsl', '--scale', 3], 'parameters of dsl; leave --scale and --out out'),
-        (['--sweep', 's.png', '--method', 'rr'], 'rr has no grid'),
         (['--method', 'dsl', '--k', 3], 'DualSoftmaxRerank got k'),
         (['--method', 'dsl', '--scale', 0], 'scale is 0'),
         (['--method', 'qbnorm'], 'has no bank/i2t and no bank/t2i: similarities of training queries'),

@@ -204,7 +204,7 @@ def test_every_point_of_a_sweep_is_its_re_ranking(method):
 
 def test_sweeps_without_a_grid():
     scores = scores_with_bank()
-    with pytest.raises(ValueError, match="'mr' has no grid of its own, expected one of dsl, qbnorm, csls"):
+    with pytest.raises(ValueError, match="'mr' has no grid of its own, expected one of rr, product, dsl, qbnorm, csls"):
         sweep_reranker(scores, 'mr')
     with pytest.raises(ValueError, match='grid is'):
         sweep_reranker(scores, 'dsl', dict(scale=()))
