@@ -194,6 +194,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             raise SystemExit(f'{flag} is {path}, expected a file name that ends in {suffix}')
         if path:
             require_writable(Path(path).parent, flag)
+    if args.sweep:
+        require_replaceable(Path(args.sweep).with_suffix('.json'))
     if args.bank and args.method in ('dsl', 'csls'):
         options['bank'] = True
     elif args.bank and args.method != 'qbnorm':
@@ -233,6 +235,20 @@ def report(
             matrices = new.matrices()
             np.savez(file, i2t=matrices.i2t.numpy(), t2i=matrices.t2i.numpy())
         print(f're-ranked scores written to {args.out}')
+
+
+def require_replaceable(path: Path) -> None:
+    """Refuse to write the settings of a sweep over a file that is none.
+
+    Raises:
+        SystemExit: names it.
+    """
+    try:
+        earlier = not path.exists() or read_json(path).keys() >= {'method', 'points'}
+    except (AttributeError, OSError, ValueError):
+        earlier = False
+    if not earlier:
+        raise SystemExit(f'--sweep writes its settings to {path}, which is there and is no sweep; take another name')
 
 
 def sweep(scores: RetrievalScores, args: argparse.Namespace, options: dict[str, Any]) -> None:

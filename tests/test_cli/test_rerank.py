@@ -260,6 +260,21 @@ def test_hub_corrections(rerank, banked, tmp_path, args, function, options, with
             torch.testing.assert_close(torch.from_numpy(written[name]), expected)
 
 
+def test_a_sweep_replaces_a_sweep_and_nothing_else(rerank, matrix, tmp_path):
+    image, record = tmp_path / 'sweep.png', tmp_path / 'sweep.json'
+    words = ('--method', 'rr', '--sweep', image)
+    for text in ('[[0, 1]]', '{"images": []}', 'not json', ''):
+        record.write_text(text)
+        with pytest.raises(SystemExit, match='which is there and is no sweep'):
+            rerank(matrix, *words)
+        assert record.read_text() == text
+        assert not image.exists()
+    record.unlink()
+    for _ in range(2):
+        rerank(matrix, *words)
+    assert [point['k'] for point in json.loads(record.read_text())['points']] == [5, 10, 20, 30, 50, 100]
+
+
 @pytest.mark.parametrize('method', ['dsl', 'qbnorm', 'csls'])
 def test_sweep_of_a_hub_correction(rerank, banked, tmp_path, method):
     folder, *_ = banked
