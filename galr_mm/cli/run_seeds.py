@@ -7,6 +7,7 @@ mR on val, the first of equal ones; that one is measured on val and, once, on te
 from __future__ import annotations
 
 import argparse
+import copy
 import gzip
 import json
 import re
@@ -19,6 +20,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from mmengine.config import Config
+from mmengine.runner import Runner
 
 from galr_mm.cli.common import (
     ConfigOptions,
@@ -29,8 +31,8 @@ from galr_mm.cli.common import (
     require_writable,
 )
 from galr_mm.cli.errors import one_line, settings_of
-from galr_mm.cli.get_flops import measure
-from galr_mm.cli.test import load_weights
+from galr_mm.cli.get_flops import measure as get_flops
+from galr_mm.cli.test import load_weights, use_tta
 from galr_mm.cli.test import parse_args as parse_test_args
 from galr_mm.datasets.feature_cache import FeatureCache
 from galr_mm.engine.work_dir import best_checkpoint, learning_curve, log_lines, wall_minutes
@@ -66,6 +68,9 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument('--rerank', nargs='+', default=[], metavar='NAME', help='re-rankers to measure beside')
     parser.add_argument(
         '--no-test', action='store_true', help='val only, for choosing settings; a later call without it tests'
+    )
+    parser.add_argument(
+        '--tta', action='store_true', help='measure the trainings of --name as tools/test.py --tta does, into NAME_tta'
     )
     parser.add_argument('--overwrite', action='store_true', help='evaluate again what is complete')
     parser.add_argument(
@@ -143,7 +148,8 @@ def run_seed(args: argparse.Namespace, seed: int) -> None:
         rerankers = build_rerankers(args.rerank or None, cfg.get('rerank_cfg'))
     except (KeyError, ValueError) as error:
         raise SystemExit(f'--rerank: {error}') from error
-    out, work = args.out / args.name / f'seed_{seed}.json', args.work_dir / args.name / f'seed_{seed}'
+    work = args.work_dir / args.name / f'seed_{seed}'
+    out = args.out / row_name(args) / f'seed_{seed}.json'
     if any(word.startswith('randomness') for word in args.cfg_options):
         raise SystemExit('--cfg-options randomness...: --seeds sets it')
     if not args.rerank and (idle := [word for word in args.cfg_options if word.startswith('rerank_cfg')]):
@@ -153,6 +159,8 @@ def run_seed(args: argparse.Namespace, seed: int) -> None:
             FeatureCache(args.feature_cache)
         except (OSError, ValueError) as error:
             raise SystemExit(f'--feature-cache: {error}') from error
+    if args.tta:
+        use_tta(copy.deepcopy(cfg))  # what is wrong with it is told before training
     splits = ['val'] if args.no_test else ['val', 'test']
     settings = dict(
         config=portable(args.config),
@@ -162,7 +170,7 @@ def run_seed(args: argparse.Namespace, seed: int) -> None:
         inputs=input_files(cfg),
         feature_cache=args.feature_cache is not None,
     )
-    asked = {**settings, 'rerank': {name: repr(reranker) for name, reranker in rerankers.items()}}
+    asked = {**settings, 'rerank': {name: repr(reranker) for name, reranker in rerankers.items()}, 'tta': args.tta}
     if out.is_file():
         # Each look at the test split is a chance to choose by it, so a reported row has one: what is there stays.
         try:
@@ -237,45 +245,51 @@ def evaluate(
     words += ['--cfg-options', *args.cfg_options] if args.cfg_options else []
     tested = parse_test_args([args.config, str(checkpoint), *words])
     recall = RecallAtK()
-    results: dict[str, RetrievalResult] = {}
-    metrics: dict[str, dict[str, dict[str, float]]] = {}
-    for split in splits:
+
+    def config_of(split: str, tta: bool) -> Config:
         cfg = load_config(tested, ('model', 'test_cfg', 'test_evaluator'))
         cfg.test_dataloader, cfg.test_evaluator = cfg[f'{split}_dataloader'], cfg[f'{split}_evaluator']
         cfg.rerank = args.rerank or None
         ensure_rerank_hook(cfg)
         cfg.load_from, cfg.resume = None, False
-        cfg.experiment_name = f'{args.name}_{seed}_{split}'
-        runner = build_runner(cfg)
-        # where mmengine would: hooks such as EMAHook want to be set up before
-        runner.load_or_resume = lambda runner=runner: load_weights(runner, str(checkpoint))
-        runner.test()
-        evaluator = runner.test_loop.evaluator
-        if not isinstance(evaluator, RetrievalEvaluator) or evaluator.result is None:
-            raise SystemExit(
-                f'{args.config}: {split}_evaluator is not galr_mm.RetrievalEvaluator, which keeps the ranks'
-            )
-        results[split] = evaluator.result
-        if missing := sorted(asked['rerank'].keys() - evaluator.result.ranks.keys()):
+        cfg.experiment_name = f'{args.name}_{seed}_{split}{"_tta" * tta}'
+        if tta:
+            use_tta(cfg)
+        return cfg
+
+    def check_checkpoint(val: RetrievalResult) -> None:
+        (expected,) = (point['mR'] for point in curve if point['epoch'] == epoch)
+        try:
+            check_selected(recall(val.ranks[''])['mR'], expected, len(val.image_ids))
+        except ValueError as error:
+            raise SystemExit(f'{checkpoint}: {error}') from error
+
+    results: dict[str, RetrievalResult] = {}
+    metrics: dict[str, dict[str, dict[str, float]]] = {}
+    if args.tta:  # training saw single views
+        check_checkpoint(measured(config_of('val', tta=False), checkpoint)[1])
+    for split in splits:
+        runner, results[split] = measured(config_of(split, args.tta), checkpoint)
+        if missing := sorted(asked['rerank'].keys() - results[split].ranks.keys()):
             raise SystemExit(f'{args.config}: {split} was not re-ranked by {", ".join(missing)}')
-        metrics[split] = {prefix or 'raw': recall(ranks) for prefix, ranks in evaluator.result.ranks.items()}
-        metrics[split]['chance'] = recall.chance(evaluator.result.positives)
-        if split == 'val':
-            (expected,) = (point['mR'] for point in curve if point['epoch'] == epoch)
-            try:
-                check_selected(metrics['val']['raw']['mR'], expected, len(evaluator.result.image_ids))
-            except ValueError as error:
-                raise SystemExit(f'{checkpoint}: {error}') from error
+        metrics[split] = {prefix or 'raw': recall(ranks) for prefix, ranks in results[split].ranks.items()}
+        metrics[split]['chance'] = recall.chance(results[split].positives)
+        if split == 'val' and not args.tta:
+            check_checkpoint(results[split])
+    cfg = config_of(splits[-1], tta=False)
+    model = get_flops(runner.model.module if args.tta else runner.model, cfg)
+    if args.tta:
+        model['flops']['image'] *= len(runner.test_dataloader.dataset[0]['data_samples'])
     started = read_json(work / 'started.json')
     record = {
-        'name': args.name,
+        'name': row_name(args),
         'seed': seed,
         **asked,
         'best_epoch': epoch,
         'metrics': metrics,
         'curve': curve,
         'data': describe_data(cfg, results),
-        'model': measure(runner.model, cfg),
+        'model': model,
         'wall_minutes': round(wall_minutes(work), 2),
         'machine': describe_machine(),
         'code': dict(trained={key: started[key] for key in ('commit', 'dirty')}, evaluated=git_state()),
@@ -290,13 +304,35 @@ def evaluate(
     print(f'seed {seed}: epoch {epoch}, {shown}; written to {out}', flush=True)
 
 
+def measured(cfg: Config, checkpoint: Path) -> tuple[Runner, RetrievalResult]:
+    """Test a checkpoint on the test data of a config; the runner holds the model.
+
+    Raises:
+        SystemExit: when the weights do not fit, or the evaluator keeps no ranks.
+    """
+    runner = build_runner(cfg)
+    # where mmengine would: hooks such as EMAHook want to be set up before
+    runner.load_or_resume = lambda: load_weights(runner, str(checkpoint))
+    runner.test()
+    evaluator = runner.test_loop.evaluator
+    if not isinstance(evaluator, RetrievalEvaluator) or evaluator.result is None:
+        raise SystemExit(f'{cfg.filename}: the evaluator is not galr_mm.RetrievalEvaluator, which keeps the ranks')
+    return runner, evaluator.result
+
+
 def command(args: argparse.Namespace, seed: int) -> list[str]:
     """The words, but for folders of results, that run one seed of these."""
     words = [args.config, '--seeds', str(seed), '--name', args.name]
     words += ['--feature-cache', args.feature_cache] if args.feature_cache else []
     words += ['--rerank', *args.rerank] if args.rerank else []
     words += ['--no-test'] if args.no_test else []
+    words += ['--tta'] if args.tta else []
     return words + (['--cfg-options', *args.cfg_options] if args.cfg_options else [])
+
+
+def row_name(args: argparse.Namespace) -> str:
+    """Of the folder of results: one training may be measured with and without views."""
+    return f'{args.name}_tta' if args.tta else str(args.name)
 
 
 def hardest(result: RetrievalResult, topk: int = 5) -> list[dict[str, Any]]:

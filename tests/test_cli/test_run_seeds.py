@@ -241,6 +241,27 @@ def test_val_first_and_test_later(copied):
 
 
 @pytest.mark.slow
+def test_views_of_the_same_training(copied, mini_config):
+    """A row of its own, from the checkpoint that is there; as tools/test.py --tta measures it."""
+    folder, words = copied
+    trained = (folder / 'work/mini/seed_0/trained').stat().st_mtime_ns
+    run_tool(TOOL, *words, '--seeds', 0, '--tta')
+    assert (folder / 'work/mini/seed_0/trained').stat().st_mtime_ns == trained
+    plain, record = record_of(folder), load_run(folder / 'out/mini_tta/seed_0.json').record
+    assert (record['name'], record['tta'], plain['tta']) == ('mini_tta', True, False)
+    assert record['command'].endswith('--seeds 0 --name mini --tta')
+    assert record['curve'] == plain['curve']
+    assert record['model']['flops'] == dict(plain['model']['flops'], image=8 * plain['model']['flops']['image'])
+    assert record['model']['parameters'] == plain['model']['parameters']
+    (checkpoint,) = (folder / 'work/mini/seed_0').glob('best_mR_epoch_*.pth')
+    run_tool('tools/test.py', mini_config, checkpoint, '--tta', '--work-dir', folder / 'test')
+    (path,) = (folder / 'test').glob('*/*.json')
+    assert record['metrics']['test']['raw'].items() <= json.loads(path.read_text()).items()
+    assert record['metrics']['test']['raw'] != plain['metrics']['test']['raw']
+    run(*words, '--seeds', 0, '--tta')  # complete: nothing runs
+
+
+@pytest.mark.slow
 def test_a_failed_seed_is_named_and_the_others_go_on(copied):
     folder, words = copied
     (folder / 'out/mini/seed_0.json').unlink()
@@ -353,6 +374,7 @@ def test_files_that_a_training_reads(tmp_path):
         (['--cfg-options', 'randomness.seed=3'], '--seeds sets it'),
         (['--cfg-options', 'val_dataloader.dataset.split=test'], r"val_dataloader reads the splits ['test'], expected"),
         (['--cfg-options', 'default_hooks.checkpoint.save_best=loss'], "needs save_best='mR'"),
+        (['--tta', '--cfg-options', 'tta_model=3'], '--tta: tta_model is 3'),
         (['--out', '/proc/x'], '--out: cannot write into /proc/x'),
     ],
 )
