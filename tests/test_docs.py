@@ -138,6 +138,13 @@ def test_every_public_module_has_a_page(hooks):
     assert sorted(flat(hooks.reference_nav(hooks.module_files()))) == sorted(pages)
 
 
+def test_every_table_of_the_results_is_made_from_runs():
+    page = (ROOT / 'docs/results.md').read_text()
+    typed = re.sub(r'<!-- table:.*?<!-- end -->', '', page, flags=re.DOTALL)
+    assert re.search(r'^\|', page, re.MULTILINE)
+    assert not re.search(r'^\|', typed, re.MULTILINE)
+
+
 @pytest.mark.parametrize(
     'page', sorted(ROOT.glob('*.md')) + sorted(ROOT.glob('[bdp]*/**/*.md')), ids=lambda p: str(p.relative_to(ROOT))
 )
