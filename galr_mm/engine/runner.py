@@ -60,7 +60,10 @@ class ToolRunner(Runner):
         return loop
 
     def train(self) -> Any:
-        """Train; says soon how long it will take."""
+        """Train; says how much of the model is trained, and soon how long it will take."""
+        weights = [(parameter.numel(), parameter.requires_grad) for parameter in self.model.parameters()]
+        trained, total = sum(count for count, free in weights if free), sum(count for count, _ in weights)
+        self.logger.info(f'{trained:,} of {total:,} weights are trained{", the others are frozen" * (trained < total)}')
         self.register_hook(FirstStepsHook())
         return super().train()
 

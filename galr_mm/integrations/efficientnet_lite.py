@@ -69,11 +69,14 @@ def load_efficientnet_lite(filename: str, map_location: Any = None) -> dict[str,
     """Weights for ``init_cfg=dict(type='Pretrained', checkpoint='efficientnet-lite://lite0/<attribute>')``.
 
     ``<attribute>`` is that of a module which holds the timm network: 'net' of :class:`galr_mm.EfficientNetLite`,
-    'timm_model' of mmpretrain's TIMMBackbone. It can be left out for a network without a wrapper.
+    'timm_model' of mmpretrain's TIMMBackbone; these are backbones, so the classifier is not among the weights. It can
+    be left out for a network without a wrapper, which gets all.
 
     Raises:
         ValueError, ImportError: see :func:`efficientnet_lite_weights`.
     """
     variant, _, attribute = filename.removeprefix(SCHEME).partition('/')
-    prefix = f'{attribute}.' if attribute else ''
-    return {prefix + name: value.to(map_location) for name, value in efficientnet_lite_weights(variant).items()}
+    weights = {name: value.to(map_location) for name, value in efficientnet_lite_weights(variant).items()}
+    if not attribute:
+        return weights
+    return {f'{attribute}.{name}': value for name, value in weights.items() if not name.startswith('classifier.')}

@@ -25,6 +25,7 @@ FILE_ONLY = (
     '"HardDiskBackend" is the alias',
     'The prefix is not set in metric class',
 )
+FROZEN = ' is skipped since its requires_grad=False'  # one line a weight; ToolRunner says how many there are
 
 
 def warn_once(key: str, message: str) -> None:
@@ -35,14 +36,15 @@ def warn_once(key: str, message: str) -> None:
 
 
 def quiet_terminal(logger: logging.Logger) -> None:
-    """Keep messages that begin as ``FILE_ONLY`` says from the terminal; handlers that write files get all."""
+    """Keep messages of ``FILE_ONLY``, and those on frozen weights, from the terminal; files get all."""
     for handler in logger.handlers:
         if not isinstance(handler, logging.FileHandler):
             handler.addFilter(_is_for_terminal)
 
 
 def _is_for_terminal(record: logging.LogRecord) -> bool:
-    return not record.getMessage().startswith(FILE_ONLY)
+    message = record.getMessage()
+    return not (message.startswith(FILE_ONLY) or message.endswith(FROZEN))
 
 
 def progress(items: Iterable[T] | None = None, **options: object) -> tqdm[T]:

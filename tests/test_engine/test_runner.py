@@ -100,6 +100,7 @@ def test_a_run_of_sensible_settings_says_little(runner, capsys):
     assert 'Hooks will be executed' not in out
     assert len(out.splitlines()) < 20
     assert re.search(r'a step takes about [\d.]+ s: 6 more', out)
+    assert re.search(r' ([\d,]+) of \1 weights are trained\n', out)
     (log,) = re.findall(r'all messages: (\S+)', out)
     text = Path(log).read_text()
     assert 'Config:\n' in text

@@ -117,6 +117,14 @@ def test_mmpretrains_own_backbone_takes_them():
 
 
 @pytest.mark.pretrained
+def test_a_backbone_has_neither_more_nor_less():
+    """So that its start gives no warning of unexpected keys."""
+    backbone = EfficientNetLite('lite0')
+    load_checkpoint(backbone, 'efficientnet-lite://lite0/net', strict=True)
+    assert torch.equal(backbone.net.conv_stem.weight, efficientnet_lite_weights('lite0')['conv_stem.weight'])
+
+
+@pytest.mark.pretrained
 def test_by_the_scheme_alone():
     network = build_efficientnet_lite('lite0')
     load_checkpoint(network, 'efficientnet-lite://lite0', strict=True)

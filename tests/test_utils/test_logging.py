@@ -12,10 +12,11 @@ def test_file_only(tmp_path, capsys):
     logger.addHandler(logging.FileHandler(tmp_path / 'log'))
     for _ in range(2):  # once is enough
         quiet_terminal(logger)
-    messages = ['Config:\na = 1', 'paramwise_options -- x', 'Epoch(train) [1]', 'the Config: is fine']
+    frozen = 'net.bn1.weight is skipped since its requires_grad=False'
+    messages = ['Config:\na = 1', 'paramwise_options -- x', frozen, 'Epoch(train) [1]', 'the Config: is fine']
     for message in messages:
         logger.info(message)
-    assert capsys.readouterr().out.splitlines() == messages[2:]
+    assert capsys.readouterr().out.splitlines() == messages[3:]
     assert (tmp_path / 'log').read_text() == '\n'.join(messages) + '\n'
 
 
