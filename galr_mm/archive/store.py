@@ -43,7 +43,7 @@ class ModelId(NamedTuple):
             raise ValueError(
                 f'{folder} holds vectors of another model: {meta["model"]}, fingerprint {meta["fingerprint"][:12]}; '
                 f'this one is {self.words}, fingerprint {self.fingerprint[:12]}. Weights, test pipeline, vocabulary '
-                'and detector must be those that filled the index'
+                'and detector must be those that filled the index (--model and --checkpoint)'
             )
         if meta['dim'] != str(self.dim):
             raise ValueError(f'{Path(folder, NAME)} has vectors of {meta["dim"]} values, the model gives {self.dim}')

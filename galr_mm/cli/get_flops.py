@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from mmengine.config import Config
 from mmengine.runner import Runner
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -52,7 +52,7 @@ def count_weights(model: nn.Module) -> dict[str, dict[str, int]]:
     return {name: count for name, count in counts.items() if count['all']}
 
 
-def count_flops(run: Callable[[], Tensor]) -> int:
+def count_flops(run: Callable[[], object]) -> int:
     """FLOPs of a call: two for each multiply-add of convolutions, matrix products and attention.
 
     A GRU counts by its matrix products. Fused attention and torch's fast path of transformer layers, which torch's
@@ -76,11 +76,11 @@ def measure(model: DualEncoder, cfg: Config) -> dict[str, Any]:
 
     Args:
         model: of the config.
-        cfg: its ``test_dataloader`` says what images and captions look like.
+        cfg: its ``test_dataloader`` says what images and captions look like; of views at test time, all are counted.
 
     Returns:
         ``parameters`` as :func:`count_weights`; ``flops`` with image and text; ``image_size`` [height, width] and
-        ``words`` of what was run.
+        ``words`` of what was run, of views the first.
     """
     loader = Runner.build_dataloader(
         dict(cfg.test_dataloader, batch_size=1, num_workers=0, persistent_workers=False, pin_memory=False)
@@ -93,15 +93,20 @@ def measure(model: DualEncoder, cfg: Config) -> dict[str, Any]:
     if isinstance(model.text_encoder, HuggingFaceTextEncoder):
         model.text_encoder.known.clear()  # what it remembers costs nothing
     with evaluating(model):
-        batch = model.data_preprocessor(next(iter(loader)), False)
-        images, samples = batch['images'], batch['data_samples']
+        batch = next(iter(loader))
+        views = [batch]
+        if isinstance(batch['data_samples'][0], list | tuple):  # one list a view
+            views = [{key: values[i] for key, values in batch.items()} for i in range(len(batch['data_samples']))]
+        views = [model.data_preprocessor(view, False) for view in views]
+
+        def encode() -> None:
+            for view in views:
+                model.encode_image(view['images'], model.build_graph(view['images'], view['data_samples']))
+
         return dict(
             parameters=count_weights(model),
-            flops=dict(
-                image=count_flops(lambda: model.encode_image(images, model.build_graph(images, samples))),
-                text=count_flops(lambda: model.encode_text([caption])),
-            ),
-            image_size=list(images.shape[-2:]),
+            flops=dict(image=count_flops(encode), text=count_flops(lambda: model.encode_text([caption]))),
+            image_size=list(views[0]['images'].shape[-2:]),
             words=len(caption.split()) if isinstance(caption, str) else None,
         )
 

@@ -156,6 +156,7 @@ def load_row(folder: Path, label: str) -> Row:
         raise ValueError(f'no seed_*.json in {folder}')
     for run in runs[1:]:
         other = [key for key in SAME if run.record[key] != runs[0].record[key]]
+        other += ['tta'] if run.record.get('tta', False) != runs[0].record.get('tta', False) else []
         other += ['splits'] if run.splits.keys() != runs[0].splits.keys() else []
         if other:
             raise ValueError(f'{folder}: seeds {runs[0].record["seed"]} and {run.record["seed"]} differ in {other}')

@@ -7,7 +7,6 @@ mR on val, the first of equal ones; that one is measured on val and, once, on te
 from __future__ import annotations
 
 import argparse
-import copy
 import gzip
 import json
 import re
@@ -52,6 +51,7 @@ from galr_mm.messages import shorten
 from galr_mm.structures import RetrievalResult
 from galr_mm.utils.config import leaves
 from galr_mm.utils.io import atomic_write, file_lock, read_json, write_text
+from galr_mm.utils.wrappers import unwrapped
 
 HARDEST = 12
 
@@ -70,7 +70,10 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         '--no-test', action='store_true', help='val only, for choosing settings; a later call without it tests'
     )
     parser.add_argument(
-        '--tta', action='store_true', help='measure the trainings of --name as tools/test.py --tta does, into NAME_tta'
+        '--tta',
+        action='store_true',
+        help='measure with views at test time, as tools/test.py --tta: the trainings that the same call without it '
+        'made, as a row NAME_tta of its own',
     )
     parser.add_argument('--overwrite', action='store_true', help='evaluate again what is complete')
     parser.add_argument(
@@ -85,6 +88,8 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         parser.error(
             f'--name: {args.name!r} is not made of letters, digits, dots, hyphens and underscores, the first no dot'
         )
+    if args.name.endswith('_tta'):
+        parser.error(f'--name: {args.name!r} ends in _tta, as the rows that --tta measures')
     return args
 
 
@@ -154,13 +159,17 @@ def run_seed(args: argparse.Namespace, seed: int) -> None:
         raise SystemExit('--cfg-options randomness...: --seeds sets it')
     if not args.rerank and (idle := [word for word in args.cfg_options if word.startswith('rerank_cfg')]):
         raise SystemExit(f'--cfg-options {" ".join(idle)}: without --rerank nothing is re-ranked')
-    if args.feature_cache:
+    trained = (work / 'trained').is_file()
+    if args.tta and not trained:
+        raise SystemExit(
+            f'--tta measures trainings that are there, and {work} holds none that ended; the same call without --tta '
+            'trains'
+        )
+    if args.feature_cache and not trained:
         try:
             FeatureCache(args.feature_cache)
         except (OSError, ValueError) as error:
             raise SystemExit(f'--feature-cache: {error}') from error
-    if args.tta:
-        use_tta(copy.deepcopy(cfg))  # what is wrong with it is told before training
     splits = ['val'] if args.no_test else ['val', 'test']
     settings = dict(
         config=portable(args.config),
@@ -171,13 +180,16 @@ def run_seed(args: argparse.Namespace, seed: int) -> None:
         feature_cache=args.feature_cache is not None,
     )
     asked = {**settings, 'rerank': {name: repr(reranker) for name, reranker in rerankers.items()}, 'tta': args.tta}
+    own = {key: cfg[key] for key in ('tta_model', 'tta_pipeline') if cfg.get(key) is not None}
+    if args.tta and own:  # views of the config in place of the eight
+        asked['tta'] = json.loads(json.dumps(own, default=repr))  # as a file gives it
     if out.is_file():
         # Each look at the test split is a chance to choose by it, so a reported row has one: what is there stays.
         try:
             record = load_run(out).record
         except ValueError as error:
-            if not args.overwrite:
-                raise SystemExit(f'{error}; --overwrite evaluates again') from error
+            if not args.overwrite or args.no_test:  # it may hold results on test
+                raise SystemExit(f'{error}; --overwrite without --no-test evaluates again') from error
             record = dict(metrics={})
         there = record['metrics'].keys()
         if args.overwrite and not there <= set(splits):
@@ -266,20 +278,16 @@ def evaluate(
 
     results: dict[str, RetrievalResult] = {}
     metrics: dict[str, dict[str, dict[str, float]]] = {}
-    if args.tta:  # training saw single views
-        check_checkpoint(measured(config_of('val', tta=False), checkpoint)[1])
     for split in splits:
         runner, results[split] = measured(config_of(split, args.tta), checkpoint)
         if missing := sorted(asked['rerank'].keys() - results[split].ranks.keys()):
             raise SystemExit(f'{args.config}: {split} was not re-ranked by {", ".join(missing)}')
         metrics[split] = {prefix or 'raw': recall(ranks) for prefix, ranks in results[split].ranks.items()}
         metrics[split]['chance'] = recall.chance(results[split].positives)
-        if split == 'val' and not args.tta:
-            check_checkpoint(results[split])
-    cfg = config_of(splits[-1], tta=False)
-    model = get_flops(runner.model.module if args.tta else runner.model, cfg)
-    if args.tta:
-        model['flops']['image'] *= len(runner.test_dataloader.dataset[0]['data_samples'])
+        if split == 'val':  # which training saw without views
+            plain = measured(config_of(split, tta=False), checkpoint)[1] if args.tta else results[split]
+            check_checkpoint(plain)
+    cfg = config_of(splits[-1], args.tta)
     started = read_json(work / 'started.json')
     record = {
         'name': row_name(args),
@@ -289,7 +297,7 @@ def evaluate(
         'metrics': metrics,
         'curve': curve,
         'data': describe_data(cfg, results),
-        'model': model,
+        'model': get_flops(unwrapped(runner.model), cfg),
         'wall_minutes': round(wall_minutes(work), 2),
         'machine': describe_machine(),
         'code': dict(trained={key: started[key] for key in ('commit', 'dirty')}, evaluated=git_state()),

@@ -93,7 +93,8 @@ def use_tta(cfg: Config) -> None:
     """
     views = [dict(type='galr_mm.RandomD4', views=[view]) for view in VIEWS]
     own, model = cfg.get('tta_pipeline'), cfg.get('tta_model', dict(type='galr_mm.RetrievalTTAModel'))
-    parts = [step.get('transforms') or [[]] for step in own or [] if 'TestTimeAug' in str(step['type'])]
+    given = own if isinstance(own, list) and all(isinstance(step, dict) for step in own) else []
+    parts = [step.get('transforms') or [[]] for step in given if 'TestTimeAug' in str(step.get('type'))]
     if own is not None and (len(parts) != 1 or not all(parts[0])):
         raise SystemExit(
             '--tta: tta_pipeline needs one TestTimeAug, and in its transforms lists of at least one transform'

@@ -150,6 +150,9 @@ def test_what_is_complete_is_not_measured_again(copied, tmp_path, capsys):
     with pytest.raises(SystemExit, match=r'measured with other settings .config_sha256.; take another'):
         run(config, *words[1:], '--seeds', 0, *OPTIONS)
     assert before == {path: path.stat().st_mtime_ns for path in (folder / 'out').rglob('*') if path.is_file()}
+    (folder / 'out/mini/seed_0.npz').write_bytes(b'torn')  # the json may hold results on test
+    with pytest.raises(SystemExit, match='--overwrite without --no-test evaluates again'):
+        run(*words, '--seeds', 0, *OPTIONS[:2], '--no-test', '--overwrite', *OPTIONS[2:])
 
 
 @pytest.mark.slow
@@ -259,6 +262,21 @@ def test_views_of_the_same_training(copied, mini_config):
     assert record['metrics']['test']['raw'].items() <= json.loads(path.read_text()).items()
     assert record['metrics']['test']['raw'] != plain['metrics']['test']['raw']
     run(*words, '--seeds', 0, '--tta')  # complete: nothing runs
+    # other views are another measurement
+    own = folder / 'own.py'
+    views = "transforms=[[dict(type='mmcv.Resize', scale=(size, size)) for size in (32, 64)], [pipeline[-1]]]"
+    own.write_text(
+        f"_base_ = '{mini_config}'\npipeline = {Config.fromfile(mini_config).test_dataloader.dataset.pipeline!r}\n"
+        f"tta_pipeline = [pipeline[0], dict(type='mmcv.TestTimeAug', {views})]\ndel pipeline\n"
+    )
+    with pytest.raises(SystemExit, match='other settings .*tta'):
+        run(own, *words[1:], '--seeds', 0, '--tta')
+    run_tool(TOOL, own, *words[1:], '--seeds', 0, '--tta', '--no-test', '--out', folder / 'own')
+    other = load_run(folder / 'own/mini_tta/seed_0.json').record
+    assert 'mmcv.Resize' in json.dumps(other['tta'])
+    assert plain['model']['flops']['image'] < other['model']['flops']['image'] < 2 * plain['model']['flops']['image']
+    with pytest.raises(SystemExit, match='holds none that ended; the same call without --tta trains'):
+        run(*words, '--seeds', 7, '--tta')
 
 
 @pytest.mark.slow
@@ -374,7 +392,7 @@ def test_files_that_a_training_reads(tmp_path):
         (['--cfg-options', 'randomness.seed=3'], '--seeds sets it'),
         (['--cfg-options', 'val_dataloader.dataset.split=test'], r"val_dataloader reads the splits ['test'], expected"),
         (['--cfg-options', 'default_hooks.checkpoint.save_best=loss'], "needs save_best='mR'"),
-        (['--tta', '--cfg-options', 'tta_model=3'], '--tta: tta_model is 3'),
+        (['--tta'], '--tta measures trainings that are there'),
         (['--out', '/proc/x'], '--out: cannot write into /proc/x'),
     ],
 )
@@ -392,6 +410,7 @@ def test_clear_errors(mini_config, tmp_path, words, message):
         (['--seeds', '4294967296', '--name', 'x'], '--seeds'),
         (['--seeds', '1', '--name', 'a/b'], '--name'),
         (['--seeds', '1', '--name', '..'], '--name'),
+        (['--seeds', '1', '--name', 'x_tta'], '--name'),
     ],
 )
 def test_bad_command_lines(mini_config, words, flag, capsys):

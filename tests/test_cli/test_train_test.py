@@ -178,6 +178,8 @@ def test_test_time_augmentation(mini_config, checkpoint, tmp_path):
     ('changes', 'message'),
     [
         (dict(tta_pipeline=[]), 'tta_pipeline needs one TestTimeAug'),
+        (dict(tta_pipeline=3), 'tta_pipeline needs one TestTimeAug'),
+        (dict(tta_pipeline=[dict(scale=8)]), 'tta_pipeline needs one TestTimeAug'),
         (dict(tta_pipeline=[dict(type='mmengine.Resize', scale=8)]), 'tta_pipeline needs one TestTimeAug'),
         (dict(tta_pipeline=[dict(type='mmcv.TestTimeAug', transforms=[])]), 'lists of at least one transform'),
         (dict(tta_pipeline=[dict(type='TestTimeAug', transforms=[[], [dict(type='x')]])]), 'lists of at least one'),
