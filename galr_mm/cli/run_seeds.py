@@ -160,11 +160,6 @@ def run_seed(args: argparse.Namespace, seed: int) -> None:
     if not args.rerank and (idle := [word for word in args.cfg_options if word.startswith('rerank_cfg')]):
         raise SystemExit(f'--cfg-options {" ".join(idle)}: without --rerank nothing is re-ranked')
     trained = (work / 'trained').is_file()
-    if args.tta and not trained:
-        raise SystemExit(
-            f'--tta measures trainings that are there, and {work} holds none that ended; the same call without --tta '
-            'trains'
-        )
     if args.feature_cache and not trained:
         try:
             FeatureCache(args.feature_cache)
@@ -204,6 +199,11 @@ def run_seed(args: argparse.Namespace, seed: int) -> None:
                 )
             print(f'{out} is complete; --overwrite evaluates again', flush=True)
             return
+    if args.tta and not trained:
+        raise SystemExit(
+            f'--tta measures trainings that are there, and {work} holds none that ended; the same call without --tta '
+            'trains'
+        )
     require_writable(out.parent, '--out')
     require_writable(work, '--work-dir')
     try:

@@ -277,6 +277,8 @@ def test_views_of_the_same_training(copied, mini_config):
     assert plain['model']['flops']['image'] < other['model']['flops']['image'] < 2 * plain['model']['flops']['image']
     with pytest.raises(SystemExit, match='holds none that ended; the same call without --tta trains'):
         run(*words, '--seeds', 7, '--tta')
+    shutil.rmtree(folder / 'work')
+    run(*words, '--seeds', 0, '--tta')  # complete where the training is gone, too
 
 
 @pytest.mark.slow
