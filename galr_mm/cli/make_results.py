@@ -12,13 +12,15 @@ A table stands in a block of the page; what is outside of blocks is written by h
 The first line names the kind of table and its options, each other line a run (the name given to run_seeds.py) and its
 label. Kinds: headline, ablation (base=RUN), rerankers, sweeps (of their parameters, from the ``sweep_METHOD.json`` of
 ``tools/rerank.py --sweep`` in the folder of the run), curves, runs (where each row comes from), hardest (of one run),
-classes (of UCM-captions). ``figure=NAME`` draws ablation, curves, hardest and classes to NAME.png under --figures.
+classes (of UCM-captions). ``figure=NAME`` draws ablation, curves, hardest and classes to NAME.png under --figures;
+the file says which block it was drawn for, and ``--check --figures DIR`` compares it.
 """
 
 from __future__ import annotations
 
 import argparse
 import difflib
+import hashlib
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -27,13 +29,15 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from galr_mm.cli.errors import one_line
 from galr_mm.datasets.ucm import CLASSES, class_of
 from galr_mm.evaluation import RecallAtK
 from galr_mm.evaluation.runs import Ranks, Run, load_run
 from galr_mm.functional import Interval, bootstrap_over_seeds, mean_and_sd
-from galr_mm.utils.io import read_json, write_text
+from galr_mm.utils.io import atomic_write, read_json, write_text
 from galr_mm.visualization import Hit, draw_classes, draw_curves, draw_differences, draw_ranked_hits
 
 BLOCK = re.compile(r'(<!-- table: (?P<head>[^\n]*)\n(?P<rows>.*?)-->\n)(?P<table>.*?)(<!-- end -->)', re.DOTALL)
@@ -81,8 +85,8 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('pages', nargs='*', type=Path, default=[Path('docs/results.md')], help='Markdown with blocks')
     parser.add_argument('--runs', type=Path, default=Path('docs/results/runs'), help='--out of run_seeds.py')
-    parser.add_argument('--check', action='store_true', help='write nothing; exit 1 where a table differs')
-    parser.add_argument('--figures', type=Path, metavar='DIR', help='draw the figures that blocks name')
+    parser.add_argument('--check', action='store_true', help='write nothing; exit 1 where one differs')
+    parser.add_argument('--figures', type=Path, metavar='DIR', help='draw, or check, the figures that blocks name')
     parser.add_argument('--images', type=Path, metavar='DIR', help='images of the data set, for the sheets of captions')
     return parser.parse_args(argv)
 
@@ -111,8 +115,49 @@ def main(argv: Sequence[str] | None = None) -> None:
             print(f'{page} written')
         else:
             print(f'{page}: {len(BLOCK.findall(old))} tables are as the runs give them')
+        for block in BLOCK.finditer(new):
+            figure = figure_of(block, args)
+            if figure and not args.check:
+                mark(figure, block)
+            elif figure and block_of(figure) != digest(block):
+                different = True
+                print(f'{figure} was not drawn for the block {block["head"]!r} of {page} as the runs give it')
     if different:
-        raise SystemExit('tables differ from the runs; `python tools/analysis_tools/make_results.py` makes them anew')
+        raise SystemExit('tables or figures differ from the runs; without --check they are made anew')
+
+
+def parse_head(block: re.Match[str]) -> tuple[str, dict[str, str]]:
+    """Kind and options of a block."""
+    kind, *words = block['head'].split() or ['']
+    return kind, dict(word.partition('=')[::2] for word in words)
+
+
+def figure_of(block: re.Match[str], args: argparse.Namespace) -> Path | None:
+    """File of the figure of a block; None without one, or without --figures."""
+    _, options = parse_head(block)
+    return args.figures / f'{options["figure"]}.png' if args.figures and 'figure' in options else None
+
+
+def digest(block: re.Match[str]) -> str:
+    """SHA-256 of a block with its table."""
+    return hashlib.sha256(block[0].encode()).hexdigest()
+
+
+def mark(figure: Path, block: re.Match[str]) -> None:
+    """Let a PNG say which block it was drawn for."""
+    info = PngInfo()
+    info.add_text('Source', f'sha256 {digest(block)}')
+    with Image.open(figure) as image, atomic_write(figure) as part:
+        image.save(part, format='png', pnginfo=info)
+
+
+def block_of(figure: Path) -> str | None:
+    """What :func:`mark` wrote; None where there is nothing, or no PNG."""
+    try:
+        with Image.open(figure) as image:
+            return image.info.get('Source', '').removeprefix('sha256 ')
+    except OSError:
+        return None
 
 
 def make_block(block: re.Match[str], args: argparse.Namespace) -> str:
@@ -121,12 +166,15 @@ def make_block(block: re.Match[str], args: argparse.Namespace) -> str:
     Raises:
         SystemExit: when the block or its runs are not what they should be.
     """
-    kind, *words = block['head'].split() or ['']
-    options = dict(word.partition('=')[::2] for word in words)
+    kind, options = parse_head(block)
     known = {'figure', *(['base'] if kind == 'ablation' else [])}
     if kind not in KINDS or options.keys() - known:
         kinds, names = ', '.join(KINDS), '=, '.join(sorted(known))
         raise SystemExit(f'table {block["head"]!r}: expected one of {kinds}, and {names}=')
+    if not re.fullmatch(r'[\w-]+', options.get('figure', 'none')):
+        raise SystemExit(
+            f'table {block["head"]!r}: figure= is a name of letters, digits, _ and -, which becomes NAME.png'
+        )
     lines = [line.partition(':') for line in block['rows'].splitlines() if line.strip()]
     labels = {name.strip(): label.strip() or name.strip() for name, _, label in lines}
     try:
@@ -138,7 +186,7 @@ def make_block(block: re.Match[str], args: argparse.Namespace) -> str:
         check_alike(rows)
         if kind == 'ablation' and options.get('base') not in rows:
             raise ValueError(f'base={options.get("base")} is not one of its runs')
-        figure = args.figures / f'{options["figure"]}.png' if args.figures and 'figure' in options else None
+        figure = None if args.check else figure_of(block, args)
         return KINDS[kind](list(rows.values()), Extras(figure, args.images, rows.get(options.get('base', ''))))
     except (ValueError, KeyError) as error:
         raise SystemExit(f'table {block["head"]!r}: {error}') from error

@@ -120,6 +120,30 @@ def test_ablation(runs, tmp_path):
     assert cv2.imread(str(figures / 'differences.png')).std() > 5
 
 
+def test_figure_of_another_table(runs, tmp_path, capsys):
+    """A figure that was drawn before its rows changed, or never, is found by --check, which draws nothing."""
+    page = page_of(tmp_path, 'curves figure=c')
+    words = [str(page), '--runs', str(runs), '--figures', str(tmp_path / 'figures')]
+    check = [*words, '--check']
+    main(words)
+    drawn = (tmp_path / 'figures/c.png').read_bytes()
+    main(check)
+    page.write_text(page.read_text().replace('better: GaLR\n', ''))
+    main(words[:3])  # the table alone
+    with pytest.raises(SystemExit, match='figures differ'):
+        main(check)
+    assert 'c.png was not drawn for the block' in capsys.readouterr().out
+    assert (tmp_path / 'figures/c.png').read_bytes() == drawn
+    main(words)
+    main(check)
+    for content in (b'', None):
+        (tmp_path / 'figures/c.png').unlink()
+        if content is not None:
+            (tmp_path / 'figures/c.png').write_bytes(content)
+        with pytest.raises(SystemExit, match='figures differ'):
+            main(check)
+
+
 def test_rerankers(runs, tmp_path):
     header, _, raw, mr, *_ = make(tmp_path, runs, 'rerankers')
     assert raw[:2] == ['plain', 'raw']
@@ -213,7 +237,7 @@ def test_a_changed_table_is_found(runs, tmp_path, capsys):
     text = page.read_text()
     value = plus_minus(recalls(runs, 'plain', 'test', 'mR'))
     page.write_text(text.replace(value, '99.99'))
-    with pytest.raises(SystemExit, match='tables differ'):
+    with pytest.raises(SystemExit, match='differ from the runs'):
         main([str(page), '--runs', str(runs), '--check'])
     assert '99.99' in page.read_text()
     assert re.search(r'^-\| plain .*99\.99', capsys.readouterr().out, re.M)
@@ -223,7 +247,7 @@ def test_a_changed_table_is_found(runs, tmp_path, capsys):
 
 def test_results_of_this_project():
     """What the docs say is what the runs give."""
-    done = run_tool('tools/analysis_tools/make_results.py', '--check', check=False)
+    done = run_tool('tools/analysis_tools/make_results.py', '--check', '--figures', 'docs/images', check=False)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     assert 'tables are as the runs give them' in done.stdout
 
@@ -233,6 +257,8 @@ def test_results_of_this_project():
     [
         ('nowhere', 'plain: x\n', 'expected one of headline'),
         ('headline base=plain', 'plain: x\n', 'expected one of headline'),
+        ('curves figure=../up', 'plain: x\n', 'figure= is a name of letters'),
+        ('curves figure=', 'plain: x\n', 'figure= is a name of letters'),
         ('headline', '', 'names no runs'),
         ('headline', 'nowhere: x\n', 'no seed_*.json in'),
         ('ablation base=better', 'plain: x\n', 'base=better is not one of its runs'),
