@@ -66,7 +66,8 @@ def load_as_released(
 
     There all are in memory at once, 7 GB for RSICD's test at 224 px; here one of the 5 is kept.
     """
-    start, images, samples = now(), [], []
+    samples: list[DataSample] = []
+    start, images = now(), []
     for batch in loader:
         data = model.data_preprocessor(batch, False)
         first = -len(samples) % CAPTIONS

@@ -52,6 +52,10 @@ def init_model(
         config = read_config_file(config)
     if checkpoint is not None and not is_link(checkpoint):
         _require_file(checkpoint, 'checkpoint')
+    if not isinstance(cfg_options or {}, Mapping):
+        raise ValueError(
+            f"cfg_options is {shorten(cfg_options)}, expected a dict such as {{'model.precision': 'fp32'}}"
+        )
     if cfg_options or overrides:
         config = copy.deepcopy(config)
         config.merge_from_dict(dict(cfg_options or {}))

@@ -16,6 +16,7 @@ from mmengine.device import get_device
 from galr_mm.cli.common import ConfigOptions, read_config
 from galr_mm.cli.errors import one_line, settings_of
 from galr_mm.datasets.feature_cache import DTYPES
+from galr_mm.datasets.transforms.symmetries import VIEWS
 from galr_mm.engine.fill_feature_cache import cache_features
 from galr_mm.utils.allocator import keep_freed_memory
 
@@ -46,6 +47,10 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Read the command line and run."""
+    if args.out.exists() and not args.out.is_dir():
+        raise SystemExit(f'--out {args.out} is a file, expected a folder to fill')
+    if unknown := [view for view in args.views or [] if view not in VIEWS]:
+        raise SystemExit(f'--views {unknown[0]}: expected some of {", ".join(VIEWS)}')
     stage = int(args.stage) if args.stage is not None and args.stage.isdecimal() else args.stage
     cfg = read_config(args.config, args.cfg_options)
     if args.device == 'cpu':

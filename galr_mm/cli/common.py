@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import tempfile
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -56,6 +57,12 @@ class ConfigOptions(DictAction):
         wrong = [value for value in values or [] if '=' not in value]
         if wrong:
             parser.error(f'{option_string}: {wrong[0]!r} is not KEY=VALUE')
+        # mmengine would take a text in braces apart at its commas, and never end with dict(...)
+        if nested := [value for value in values or [] if re.search(r'=[\[(\s]*(dict\(|\{(?!\{))', value)]:
+            parser.error(
+                f'{option_string}: {nested[0]!r} holds a dict; name what is inside, such as model.loss.type=... or, in '
+                'a list, custom_hooks.0.type=...'
+            )
         super().__call__(parser, namespace, values, option_string)
 
 

@@ -35,8 +35,10 @@ from PIL.PngImagePlugin import PngInfo
 from galr_mm.cli.errors import one_line
 from galr_mm.datasets.ucm import CLASSES, class_of
 from galr_mm.evaluation import RecallAtK
-from galr_mm.evaluation.runs import Ranks, Run, load_run
+from galr_mm.evaluation.runs import NAME, Ranks, Run, load_run
 from galr_mm.functional import Interval, bootstrap_over_seeds, mean_and_sd
+from galr_mm.functional.checks import is_finite
+from galr_mm.messages import shorten
 from galr_mm.utils.io import atomic_write, read_json, write_text
 from galr_mm.visualization import Hit, draw_classes, draw_curves, draw_differences, draw_ranked_hits
 
@@ -180,6 +182,8 @@ def make_block(block: re.Match[str], args: argparse.Namespace) -> str:
     try:
         if not labels:
             raise ValueError('it names no runs')
+        if wrong := [name for name in labels if not re.fullmatch(NAME, name)]:
+            raise ValueError(f'{shorten(wrong[0])} is no --name of run_seeds.py')
         if len(labels) < len(lines) or len(set(labels.values())) < len(lines):
             raise ValueError('it names a run, or gives a label, twice')
         rows = {name: load_row(args.runs / name, label) for name, label in labels.items()}
@@ -202,6 +206,8 @@ def load_row(folder: Path, label: str) -> Row:
     runs = sorted(runs, key=lambda run: run.record['seed'])
     if not runs:
         raise ValueError(f'no seed_*.json in {folder}')
+    if alone := [path for path in folder.glob('seed_*.npz') if not path.with_suffix('.json').is_file()]:
+        raise ValueError(f'{alone[0]} has no .json beside it, so a seed is missing')
     for run in runs[1:]:
         other = [key for key in SAME if run.record[key] != runs[0].record[key]]
         other += ['tta'] if run.record.get('tta', False) != runs[0].record.get('tta', False) else []
@@ -235,7 +241,12 @@ def check_alike(rows: Mapping[str, Row]) -> None:
 
 def headline(rows: Sequence[Row], extras: Extras) -> str:
     """Mean and standard deviation over seeds of all recalls, raw, and of mR re-ranked."""
-    names = list(dict.fromkeys(name for row in rows for name in row.rerankers))
+    settings: dict[str, str] = {}
+    for row in rows:
+        for name, value in row.rerankers.items():
+            if settings.setdefault(name, value) != value:
+                raise ValueError(f'the column of {name} would hold {settings[name]} and, for {row.label}, {value}')
+    names = list(settings)
     header = ['model', 'seeds', 'weights', 'GFLOPs image / caption', 'val mR', 'test i2t R@1 / 5 / 10']
     header += ['test t2i R@1 / 5 / 10', 'test mR', *(f'test mR, {name}' for name in names)]
     cells = []
@@ -309,6 +320,23 @@ def rerankers(rows: Sequence[Row], extras: Extras) -> str:
     return table(header, cells)
 
 
+def read_sweep(path: Path) -> dict[str, Any]:
+    """What ``tools/rerank.py --sweep`` wrote.
+
+    Raises:
+        ValueError: when it is something else.
+    """
+    sweep = read_json(path)
+    try:
+        values = [sweep['raw'], sweep['default'], *(point['mR'] for point in sweep['points'])]
+        whole = len(values) > 2 and isinstance(sweep['method'], str) and all(map(is_finite, values))
+    except (KeyError, TypeError):
+        whole = False
+    if not whole:
+        raise ValueError(f'{path} is not what tools/rerank.py --sweep writes')
+    return dict(sweep)
+
+
 def sweeps(rows: Sequence[Row], extras: Extras) -> str:
     """The best parameters of each re-ranker on val, beside its defaults."""
     cells = []
@@ -316,7 +344,7 @@ def sweeps(rows: Sequence[Row], extras: Extras) -> str:
         paths = sorted(row.folder.glob('sweep_*.json'))
         if not paths:
             raise ValueError(f'{row.folder} has no sweep_*.json')
-        found = sorted(map(read_json, paths), key=lambda sweep: -max(point['mR'] for point in sweep['points']))
+        found = sorted(map(read_sweep, paths), key=lambda sweep: -max(point['mR'] for point in sweep['points']))
         for sweep in found:
             best = max(sweep['points'], key=lambda point: point['mR'])
             setting = ', '.join(f'{name} = {value}' for name, value in best.items() if name != 'mR')

@@ -18,6 +18,7 @@ from galr_mm.cli.errors import one_line
 from galr_mm.evaluation import FormulaRerank, RecallAtK, build_rerankers, paired_bootstrap
 from galr_mm.evaluation.rerankers import Reranker
 from galr_mm.evaluation.sweep import GRIDS, sweep_multivariate, sweep_reranker
+from galr_mm.functional.arrays import as_positives
 from galr_mm.functional.rerank.checks import prepare
 from galr_mm.messages import clip, reason, shorten
 from galr_mm.structures import RerankedScores, RetrievalScores
@@ -67,8 +68,13 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def load_arrays(path: str, allow_pickle: bool) -> dict[str, Tensor]:
-    """Named tensors of a file; a single array is called i2t.
+def load_arrays(path: str, allow_pickle: bool, wanted: str | None = 'i2t') -> dict[str, Tensor]:
+    """The tensors of a file that have names of ``ARRAYS``; a single array without such a name is ``wanted``.
+
+    Args:
+        path: of the file.
+        allow_pickle: read pickled files.
+        wanted: name of the array that must be there; None where that depends.
 
     Raises:
         SystemExit: when it cannot be read, holds other things, or is pickled without ``allow_pickle``.
@@ -83,12 +89,14 @@ def load_arrays(path: str, allow_pickle: bool) -> dict[str, Tensor]:
         if isinstance(data, np.ndarray) and data.dtype == object:
             data = data.item() if data.ndim == 0 else np.stack(list(data))
         if isinstance(data, (np.ndarray, Tensor)):
-            data = {'i2t': data}
+            data = {'an array without a name': data}
         if not isinstance(data, (Mapping, np.lib.npyio.NpzFile)):
             raise TypeError(f'it holds a {type(data).__name__}, expected an array or named arrays')
         names = list(data)
-        wanted = [name for name in ARRAYS if name in names] or names[: len(names) == 1]
-        arrays = {name: torch.as_tensor(data[name]) for name in wanted}
+        chosen = {name: name for name in ARRAYS if name in names}
+        if not chosen and wanted and len(names) == 1:
+            chosen = {wanted: names[0]}
+        arrays = {name: torch.as_tensor(data[key]) for name, key in chosen.items()}
     except FileNotFoundError:
         raise SystemExit(f'no file at {path}') from None
     except Exception as error:  # a broken file makes its reader raise anything
@@ -101,12 +109,11 @@ def load_arrays(path: str, allow_pickle: bool) -> dict[str, Tensor]:
         instead = instead_of(path) if Path(path).is_file() else ''
         problem = f'it is {instead}' if instead else f'{reason(error, 200)}{hint}'
         raise SystemExit(f'{path} cannot be read: {problem}') from error
-    if 'i2t' not in arrays:
-        if len(arrays) != 1:
-            raise SystemExit(
-                f"{path} holds {clip(', '.join(map(str, names))) or 'nothing'}; expected 'i2t' or a single array"
-            )
-        arrays = {'i2t': arrays.popitem()[1]}
+    if wanted and wanted not in arrays:
+        raise SystemExit(
+            f'{path} holds {clip(", ".join(map(str, names))) or "nothing"}; expected {wanted!r}, or a single array '
+            f'that is not named {" or ".join(name for name in ARRAYS if name != wanted)}'
+        )
     return arrays
 
 
@@ -130,12 +137,12 @@ def load_scores(args: argparse.Namespace) -> RetrievalScores:
     """
     arrays = load_arrays(args.similarity, args.allow_pickle)
     i2t = prepare_scores(args.similarity, arrays['i2t'])
-    t2i = load_arrays(args.t2i, args.allow_pickle)['i2t'] if args.t2i else arrays.get('t2i', i2t.t())
+    t2i = load_arrays(args.t2i, args.allow_pickle, 't2i')['t2i'] if args.t2i else arrays.get('t2i', i2t.t())
     t2i = prepare_scores(args.t2i or args.similarity, t2i)
     banks: dict[str, Tensor] = {}
     if args.bank or args.method == 'qbnorm':
         file = args.bank or args.similarity
-        given = load_arrays(file, args.allow_pickle) if args.bank else arrays
+        given = load_arrays(file, args.allow_pickle, None) if args.bank else arrays
         own = ('bank/i2t', 'bank/t2i')  # beside the scores of a test, which are no bank
         names = own if not args.bank or set(own) & given.keys() else ('i2t', 't2i')
         missing = [name for name in names if name not in given]
@@ -149,7 +156,7 @@ def load_scores(args: argparse.Namespace) -> RetrievalScores:
         if args.positives:
             positives = read_positives(args.positives, *i2t.shape)
         elif 'positives' in arrays and args.captions_per_image is None:
-            positives = arrays['positives'].bool()
+            positives = as_positives(arrays['positives'], i2t.shape)
         else:
             count = 5 if args.captions_per_image is None else args.captions_per_image
             positives = RetrievalScores.from_matrix(i2t, count).positives
@@ -194,6 +201,11 @@ def main(argv: Sequence[str] | None = None) -> None:
             raise SystemExit(f'{flag} is {path}, expected a file name that ends in {suffix}')
         if path:
             require_writable(Path(path).parent, flag)
+    for path in filter(None, (args.similarity, args.t2i, args.bank)):
+        if args.out and Path(args.out).exists() and Path(path).exists() and Path(args.out).samefile(path):
+            raise SystemExit(f'--out {args.out} is the file that {path} is read from; take another name')
+    if not 1 <= args.resamples <= 100_000:
+        raise SystemExit(f'--resamples is {args.resamples}, expected 1 to 100,000 draws')
     if args.sweep:
         require_replaceable(Path(args.sweep).with_suffix('.json'))
     if args.bank and args.method in ('dsl', 'csls'):

@@ -46,7 +46,7 @@ from galr_mm.evaluation.provenance import (
     training_hash,
 )
 from galr_mm.evaluation.rerankers import build_rerankers
-from galr_mm.evaluation.runs import check_selected, load_run, save_run
+from galr_mm.evaluation.runs import NAME, check_selected, load_run, save_run
 from galr_mm.messages import shorten
 from galr_mm.structures import RetrievalResult
 from galr_mm.utils.config import leaves
@@ -84,7 +84,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         parser.error(f'--seeds: {args.seeds} names a seed twice')
     if wrong := [seed for seed in args.seeds if not 0 <= seed < 1 << 32]:
         parser.error(f'--seeds: {wrong} is outside of 0 to {(1 << 32) - 1}')
-    if not re.fullmatch(r'[\w-][\w.-]*', args.name):
+    if not re.fullmatch(NAME, args.name):
         parser.error(
             f'--name: {args.name!r} is not made of letters, digits, dots, hyphens and underscores, the first no dot'
         )
@@ -206,10 +206,11 @@ def run_seed(args: argparse.Namespace, seed: int) -> None:
         )
     require_writable(out.parent, '--out')
     require_writable(work, '--work-dir')
+    found = content_of(out)
     try:
         with file_lock(work / 'run'):
             train(args, seed, work, settings)
-            evaluate(args, seed, work, out, splits, asked)
+            evaluate(args, seed, work, out, splits, asked, found)
     except BlockingIOError as error:
         raise SystemExit(str(error)) from error
 
@@ -226,10 +227,12 @@ def train(args: argparse.Namespace, seed: int, work: Path, settings: Mapping[str
         if not isinstance(before, dict):
             raise SystemExit(f'{started} holds {shorten(before)}, expected the settings of a training; remove {work}')
         different = [key for key in ('config_sha256', 'feature_cache', 'inputs') if before.get(key) != settings[key]]
-        if different:
+        if different and (trained.is_file() or any(work.glob('*.pth'))):
             raise SystemExit(
                 f'{work} holds a training of other settings ({", ".join(different)}); take another --name, or remove it'
             )
+        if different:  # it ended before its first checkpoint: settings that were refused, and are mended now
+            write_text(started, json.dumps({**settings, **git_state()}))
     elif trained.is_file() or any(work.glob('*.pth')):
         raise SystemExit(f'{work} holds a training, and no started.json that says of which settings; remove it')
     else:
@@ -247,10 +250,26 @@ def train(args: argparse.Namespace, seed: int, work: Path, settings: Mapping[str
         path.unlink()
 
 
+def content_of(path: Path) -> bytes | None:
+    """What a file holds; None where there is none."""
+    return path.read_bytes() if path.is_file() else None
+
+
 def evaluate(
-    args: argparse.Namespace, seed: int, work: Path, out: Path, splits: Sequence[str], asked: Mapping[str, Any]
+    args: argparse.Namespace,
+    seed: int,
+    work: Path,
+    out: Path,
+    splits: Sequence[str],
+    asked: Mapping[str, Any],
+    found: bytes | None,
 ) -> None:
-    """Measure the selected checkpoint on the splits, from the images, and write the json and the ranks."""
+    """Measure the selected checkpoint on the splits, from the images, and write the json and the ranks.
+
+    Raises:
+        SystemExit: when the checkpoint does not reach what its training had, or ``out`` no longer holds what was
+            ``found`` there at the start.
+    """
     curve = learning_curve(work)
     epoch, checkpoint = best_checkpoint(work, curve)
     words = ['--work-dir', str(work / 'evaluation')]  # without the feature cache: what is reported reads images
@@ -305,6 +324,11 @@ def evaluate(
     }
     if 'test' in results:
         record['hardest'] = hardest(results['test'])
+    if content_of(out) != found:
+        raise SystemExit(
+            f'{out} was written by another run meanwhile, and is kept; the training of this one is in {work}: give it '
+            'another --name or --out'
+        )
     with atomic_write(out.with_suffix('.log.gz')) as part:
         part.write_bytes(gzip.compress('\n'.join(log_lines(work)).encode() + b'\n', mtime=0))  # equal for equal logs
     save_run(out, record, results)

@@ -8,7 +8,6 @@ as it is.
 from __future__ import annotations
 
 import json
-import zipfile
 import zlib
 from collections.abc import Mapping, Sequence
 from functools import cached_property
@@ -19,8 +18,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from galr_mm.messages import first_of, reason
-from galr_mm.utils.io import read_json, write_npz, write_text
+from galr_mm.messages import first_of, reason, shorten
+from galr_mm.utils.io import UNREADABLE_NPZ, read_json, write_npz, write_text
 
 KEYS = (
     'names', 'images', 'num_training', 'views', 'dtype', 'stage', 'image_steps', 'data_preprocessor', 'precision',
@@ -112,12 +111,19 @@ class FeatureCache:
 
         Raises:
             KeyError: for an image or a view that is not in the cache.
+            ValueError: when they are not finite, or all zeros, as an interrupted copy leaves them.
         """
         index = self._index_of(name)
         views = self.meta['views'] if index < self.meta['num_training'] else self.meta['views'][:1]
         if view not in views:
             raise KeyError(f'{self.folder} does not hold the view {view!r} of {name!r}, only {views}')
-        return as_tensor(self._features[row_of(index, views.index(view), self.meta)], self.meta['dtype'])
+        features = as_tensor(self._features[row_of(index, views.index(view), self.meta)], self.meta['dtype'])
+        if not torch.isfinite(features).all() or not features.any():
+            raise ValueError(
+                f'{self.folder}/features.npy is damaged: {name} ({view}) is all zeros, or not finite; delete '
+                f'{self.folder}, and fill it again'
+            )
+        return features
 
     def captions(self) -> dict[tuple[int, ...], Tensor] | None:
         """Vectors of captions by their token ids; None where the cache has none.
@@ -133,7 +139,7 @@ class FeatureCache:
                 ids, lengths, vectors = file['ids'], file['lengths'], torch.from_numpy(file['vectors'])
             keys = [tuple(row[:length]) for row, length in zip(ids.tolist(), lengths.tolist(), strict=True)]
             return dict(zip(keys, vectors, strict=True))
-        except (OSError, ValueError, EOFError, KeyError, TypeError, zipfile.BadZipFile) as error:
+        except (KeyError, *UNREADABLE_NPZ) as error:
             raise ValueError(
                 f'{path} cannot be read ({reason(error)}); delete {self.folder}, and fill it again'
             ) from error
@@ -172,6 +178,12 @@ def read_meta(folder: Path) -> dict[str, Any]:
         raise ValueError(
             f'{path} is not the meta.json of a feature cache of this version, which has {", ".join(KEYS)}; delete '
             f'{folder}, and fill it again'
+        )
+    kinds = dict(names=list, images=list, views=list, shape=list, image_shape=list, num_training=int)
+    if wrong := [key for key, kind in kinds.items() if type(meta[key]) is not kind]:
+        raise ValueError(
+            f'{path} is damaged: {wrong[0]} is {shorten(meta[wrong[0]])}, expected a {kinds[wrong[0]].__name__}; '
+            f'delete {folder}, and fill it again'
         )
     if meta['dtype'] not in DTYPES or len(meta['names']) != len(meta['images']):
         raise ValueError(

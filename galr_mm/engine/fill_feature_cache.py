@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +14,7 @@ import numpy as np
 import torch
 from mmengine.config import Config
 from mmengine.dataset import BaseDataset, Compose
+from mmengine.logging import print_log
 from mmengine.registry import init_default_scope
 from mmengine.runner import load_checkpoint
 from torch import Tensor, nn
@@ -40,6 +42,7 @@ from galr_mm.engine.feature_cache import (
     preprocessor_of,
     split_pipeline,
 )
+from galr_mm.engine.resuming import describe_start
 from galr_mm.models import DualEncoder, EfficientNetLite, HuggingFaceTextEncoder
 from galr_mm.models.retrievers.dual_encoder import check_cached
 from galr_mm.models.visual import StagedBackbone
@@ -127,7 +130,9 @@ def cache_features(
     check_cached(model, stage)
     model.init_weights()
     if cfg.get('load_from'):  # as the training will
-        load_checkpoint(model, cfg.load_from, map_location='cpu')
+        loaded = load_checkpoint(model, cfg.load_from, map_location='cpu')
+        if message := describe_start(loaded, model, cfg.load_from):
+            print_log(message, 'current', logging.WARNING)
     model.eval().to(device)
     found = contents(cfg)
     views = found.views if views is None else check_views(views)

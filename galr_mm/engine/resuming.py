@@ -14,6 +14,7 @@ from torch import nn
 
 from galr_mm.detection.saved_config import read_config_text
 from galr_mm.engine.checks import TrainingError
+from galr_mm.messages import first_of
 from galr_mm.utils.config import AFTER_TRAINING, READ_BY_RUNS, leaves
 from galr_mm.utils.wrappers import unwrapped
 
@@ -82,6 +83,41 @@ def require_fitting(checkpoint: Mapping[str, Any], model: nn.Module, filename: s
     if problems:
         more = f' and {len(problems) - 5} more' if len(problems) > 5 else ''
         raise TrainingError(f'--resume: {filename} is of another model: {", ".join(problems[:5])}{more}')
+
+
+def describe_start(checkpoint: Mapping[str, Any], model: nn.Module, filename: str) -> str | None:
+    """What of a file of weights, from which a training or a test starts, is not in the model, and the other way round.
+
+    Weights that are kept out of checkpoints and not trained may be missing.
+
+    Returns:
+        A warning, or None where all fit.
+
+    Raises:
+        TrainingError: when no weight fits: the training would start from nothing and look as if it did not.
+    """
+    inner = unwrapped(model)
+    own = {name: getattr(value, 'shape', None) for name, value in inner.state_dict().items()}
+    weights = {
+        name.removeprefix('module.'): getattr(value, 'shape', None)
+        for name, value in checkpoint.get('state_dict', checkpoint).items()
+    }
+    fitting = {name for name, shape in weights.items() if own.get(name) == shape}
+    if not fitting:
+        raise TrainingError(
+            f'load_from: {filename} holds no weight of this model: {first_of(sorted(map(str, weights)))} there, '
+            f'{first_of(sorted(own))} here, or other shapes'
+        )
+    trained = {name for name, parameter in inner.named_parameters() if parameter.requires_grad}
+    others = [
+        f'{len(names)} {what} ({first_of(names)})'
+        for what, names in (
+            ('of the model keep what they have', sorted(trained - fitting)),
+            ('of the file are not in the model, or of another shape', sorted(weights.keys() - fitting)),
+        )
+        if names
+    ]
+    return f'{filename}: {len(fitting)} weights are taken, {"; ".join(others)}' if others else None
 
 
 def compare_configs(saved: str | None, cfg: Config, filename: str) -> Iterator[str]:

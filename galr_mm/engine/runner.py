@@ -12,7 +12,13 @@ from mmengine.runner import Runner
 
 from galr_mm.engine.checks import TrainingError, check_evaluation, check_proposals, check_training
 from galr_mm.engine.hooks import FirstStepsHook
-from galr_mm.engine.resuming import compare_configs, drop_foreign_files, latest_checkpoint, require_fitting
+from galr_mm.engine.resuming import (
+    compare_configs,
+    describe_start,
+    drop_foreign_files,
+    latest_checkpoint,
+    require_fitting,
+)
 from galr_mm.utils.logging import quiet_terminal
 
 
@@ -102,9 +108,12 @@ class ToolRunner(Runner):
             )
 
     def load_checkpoint(self, filename: str, map_location: str | Callable = 'cpu', *args: Any, **kwargs: Any) -> Any:
-        """Load; when resuming, compare the checkpoint with what is to go on from it."""
+        """Load; say what of it does not fit, and when resuming compare it with what is to go on from it."""
         checkpoint = super().load_checkpoint(filename, map_location, *args, **kwargs)
-        if self._resume:
+        if not self._resume:
+            if message := describe_start(checkpoint, self.model, filename):
+                self.logger.warning(message)
+        else:
             require_fitting(checkpoint, self.model, filename)
             for message in compare_configs(checkpoint['meta'].get('cfg'), self.cfg, filename):
                 self.logger.warning(message)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,7 @@ from torch import Tensor
 from galr_mm.evaluation.metrics import RecallAtK
 from galr_mm.messages import first_of, reason, shorten
 from galr_mm.structures import RetrievalResult
-from galr_mm.utils.io import read_json, write_npz, write_text
+from galr_mm.utils.io import UNREADABLE_NPZ, read_json, write_npz, write_text
 
 KEYS: dict[str, tuple[type, ...]] = {
     **dict.fromkeys(('name', 'config', 'command'), (str,)),
@@ -27,6 +26,15 @@ KEYS: dict[str, tuple[type, ...]] = {
     'feature_cache': (bool,),
     'wall_minutes': (int, float),
 }
+# what is inside of some of them, by dotted name, where a table takes it as it is
+INSIDE: dict[str, tuple[type, ...]] = {
+    **dict.fromkeys(('model.parameters.total.all', 'machine.cores'), (int,)),
+    **dict.fromkeys(('model.flops.image', 'model.flops.text'), (int, float)),
+    **dict.fromkeys(('machine.torch', 'code.trained.commit', 'code.evaluated.commit'), (str,)),
+    **dict.fromkeys(('code.trained.dirty', 'code.evaluated.dirty'), (bool,)),
+    'data.files': (dict,),
+}
+NAME = r'[\w-][\w.-]*'  # of a row, which is a folder
 Ranks = dict[str, Tensor]  # 'i2t' (I,) and 't2i' (T,)
 
 
@@ -112,7 +120,7 @@ def load_run(path: str | Path) -> Run:
                 for key, value in recall(ranks[prefix]).items():
                     if not math.isclose(told[key], value, abs_tol=1e-3):
                         raise ValueError(f'{key} on {name} is {told[key]} in the json and {value} by the ranks')
-    except (AttributeError, KeyError, TypeError, ValueError, EOFError, OSError, zipfile.BadZipFile) as error:
+    except (AttributeError, KeyError, *UNREADABLE_NPZ) as error:
         raise ValueError(f'{path} and its .npz are not what run_seeds.py writes: {reason(error)}') from error
     return Run(record, splits)
 
@@ -128,12 +136,26 @@ def check_record(record: Mapping[str, Any]) -> None:
     for key, types in KEYS.items():
         if type(record[key]) not in types:
             raise ValueError(f'{key} is {shorten(record[key])}, expected {" or ".join(t.__name__ for t in types)}')
+    for path, types in INSIDE.items():
+        value: Any = record
+        for key in path.split('.'):
+            value = value.get(key) if isinstance(value, dict) else None
+        if type(value) not in types:
+            raise ValueError(f'{path} is {shorten(value)}, expected {" or ".join(t.__name__ for t in types)}')
+    if not all(isinstance(value, str) for value in record['init']):
+        raise ValueError(f'init is {shorten(record["init"])}, expected a list of texts')
+    epochs = [point['epoch'] for point in record['curve']]
+    if len(set(epochs)) < len(epochs):
+        raise ValueError('the curve has an epoch twice')
     numbers = {'wall_minutes': record['wall_minutes']}
     numbers |= {f'curve.{i}.{key}': value for i, point in enumerate(record['curve']) for key, value in point.items()}
     numbers |= {
         f'metrics.{split}.chance.{key}': value
         for split, found in record['metrics'].items()
         for key, value in found['chance'].items()
+    }
+    numbers |= {
+        f'metrics.{split}.chance.mR': found['chance'].get('mR', math.nan) for split, found in record['metrics'].items()
     }
     if wrong := [f'{key} is {value!r}' for key, value in numbers.items() if not math.isfinite(value)]:
         raise ValueError(f'{first_of(wrong)}, expected finite numbers')

@@ -18,6 +18,17 @@ def check_whole(name: str, value: float) -> None:
         raise ValueError(f'{name} is {shorten(value)}, expected a whole number of 1 or more')
 
 
+def check_switch(name: str, value: bool) -> bool:
+    """Give a bool back; refuse what only looks like one, such as the word 'no', which counts as true.
+
+    Raises:
+        ValueError: names the option and the value.
+    """
+    if type(value) is not bool:
+        raise ValueError(f'{name} is {shorten(value)}, expected True or False')
+    return value
+
+
 def check_positive(name: str, value: float) -> None:
     """Refuse what is not a finite number above 0.
 

@@ -22,6 +22,8 @@ from galr_mm.messages import clip, shorten
 
 GZIP = b'\x1f\x8b'
 NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)  # what network file systems without locks answer
+# what numpy raises for a damaged .npz, by where the damage is
+UNREADABLE_NPZ = (OSError, ValueError, EOFError, TypeError, NotImplementedError, zipfile.BadZipFile, zlib.error)
 _HELD: set[TextIO] = set()  # open lock files of this process
 
 

@@ -146,6 +146,8 @@ def test_cfg_options(mini_config):
     model = init_model(mini_config, cfg_options={'model.fusion.mode': 'sum', 'test_dataloader.batch_size': 3})
     assert model.fusion.mode == 'sum'
     assert model.cfg.test_dataloader.batch_size == 3
+    with pytest.raises(ValueError, match="cfg_options is 'x', expected a dict"):
+        init_model(mini_config, cfg_options='x')
 
 
 def test_texts(model):

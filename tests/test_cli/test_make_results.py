@@ -274,6 +274,11 @@ def test_results_of_this_project():
         ('headline', 'text: x\n', 'the json has no name, config'),
         ('headline', 'short: x\n', 'the json has no init'),
         ('headline', 'plain: x\nplain: y\n', 'names a run, or gives a label, twice'),
+        ('headline', 'plain: x\nplain/: y\n', "'plain/' is no --name of run_seeds.py"),
+        ('headline', 'alone: x\n', 'seed_1.npz has no .json beside it'),
+        ('headline', 'plain: x\nscaled: y\n', 'the column of mr would hold '),
+        ('sweeps', 'swept: x\n', 'sweep_mr.json is not what tools/rerank.py --sweep writes'),
+        ('headline', 'flipped: x\n', 'are not what run_seeds.py writes: '),
         ('curves', 'plain: x\nbetter: x\n', 'names a run, or gives a label, twice'),
         ('', 'plain: x\n', 'expected one of headline'),
     ],
@@ -302,6 +307,14 @@ def test_clear_errors(runs, tmp_path, head, rows, message, monkeypatch):
         (tmp_path / f'copied/seed_0.{kind}').rename(tmp_path / f'copied/seed_7.{kind}')
     path = tmp_path / 'short/seed_0.json'
     path.write_text(json.dumps({k: v for k, v in json.loads(path.read_text()).items() if k != 'init'}))
+    for name in ('alone', 'swept', 'flipped'):
+        write(tmp_path, name, 0, 2.0)
+    shutil.copy(tmp_path / 'alone/seed_0.npz', tmp_path / 'alone/seed_1.npz')
+    (tmp_path / 'swept/sweep_mr.json').write_text('{"method": "mr", "raw": 1, "default": null, "points": [{"mR": 2}]}')
+    write(tmp_path, 'scaled', 0, 2.0, rerank=dict(mr='MultivariateRerank(k=99)'))
+    damaged = bytearray((tmp_path / 'flipped/seed_0.npz').read_bytes())
+    damaged[60:90] = bytes(30)  # inside the deflated data of the first array
+    (tmp_path / 'flipped/seed_0.npz').write_bytes(damaged)
     (tmp_path / 'text').mkdir()
     (tmp_path / 'text/seed_0.json').write_text('[]')
     monkeypatch.setattr(f'{__name__}.IMAGES', IMAGES[:30])
@@ -315,6 +328,11 @@ def test_clear_errors(runs, tmp_path, head, rows, message, monkeypatch):
     [
         (dict(command=7), 'command is 7, expected str'),
         (dict(machine=None), 'machine is None, expected dict'),
+        (dict(machine=dict(torch='2')), 'machine.cores is None, expected int'),
+        (dict(model=dict(flops='x')), 'model.parameters.total.all is None, expected int'),
+        (dict(code=dict(trained={})), 'code.trained.commit is None, expected str'),
+        (dict(init=[3]), 'init is [3], expected a list of texts'),
+        (dict(curve=[dict(epoch=2, mR=10.0)] * 2), 'the curve has an epoch twice'),
         (dict(wall_minutes=float('nan')), 'wall_minutes is nan, expected finite'),
         (dict(curve=[]), 'best_epoch is 2, which the curve does not have'),
         (dict(curve=[dict(epoch=2, mR=float('nan'))]), 'curve.0.mR is nan, expected finite'),

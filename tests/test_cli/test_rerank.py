@@ -168,7 +168,8 @@ def test_every_point_of_a_sweep_is_what_the_re_ranked_matrix_gives(filler):
         (['--t2i', 'nowhere.npy'], 'no file at nowhere.npy'),
         (['--out', '/proc/nowhere/x.npz'], '--out: cannot write'),
         (['--sweep', '/proc/nowhere/x.png'], '--sweep: cannot write'),
-        (['--resamples', 10**9], 'resamples'),
+        (['--resamples', 10**9], 'resamples is 1000000000, expected 1 to 100,000'),
+        (['--resamples', 0], 'resamples is 0'),
     ],
 )
 def test_bad_arguments(rerank, matrix, args, message):
@@ -190,6 +191,10 @@ def bad_files():
     yield 'none.npz', lambda p: np.savez(p, i2t=s, positives=np.zeros(s.shape, bool)), 'no query with a positive'
     yield 'cut.pth', lambda p: p.write_bytes(b'garbage'), '^[^\n]*cannot be read: UnpicklingError[^\n]*$'
     yield 'cut.npz', lambda p: p.write_bytes(b'PK' + bytes(50)), 'cannot be read'
+    yield 'owners.npz', lambda p: np.savez(p, i2t=s, positives=np.where(s > 0, 1, -1)), 'positives that are true or'
+    yield 'nan.npz', lambda p: np.savez(p, i2t=s, positives=np.full(s.shape, np.nan)), 'positives that are true or'
+    yield 't2i.npz', lambda p: np.savez(p, t2i=s), "holds t2i; expected 'i2t', or a single array that is not named"
+    yield 'bank.npz', lambda p: np.savez(p, **{'bank/i2t': s}), "holds bank/i2t; expected 'i2t'"
     yield 'two.npz', lambda p: np.savez(p, a=s, b=s), "holds a, b; expected 'i2t'"
     yield 'vector.npy', lambda p: np.save(p, s[0]), r'shape \(20,\)'
     yield 'text.csv', lambda p: p.write_text('1,2'), 'ends in .npy'
@@ -201,6 +206,37 @@ def test_bad_files(rerank, tmp_path, name, write, message):
     write(tmp_path / name)
     with pytest.raises(SystemExit, match=message):
         rerank(tmp_path / name)
+
+
+def test_arrays_by_their_names(rerank, tmp_path):
+    """In a square matrix nothing but the name tells the directions apart."""
+    s, t = similarity(12)[:, :12], similarity(12)[:, 12:24]
+    np.savez(tmp_path / 'both.npz', i2t=s, t2i=t)
+    np.savez(tmp_path / 'i2t.npz', some_name=s)
+    np.save(tmp_path / 't2i.npy', t)
+    words = ['--captions-per-image', 1]
+    expected = rerank(tmp_path / 'both.npz', *words)
+    for given in ('both.npz', 't2i.npy'):
+        assert rerank(tmp_path / 'i2t.npz', '--t2i', tmp_path / given, *words) == expected
+    np.savez(tmp_path / 'p.npz', positives=np.eye(12))
+    with pytest.raises(SystemExit, match="holds positives; expected 't2i'"):
+        rerank(tmp_path / 'i2t.npz', '--t2i', tmp_path / 'p.npz', *words)
+
+
+def test_what_is_read_is_not_written_over(rerank, tmp_path):
+    np.savez(tmp_path / 'a.npz', i2t=similarity(12), **{'bank/i2t': similarity(12)})
+    before = (tmp_path / 'a.npz').read_bytes()
+    with pytest.raises(SystemExit, match=r'--out .*a\.npz is the file that .*a\.npz is read from'):
+        rerank(tmp_path / 'a.npz', '--out', tmp_path / '..' / tmp_path.name / 'a.npz')
+    assert (tmp_path / 'a.npz').read_bytes() == before
+
+
+def test_nan_in_a_bank_is_no_nan_of_the_scores(rerank, tmp_path):
+    s = similarity(12)
+    bank = {'bank/i2t': np.full_like(s, np.nan), 'bank/t2i': s.T}
+    np.savez(tmp_path / 'a.npz', i2t=s, **bank)
+    with pytest.raises(SystemExit, match='similarities of bank are NaN'):
+        rerank(tmp_path / 'a.npz', '--method', 'qbnorm')
 
 
 def test_whole_numbers(rerank, tmp_path):

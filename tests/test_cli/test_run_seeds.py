@@ -164,6 +164,28 @@ def test_a_training_of_other_settings_is_not_taken(copied):
 
 
 @pytest.mark.slow
+def test_settings_that_were_refused_do_not_block_those_that_are_mended(mini_config, tmp_path):
+    words = [mini_config, '--name', 'x', '--out', tmp_path / 'out', '--work-dir', tmp_path / 'work', '--seeds', 0]
+    with pytest.raises(SystemExit, match='training ended with exit code 1'):
+        run(*words, '--cfg-options', 'model.loss.temperature=-1', 'train_cfg.max_epochs=1')
+    run(*words, '--cfg-options', 'model.loss.temperature=0.05', 'train_cfg.max_epochs=1')
+    assert json.loads((tmp_path / 'out/x/seed_0.json').read_text())['options'][0] == 'model.loss.temperature=0.05'
+
+
+@pytest.mark.slow
+def test_a_record_that_came_meanwhile_is_kept(copied, monkeypatch):
+    """Of another run with the same name and other folders of trainings: it may have looked at the test split."""
+    folder, words = copied
+    out = folder / 'out/mini/seed_0.json'
+    theirs = out.read_text()
+    out.unlink()
+    monkeypatch.setattr('galr_mm.cli.run_seeds.train', lambda *_: out.write_text(theirs))
+    with pytest.raises(SystemExit, match='written by another run meanwhile, and is kept'):
+        run(*words, '--seeds', 0, *OPTIONS)
+    assert out.read_text() == theirs
+
+
+@pytest.mark.slow
 def test_a_training_of_nothing_known_is_not_taken(copied):
     folder, words = copied
     work = folder / 'work/mini/seed_0'

@@ -469,6 +469,15 @@ class TestOptions:
         with pytest.raises(SystemExit, match=f'--cfg-options {option}: .*did you mean {meant!r}'):
             read_config(str(MINI if shipped else foreign), {option: 1})
 
+    @pytest.mark.parametrize(
+        'option',
+        ["custom_hooks=[dict(type='x',bank_images=3)]", "rerank_cfg={'mr':1,'dsl':2}", 'model.loss=dict(type=1)'],
+    )
+    def test_a_dict(self, option, capsys):
+        with pytest.raises(SystemExit, match='2'):
+            train([str(MINI), '--cfg-options', option])
+        assert 'holds a dict; name what is inside' in capsys.readouterr().err
+
     def test_a_name_of_the_config_is_never_misspelt(self, tmp_path):
         config = settings(tmp_path / 'c.py', 'train_cfgs = 1\n')
         assert read_config(str(config), {'train_cfgs': 2}).train_cfgs == 2

@@ -362,6 +362,39 @@ def test_damaged_features(config, cache, tmp_path, damage):
     np.testing.assert_allclose(np.load(path), np.load(cache / 'features.npy'), atol=1e-5)
 
 
+@pytest.mark.parametrize('value', [0, np.nan, np.inf])
+def test_rows_of_a_copy_that_was_interrupted(config, cache, tmp_path, value):
+    """The file has its size, and rows that were not copied."""
+    folder = shutil.copytree(cache, tmp_path / 'copy')
+    rows = np.load(folder / 'features.npy', mmap_mode='r+')
+    rows[:2] = value
+    rows.flush()
+    damaged = FeatureCache(folder)
+    first, *_, last = damaged.meta['names']
+    with pytest.raises(ValueError, match=rf'features.npy is damaged: {first} \(identity\) is all zeros, or not finite'):
+        damaged.get(first)
+    assert torch.equal(damaged.get(last), FeatureCache(cache).get(last))
+
+
+@pytest.mark.parametrize('damage', [dict(names=None), dict(shape='x'), dict(num_training='3'), dict(views={})])
+def test_a_description_of_other_types(cache, tmp_path, damage):
+    folder = shutil.copytree(cache, tmp_path / 'copy')
+    meta = json.loads((folder / 'meta.json').read_text())
+    (folder / 'meta.json').write_text(json.dumps(meta | damage))
+    with pytest.raises(ValueError, match=rf'meta.json is damaged: {next(iter(damage))} is '):
+        FeatureCache(folder)
+
+
+@pytest.mark.parametrize(
+    ('words', 'message'),
+    [(['--views', 'upside_down'], '--views upside_down: expected some of identity'), ([], '--out .* is a file')],
+)
+def test_what_the_command_line_tells_at_once(tmp_path, words, message):
+    (tmp_path / 'out').touch()
+    with pytest.raises(SystemExit, match=message):  # before the config is looked for
+        cache_features_main(['nowhere.py', '--out', str(tmp_path / ('x' if words else 'out')), *words])
+
+
 def test_a_description_of_an_older_version(cache, tmp_path):
     folder = shutil.copytree(cache, tmp_path / 'copy')
     meta = json.loads((folder / 'meta.json').read_text())

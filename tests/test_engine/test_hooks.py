@@ -200,6 +200,22 @@ def test_a_query_bank_of_some_training_images(build):
     torch.testing.assert_close(rows, result.raw.i2t[chosen][:, columns], atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.parametrize(
+    ('captions', 'indices', 'images'),
+    [('all', [0, 2, 5], [0, 2, 5]), ('each', [0, 4, 7, 29], [0, 1, 5]), ('all', 4, [0, 1, 2, 3])],
+)
+def test_a_bank_of_what_is_trained_on(build, captions, indices, images):
+    """``indices`` are of images or, where each caption is a sample, of captions: five an image here."""
+    options = {
+        f'train_dataloader.dataset.{key}': value for key, value in dict(captions=captions, indices=indices).items()
+    }
+    runner = build(custom_hooks=HOOK, rerank='qbnorm', **options)
+    runner.test()
+    dataset = runner.test_loop.evaluator.query_bank.loader.dataset
+    assert [dataset.get_data_info(i)['image_id'].row for i in range(len(dataset))] == images
+    assert len(runner.test_loop.evaluator.result.raw.bank_i2t) == len(images)
+
+
 TRAIN = dict(split='train', proposal_file='instances_train.json')
 
 

@@ -271,6 +271,25 @@ def test_nothing_to_resume_starts_from_given_weights(runner, tmp_path, capsys):
     assert torch.equal(again.model.layer.weight, run.model.layer.weight)
 
 
+def test_weights_that_fit_nothing_are_no_start(runner, tmp_path):
+    torch.save(dict(state_dict={'foo.weight': torch.zeros(3)}), tmp_path / 'foreign.pth')
+    with pytest.raises(TrainingError, match='foreign.pth holds no weight of this model: foo.weight there'):
+        runner(load_from=str(tmp_path / 'foreign.pth'), train_cfg=dict(max_epochs=1)).train()
+
+
+def test_weights_that_fit_in_part_are_said(runner, tmp_path, capsys):
+    start = runner(work='first', train_cfg=dict(max_epochs=1))
+    weights = start.model.state_dict()
+    name = next(name for name, parameter in start.model.named_parameters() if parameter.requires_grad)
+    del weights[name]
+    torch.save(dict(state_dict=weights | {'foo.weight': torch.zeros(3)}), tmp_path / 'a.pth')
+    built = runner(load_from=str(tmp_path / 'a.pth'), train_cfg=dict(max_epochs=1))
+    built.load_or_resume()
+    said = capsys.readouterr().out + capsys.readouterr().err
+    assert re.search(r'a\.pth: \d+ weights are taken, 1 of the model keep what they have', said)
+    assert '1 of the file are not in the model, or of another shape (foo.weight)' in said
+
+
 def test_a_work_dir_that_was_moved(resumed, tmp_path):
     """The old place is left alone, though the notes inside name it."""
     shutil.copytree(tmp_path / 'work', tmp_path / 'moved')

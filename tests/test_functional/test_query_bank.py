@@ -69,5 +69,10 @@ def test_candidates_alone_are_enough(options):
         expected, got = rerank(query), rerank_candidates(bank, query, gallery[rows], **options)
         assert torch.equal(rows[got.indices], expected.indices)
         torch.testing.assert_close(got.scores, expected.scores)
-    with pytest.raises(ValueError, match=r'expected a bank \(M, 16\), got shape \(40, 15\)'):
+    with pytest.raises(ValueError, match=r'expected a bank \(M, 16\) of real values, got shape \(40, 15\)'):
         rerank_candidates(bank[:, :15], bank[0], gallery)
+    for value in (torch.nan, torch.inf):
+        broken = bank.clone()
+        broken[1, 2] = value
+        with pytest.raises(ValueError, match='similarities of the bank to the candidates are NaN or infinite'):
+            rerank_candidates(broken, bank[0], gallery)

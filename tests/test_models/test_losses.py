@@ -187,6 +187,17 @@ def test_numbers_that_give_no_loss(loss, option, expected, value):
         loss(**{option: value})
 
 
+@pytest.mark.parametrize('loss', [ContrastiveLoss, TripletLoss])
+def test_a_word_is_no_switch(loss):
+    with pytest.raises(ValueError, match="gather is 'no', expected True or False"):
+        loss(gather='no')
+
+
+def test_a_margin_that_is_no_number():
+    with pytest.raises(ValueError, match="margin is 'x', expected a finite number"):
+        TripletLoss(margin='x')
+
+
 def test_wrong_negatives():
     with pytest.raises(ValueError, match="'some'"):
         TripletLoss(negatives='some')

@@ -237,6 +237,12 @@ def test_micro_batches_give_the_gradients_of_the_batch(half):
         torch.testing.assert_close(parts, whole)
 
 
+@pytest.mark.parametrize('value', [0, 2.5, True, '2'])
+def test_a_micro_batch_that_is_no_count(value):
+    with pytest.raises(ValueError, match='micro_batch is .*, expected 1 image or more'):
+        large_batch_model(0.0, micro_batch=value)
+
+
 def test_micro_batches_under_mmengine():
     """Accumulation over two batches and clipping: the step is that of whole batches."""
     data = []

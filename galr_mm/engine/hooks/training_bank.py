@@ -83,6 +83,13 @@ def training_set(loader: Any) -> ImageTextDataset:
             f'a re-ranker wants a bank of training queries, for which the config needs train_dataloader=dict('
             f"dataset=dict(type='galr_mm.ImageTextDataset', ...), ...); it has {got}"
         )
-    # indices would choose among captions there, among images here
-    options = {name: value for name, value in config.items() if name not in ('type', 'indices')}
-    return kind(**{**options, 'pipeline': [], 'test_mode': True})
+    options = {**{name: value for name, value in config.items() if name != 'type'}, 'pipeline': []}
+    chosen = options.pop('indices', None)
+    dataset = kind(**options, test_mode=True)
+    if chosen is not None:  # they may be of captions there, and are of images here
+        trained = kind(**options, indices=chosen)
+        images = {trained.get_data_info(index)['image_id'] for index in range(len(trained))}
+        dataset.get_subset_(
+            [index for index in range(len(dataset)) if dataset.get_data_info(index)['image_id'] in images]
+        )
+    return dataset

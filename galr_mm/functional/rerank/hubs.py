@@ -32,6 +32,7 @@ from galr_mm.functional.rerank.checks import check_filler, prepare, prepare_feat
 from galr_mm.functional.rerank.from_features import Ranking
 from galr_mm.functional.rerank.tiles import FeatureTiles, MatrixTiles
 from galr_mm.functional.rerank.top_k import RunningTopK
+from galr_mm.messages import shorten
 
 EXPONENT = 700.0  # within these bounds exp() of float64 is neither zero nor infinite
 
@@ -195,6 +196,8 @@ def correct_hubs(
                 [1, 2, 0]])
     """
     check_filler(filler)
+    if not isinstance(correction, HubCorrection):
+        raise ValueError(f'correction is {shorten(correction)}, expected one such as CSLS(k=10)')
     similarity = prepare(similarity)
     tiles, seen = MatrixTiles(similarity, filler), None
     if bank is not None:
@@ -250,6 +253,8 @@ def correct_hubs_from_features(
                 [1, 0]])
     """
     check_whole('top', top)
+    if not isinstance(correction, HubCorrection):
+        raise ValueError(f'correction is {shorten(correction)}, expected one such as CSLS(k=10)')
     queries, gallery = prepare_features(query_feats=query_feats, gallery_feats=gallery_feats)
     seen = None
     if bank_feats is not None:

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from functools import partial
+from functools import partial, reduce
 from typing import Literal
 
 import torch
@@ -126,7 +126,8 @@ def rerank_candidates(
         Positions among the candidates and scores, each (k,), best first.
 
     Raises:
-        ValueError: when query or candidates do not fit the bank or hold NaN or infinity, or for an unknown option.
+        ValueError: when query, candidates or bank hold NaN or infinity or do not fit each other, or for an unknown
+            option.
 
     Example:
         >>> import torch
@@ -139,11 +140,16 @@ def rerank_candidates(
     """
     check_options(1, weights, decay, reverse, reverse_top, significance)
     queries, candidates = prepare_features(query=as_tensor(query)[None], candidates=candidates)
-    bank = as_tensor(bank)
-    if bank.ndim != 2 or bank.shape[1] != candidates.shape[1]:
-        raise ValueError(f'expected a bank (M, {candidates.shape[1]}), got shape {tuple(bank.shape)}')
+    bank = as_tensor(bank, 'bank').to(candidates.device)
+    if bank.ndim != 2 or bank.shape[1] != candidates.shape[1] or bank.is_complex():
+        raise ValueError(
+            f'expected a bank (M, {candidates.shape[1]}) of real values, got shape {tuple(bank.shape)} of {bank.dtype}'
+        )
+    dtype = reduce(torch.promote_types, (queries.dtype, candidates.dtype, bank.dtype), torch.float32)
+    queries, candidates, bank = queries.to(dtype), candidates.to(dtype), bank.to(dtype)
     value, index = top_k(queries @ candidates.t(), len(candidates))
     others, positions, in_bank = _against_bank(bank, queries[0], candidates[index[0]], value[0])
+    require_finite(others, name='similarities of the bank to the candidates')  # cheaper than to look at the bank
     others = others if in_bank else torch.cat([others, value])
     statistic = column_statistic(len(candidates), candidates.device, significance)
     statistic.update(slice(0, len(others)), slice(0, len(candidates)), others)

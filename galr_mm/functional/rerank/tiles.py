@@ -14,10 +14,10 @@ FEATURE_TILE = 1 << 21  # values in a tile that is made from features
 WIDTH = 1 << 12  # its columns
 
 
-def require_finite(tile: Tensor, whole: Tensor | None = None) -> None:
+def require_finite(tile: Tensor, whole: Tensor | None = None, name: str = 'similarities') -> None:
     """Raise ValueError for a tile with NaN or infinity; counted in the ``whole`` matrix where there is one."""
     if not is_finite(tile):
-        check_finite(tile if whole is None else whole)
+        check_finite(tile if whole is None else whole, name)
 
 
 class MatrixTiles:
@@ -55,7 +55,8 @@ class MatrixTiles:
         Raises:
             ValueError: names the first.
         """
-        require_finite(tile, self.matrix)
+        name = 'similarities' if self.name == 'similarity' else f'similarities of {self.name}'
+        require_finite(tile, self.matrix, name)
         if self.filler is not None and tile.min() < self.filler:
             raise ValueError(
                 f'filler is {self.filler}, but a pair that was scored has {tile.min().item()} in {self.name}, which is '

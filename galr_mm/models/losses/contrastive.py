@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from galr_mm.functional.checks import check_positive
+from galr_mm.functional.checks import check_positive, check_switch
 from galr_mm.models.losses.pairs import PairScores
 from galr_mm.registry import MODELS
 
@@ -97,7 +97,7 @@ class ContrastiveLoss(nn.Module):
         self.log_scale = nn.Parameter(torch.tensor(math.log(1 / temperature)))
         self.max_scale = max_scale
         self.mask_duplicates = mask_duplicates
-        self.gather = gather
+        self.gather = check_switch('gather', gather)
 
     def forward(
         self,

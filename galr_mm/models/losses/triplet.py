@@ -1,9 +1,9 @@
 from __future__ import annotations
 
-import math
-
 from torch import Tensor, nn
 
+from galr_mm.functional.checks import check_switch, is_finite
+from galr_mm.messages import shorten
 from galr_mm.models.losses.pairs import PairScores
 from galr_mm.registry import MODELS
 
@@ -92,12 +92,12 @@ class TripletLoss(nn.Module):
         super().__init__()
         if negatives not in NEGATIVES:
             raise ValueError(f'negatives is {negatives!r}, expected one of {NEGATIVES}')
-        if not 0 <= margin < math.inf:
-            raise ValueError(f'margin is {margin}, expected a finite number of 0 or more')
+        if not is_finite(margin) or margin < 0:
+            raise ValueError(f'margin is {shorten(margin)}, expected a finite number of 0 or more')
         self.margin = margin
         self.negatives = negatives
         self.mask_duplicates = mask_duplicates
-        self.gather = gather
+        self.gather = check_switch('gather', gather)
 
     def forward(
         self,

@@ -91,8 +91,10 @@ class DualEncoder(BaseModel):
         init_cfg: dict | None = None,
     ) -> None:
         check_precision(precision)
-        if micro_batch is not None and micro_batch < 1:
-            raise ValueError(f'micro_batch is {micro_batch}, expected 1 image or more, or None for the whole batch')
+        if micro_batch is not None and (type(micro_batch) is not int or micro_batch < 1):  # True is 1
+            raise ValueError(
+                f'micro_batch is {shorten(micro_batch)}, expected 1 image or more, or None for the whole batch'
+            )
         without = [name for name, part in (('backbone', backbone), ('visual', visual)) if part is None]
         if len(without) == 1 or (without and neck is not None):
             raise ValueError(f'{without[0]} is None, but not all of backbone, visual and neck are; give them or none')
