@@ -302,6 +302,8 @@ def test_it_repairs_hubs():
             r'scores of DualSoftmax\(scale=1000.0\) are NaN',
         ),
         (lambda s: correct_hubs_from_features(s, s, CSLS(), top=0), 'top is 0'),
+        (lambda s: correct_hubs_from_features(s, s, 'csls'), "correction is 'csls', expected one such as CSLS"),
+        (lambda s: correct_hubs_from_features(s, s, CSLS), 'correction is .*CSLS.*, expected one such as CSLS'),
         (
             lambda s: correct_hubs_from_features(s, s, CSLS(), bank_feats=s[:, :2]),
             'bank_feats and gallery_feats differ',

@@ -157,6 +157,11 @@ def best_scores(
     return Ranking(best.index, best.value)
 
 
+def _check(correction: HubCorrection) -> None:
+    if not isinstance(correction, HubCorrection):
+        raise ValueError(f'correction is {shorten(correction)}, expected one such as CSLS(k=10)')
+
+
 def _empty(correction: HubCorrection, tiles: Tiles) -> RunningTopK:
     return RunningTopK(*tiles.shape, correction.nearest, tiles.dtype, tiles.device)
 
@@ -196,8 +201,7 @@ def correct_hubs(
                 [1, 2, 0]])
     """
     check_filler(filler)
-    if not isinstance(correction, HubCorrection):
-        raise ValueError(f'correction is {shorten(correction)}, expected one such as CSLS(k=10)')
+    _check(correction)
     similarity = prepare(similarity)
     tiles, seen = MatrixTiles(similarity, filler), None
     if bank is not None:
@@ -253,8 +257,7 @@ def correct_hubs_from_features(
                 [1, 0]])
     """
     check_whole('top', top)
-    if not isinstance(correction, HubCorrection):
-        raise ValueError(f'correction is {shorten(correction)}, expected one such as CSLS(k=10)')
+    _check(correction)
     queries, gallery = prepare_features(query_feats=query_feats, gallery_feats=gallery_feats)
     seen = None
     if bank_feats is not None:

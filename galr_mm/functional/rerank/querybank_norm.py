@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from galr_mm.functional.arrays import Array
-from galr_mm.functional.checks import check_positive
+from galr_mm.functional.checks import check_positive, check_switch
 from galr_mm.functional.rerank.column_statistics import ColumnSoftmax
 from galr_mm.functional.rerank.hubs import HubCorrection, Statistic, Tiles, bounded_exp, correct_hubs
 from galr_mm.functional.rerank.top_k import RunningTopK
@@ -66,8 +66,7 @@ class QueryBankNorm(HubCorrection):
 
     def __post_init__(self) -> None:
         check_positive('scale', self.scale)
-        if not isinstance(self.dynamic, bool):
-            raise ValueError(f'dynamic is {self.dynamic!r}, expected True or False')
+        check_switch('dynamic', self.dynamic)
 
     @property
     def nearest(self) -> int:
