@@ -360,7 +360,7 @@ def test_weights_of_another_model_are_refused(mini_config, checkpoint, tmp_path)
         (run_test, ['CONFIG', 'CONFIG', '--out', 'x.pkl'], 'x.pkl, expected a name that ends in .npz'),
         (
             run_test,
-            ['CONFIG', 'CONFIG', '--out', 'x.npz', '--cfg-options', "test_evaluator=[dict(type='A')]"],
+            ['CONFIG', 'CONFIG', '--out', 'x.npz', '--cfg-options', 'test_evaluator=[A]'],
             'need test_evaluator',
         ),
     ],
