@@ -33,7 +33,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         'stage, pooled where all are frozen and nothing needs maps)',
     )
     parser.add_argument(
-        '--views', nargs='+', metavar='VIEW', help='of training images (default: those that the pipeline draws)'
+        '--views',
+        nargs='+',
+        choices=list(VIEWS),
+        metavar='VIEW',
+        help='of training images (default: those that the pipeline draws)',
     )
     parser.add_argument('--dtype', choices=list(DTYPES), default='float16')
     parser.add_argument('--batch-size', type=int, default=32, help='views at once (default 32)')
@@ -49,8 +53,6 @@ def run(args: argparse.Namespace) -> None:
     """Read the command line and run."""
     if args.out.exists() and not args.out.is_dir():
         raise SystemExit(f'--out {args.out} is a file, expected a folder to fill')
-    if unknown := [view for view in args.views or [] if view not in VIEWS]:
-        raise SystemExit(f'--views {unknown[0]}: expected some of {", ".join(VIEWS)}')
     stage = int(args.stage) if args.stage is not None and args.stage.isdecimal() else args.stage
     cfg = read_config(args.config, args.cfg_options)
     if args.device == 'cpu':

@@ -19,6 +19,7 @@ from galr_mm.evaluation import FormulaRerank, RecallAtK, build_rerankers, paired
 from galr_mm.evaluation.rerankers import Reranker
 from galr_mm.evaluation.sweep import GRIDS, sweep_multivariate, sweep_reranker
 from galr_mm.functional.arrays import as_positives
+from galr_mm.functional.bootstrap import MOST_RESAMPLES
 from galr_mm.functional.rerank.checks import prepare
 from galr_mm.messages import clip, reason, shorten
 from galr_mm.structures import RerankedScores, RetrievalScores
@@ -204,8 +205,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     for path in filter(None, (args.similarity, args.t2i, args.bank)):
         if args.out and Path(args.out).exists() and Path(path).exists() and Path(args.out).samefile(path):
             raise SystemExit(f'--out {args.out} is the file that {path} is read from; take another name')
-    if not 1 <= args.resamples <= 100_000:
-        raise SystemExit(f'--resamples is {args.resamples}, expected 1 to 100,000 draws')
+    if not 1 <= args.resamples <= MOST_RESAMPLES:
+        raise SystemExit(f'--resamples is {args.resamples}, expected 1 to {MOST_RESAMPLES:,} draws')
     if args.sweep:
         require_replaceable(Path(args.sweep).with_suffix('.json'))
     if args.bank and args.method in ('dsl', 'csls'):

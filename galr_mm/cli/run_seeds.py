@@ -206,11 +206,10 @@ def run_seed(args: argparse.Namespace, seed: int) -> None:
         )
     require_writable(out.parent, '--out')
     require_writable(work, '--work-dir')
-    found = content_of(out)
     try:
-        with file_lock(work / 'run'):
+        with file_lock(work / 'run'), file_lock(out):
             train(args, seed, work, settings)
-            evaluate(args, seed, work, out, splits, asked, found)
+            evaluate(args, seed, work, out, splits, asked)
     except BlockingIOError as error:
         raise SystemExit(str(error)) from error
 
@@ -222,21 +221,19 @@ def train(args: argparse.Namespace, seed: int, work: Path, settings: Mapping[str
         SystemExit: when the folder holds a training of other settings or files, or training fails.
     """
     started, trained = work / 'started.json', work / 'trained'
-    if started.is_file():
+    if not trained.is_file() and not any(work.glob('*.pth')):  # refused or stopped before, it starts anew
+        write_text(started, json.dumps({**settings, **git_state()}))
+    elif started.is_file():
         before = read_json(started)
         if not isinstance(before, dict):
             raise SystemExit(f'{started} holds {shorten(before)}, expected the settings of a training; remove {work}')
         different = [key for key in ('config_sha256', 'feature_cache', 'inputs') if before.get(key) != settings[key]]
-        if different and (trained.is_file() or any(work.glob('*.pth'))):
+        if different:
             raise SystemExit(
                 f'{work} holds a training of other settings ({", ".join(different)}); take another --name, or remove it'
             )
-        if different:  # it ended before its first checkpoint: settings that were refused, and are mended now
-            write_text(started, json.dumps({**settings, **git_state()}))
-    elif trained.is_file() or any(work.glob('*.pth')):
-        raise SystemExit(f'{work} holds a training, and no started.json that says of which settings; remove it')
     else:
-        write_text(started, json.dumps({**settings, **git_state()}))
+        raise SystemExit(f'{work} holds a training, and no started.json that says of which settings; remove it')
     if trained.is_file():
         return
     words = [args.config, '--work-dir', str(work), '--resume']
@@ -250,26 +247,10 @@ def train(args: argparse.Namespace, seed: int, work: Path, settings: Mapping[str
         path.unlink()
 
 
-def content_of(path: Path) -> bytes | None:
-    """What a file holds; None where there is none."""
-    return path.read_bytes() if path.is_file() else None
-
-
 def evaluate(
-    args: argparse.Namespace,
-    seed: int,
-    work: Path,
-    out: Path,
-    splits: Sequence[str],
-    asked: Mapping[str, Any],
-    found: bytes | None,
+    args: argparse.Namespace, seed: int, work: Path, out: Path, splits: Sequence[str], asked: Mapping[str, Any]
 ) -> None:
-    """Measure the selected checkpoint on the splits, from the images, and write the json and the ranks.
-
-    Raises:
-        SystemExit: when the checkpoint does not reach what its training had, or ``out`` no longer holds what was
-            ``found`` there at the start.
-    """
+    """Measure the selected checkpoint on the splits, from the images, and write the json and the ranks."""
     curve = learning_curve(work)
     epoch, checkpoint = best_checkpoint(work, curve)
     words = ['--work-dir', str(work / 'evaluation')]  # without the feature cache: what is reported reads images
@@ -324,11 +305,6 @@ def evaluate(
     }
     if 'test' in results:
         record['hardest'] = hardest(results['test'])
-    if content_of(out) != found:
-        raise SystemExit(
-            f'{out} was written by another run meanwhile, and is kept; the training of this one is in {work}: give it '
-            'another --name or --out'
-        )
     with atomic_write(out.with_suffix('.log.gz')) as part:
         part.write_bytes(gzip.compress('\n'.join(log_lines(work)).encode() + b'\n', mtime=0))  # equal for equal logs
     save_run(out, record, results)

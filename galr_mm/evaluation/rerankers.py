@@ -21,6 +21,7 @@ from galr_mm.functional import (
     product_scores,
     rescore,
 )
+from galr_mm.functional.checks import check_switch
 from galr_mm.functional.rerank.checks import check_options
 from galr_mm.functional.rerank.column_statistics import NearZeroSumsWarning
 from galr_mm.registry import RERANKERS
@@ -165,9 +166,8 @@ class HubRerank:
         if unknown:
             raise ValueError(f'{type(self).__name__} got {", ".join(unknown)}, expected {", ".join(known)}')
         bank = options.get('bank', self.correction.needs_bank)
-        if not isinstance(bank, bool):
-            raise ValueError(f'{type(self).__name__}: bank is {bank!r}, expected True or False')
         try:
+            check_switch('bank', bank)
             self._correction = self.correction(**{name: options[name] for name in own if name in options})
         except ValueError as error:
             raise ValueError(f'{type(self).__name__}: {error}') from error

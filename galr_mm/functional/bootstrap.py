@@ -12,6 +12,7 @@ from galr_mm.functional.arrays import Array, as_positives, as_ranks
 from galr_mm.functional.recall import check_topk
 
 NORMAL = 1.959964  # 97.5 % points of the normal distribution, and of Student's with 1 to 10 degrees of freedom
+MOST_RESAMPLES = 100_000
 STUDENT = (12.7062, 4.3027, 3.1824, 2.7764, 2.5706, 2.4469, 2.3646, 2.3060, 2.2622, 2.2281)
 
 
@@ -127,8 +128,10 @@ def bootstrap_over_seeds(
         50.0
     """
     topk = check_topk(topk) if len(topk) else ()
-    if not topk or not isinstance(resamples, int) or not 1 <= resamples <= 100_000:
-        raise ValueError(f'topk is {topk} and resamples {resamples!r}, expected values of k, and 1 to 100,000 draws')
+    if not topk or not isinstance(resamples, int) or not 1 <= resamples <= MOST_RESAMPLES:
+        raise ValueError(
+            f'topk is {topk} and resamples {resamples!r}, expected values of k, and 1 to {MOST_RESAMPLES:,} draws'
+        )
     if not before or not after:
         raise ValueError('before or after is empty, expected the ranks of one or more seeds')
     before, after = (

@@ -22,6 +22,7 @@ from galr_mm.engine.work_dir import best_checkpoint, learning_curve, wall_minute
 from galr_mm.evaluation import RecallAtK
 from galr_mm.evaluation.provenance import input_files, starting_weights
 from galr_mm.evaluation.runs import load_run
+from galr_mm.utils.io import file_lock
 from tests.helpers import ROOT, SMALL, environment, run_tool
 
 TOOL = 'tools/analysis_tools/run_seeds.py'
@@ -173,16 +174,14 @@ def test_settings_that_were_refused_do_not_block_those_that_are_mended(mini_conf
 
 
 @pytest.mark.slow
-def test_a_record_that_came_meanwhile_is_kept(copied, monkeypatch):
-    """Of another run with the same name and other folders of trainings: it may have looked at the test split."""
+def test_two_runs_of_one_record(copied, tmp_path):
+    """With other folders of trainings: the second would write over a row that has looked at the test split."""
     folder, words = copied
-    out = folder / 'out/mini/seed_0.json'
-    theirs = out.read_text()
-    out.unlink()
-    monkeypatch.setattr('galr_mm.cli.run_seeds.train', lambda *_: out.write_text(theirs))
-    with pytest.raises(SystemExit, match='written by another run meanwhile, and is kept'):
-        run(*words, '--seeds', 0, *OPTIONS)
-    assert out.read_text() == theirs
+    out = folder / 'out/mini/seed_7.json'
+    words = [*words[:-1], tmp_path / 'elsewhere']
+    with file_lock(out), pytest.raises(SystemExit, match='another run is writing .*seed_7.json'):
+        run(*words, '--seeds', 7, *OPTIONS)
+    assert not list((tmp_path / 'elsewhere').rglob('*.pth'))  # it is told before it trains
 
 
 @pytest.mark.slow

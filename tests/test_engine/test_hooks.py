@@ -206,9 +206,8 @@ def test_a_query_bank_of_some_training_images(build):
 )
 def test_a_bank_of_what_is_trained_on(build, captions, indices, images):
     """``indices`` are of images or, where each caption is a sample, of captions: five an image here."""
-    options = {
-        f'train_dataloader.dataset.{key}': value for key, value in dict(captions=captions, indices=indices).items()
-    }
+    changes = dict(captions=captions, indices=indices, test_mode=False)
+    options = {f'train_dataloader.dataset.{key}': value for key, value in changes.items()}
     runner = build(custom_hooks=HOOK, rerank='qbnorm', **options)
     runner.test()
     dataset = runner.test_loop.evaluator.query_bank.loader.dataset

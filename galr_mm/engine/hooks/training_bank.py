@@ -83,8 +83,9 @@ def training_set(loader: Any) -> ImageTextDataset:
             f'a re-ranker wants a bank of training queries, for which the config needs train_dataloader=dict('
             f"dataset=dict(type='galr_mm.ImageTextDataset', ...), ...); it has {got}"
         )
-    options = {**{name: value for name, value in config.items() if name != 'type'}, 'pipeline': []}
-    chosen = options.pop('indices', None)
+    apart = ('type', 'indices', 'test_mode')
+    options = {**{name: value for name, value in config.items() if name not in apart}, 'pipeline': []}
+    chosen = config.get('indices')
     dataset = kind(**options, test_mode=True)
     if chosen is not None:  # they may be of captions there, and are of images here
         trained = kind(**options, indices=chosen)
